@@ -1,0 +1,104 @@
+//! Tunnels and their fields as text, in iproute2's words.
+
+use std::fmt;
+
+use crate::policy::{DatapathChoice, FirewallPolicy, OverlayChoice, UnderlayChoice};
+use crate::spec::{Mode, Origin, Ttl, TunnelSpec};
+
+impl TunnelSpec {
+    /// One line, as `ip tunnel show` prints it (without the lines for checksums and sequence
+    /// numbers): `tun0: gre/ip remote 100.0.2.100 local 100.0.1.100 ttl inherit key 42`.
+    pub fn describe(&self) -> String {
+        let local = self.local.map_or_else(|| "any".to_owned(), |local| local.to_string());
+        let mut line = format!("{}: {}/ip remote {} local {local}", self.name, self.mode, self.remote);
+        if let Some(dev) = &self.dev {
+            line += &format!(" dev {dev}");
+        }
+        line += &format!(" ttl {}", self.ttl);
+        if self.tos.bits() != 0 {
+            line += &format!(" tos {}", self.tos);
+        }
+        if !self.pmtudisc {
+            line += " nopmtudisc";
+        }
+        match (self.ikey, self.okey) {
+            (Some(ikey), Some(okey)) if ikey == okey => line += &format!(" key {ikey}"),
+            (ikey, okey) => {
+                if let Some(key) = ikey {
+                    line += &format!(" ikey {key}");
+                }
+                if let Some(key) = okey {
+                    line += &format!(" okey {key}");
+                }
+            }
+        }
+        line
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl fmt::Display for Ttl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inherit => f.write_str("inherit"),
+            Self::Fixed(hops) => write!(f, "{hops}"),
+        }
+    }
+}
+
+impl From<u8> for Ttl {
+    /// 0 is `inherit`, as in `ip tunnel`.
+    fn from(hops: u8) -> Self {
+        if hops == 0 { Self::Inherit } else { Self::Fixed(hops) }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Command => f.write_str("greway tunnel add"),
+            Self::File(path) => f.write_str(path),
+        }
+    }
+}
+
+/// Gives a choice its words: `WORDS` for messages, `word` to print, `parse` to read.
+macro_rules! words {
+    ($choice:ident: $($word:literal = $variant:ident),+) => {
+        impl $choice {
+            /// All its words.
+            pub const WORDS: &'static [&'static str] = &[$($word),+];
+
+            /// Its word on every surface.
+            pub fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)+
+                }
+            }
+
+            /// Reads its word.
+            pub fn parse(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+        }
+
+        impl fmt::Display for $choice {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.word())
+            }
+        }
+    };
+}
+
+words!(DatapathChoice: "auto" = Auto, "ebpf" = Ebpf, "userspace" = Userspace);
+words!(UnderlayChoice: "auto" = Auto, "packet" = Packet, "raw" = Raw);
+words!(OverlayChoice: "auto" = Auto, "veth" = Veth, "tun" = Tun);
+words!(FirewallPolicy: "honour" = Honour, "bypass" = Bypass);

@@ -1,0 +1,339 @@
+//! What somebody asked for, before the defaults.
+//!
+//! Every surface fills in a [`Draft`]; [`Draft::into_spec`] adds iproute2's defaults and refuses what
+//! cannot work, so that a [`TunnelSpec`] needs no further check. It looks at the tunnel alone: whether
+//! a name is in use or a device exists is for those to say who can see the system.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::error::{Problem, SpecError};
+use crate::given::{Given, Span};
+use crate::inner;
+use crate::name::DeviceName;
+use crate::policy::{DatapathChoice, FirewallPolicy, OverlayChoice, UnderlayChoice};
+use crate::spec::{Inner, Mode, Origin, Tos, Ttl, TunnelSpec};
+
+/// The smallest MTU of an IPv4 link in bytes (RFC 791 §3.2).
+pub const LEAST_MTU: u32 = 68;
+/// The largest IPv4 packet in bytes.
+const LARGEST_PACKET: u32 = 65_535;
+
+/// A tunnel as somebody described it; every field is optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Draft {
+    /// Name of the tunnel device; required.
+    pub name: Option<Given<DeviceName>>,
+    /// Default: gre.
+    pub mode: Option<Given<Mode>>,
+    /// Default: any. The unspecified address means any as well.
+    pub local: Option<Given<IpAddr>>,
+    /// The peer's outer address; required.
+    pub remote: Option<Given<IpAddr>>,
+    /// Key of received packets; `None` inside takes it away. Default: none.
+    pub ikey: Option<Given<Option<u32>>>,
+    /// Key of sent packets; `None` inside takes it away. Default: none.
+    pub okey: Option<Given<Option<u32>>>,
+    /// Default: off.
+    pub icsum: Option<Given<bool>>,
+    /// Default: off.
+    pub ocsum: Option<Given<bool>>,
+    /// Default: off.
+    pub iseq: Option<Given<bool>>,
+    /// Default: off.
+    pub oseq: Option<Given<bool>>,
+    /// Default: inherit.
+    pub ttl: Option<Given<Ttl>>,
+    /// Default: 0.
+    pub tos: Option<Given<Tos>>,
+    /// Default: on.
+    pub pmtudisc: Option<Given<bool>>,
+    /// Default: off.
+    pub ignore_df: Option<Given<bool>>,
+    /// Underlay device; `None` inside takes it away. Default: none.
+    pub dev: Option<Given<Option<DeviceName>>>,
+    /// MTU in bytes; `None` inside means from the route. Default: from the route.
+    pub mtu: Option<Given<Option<u32>>>,
+    /// Default: auto.
+    pub datapath: Option<Given<DatapathChoice>>,
+    /// Default: auto.
+    pub underlay: Option<Given<UnderlayChoice>>,
+    /// Default: auto.
+    pub overlay: Option<Given<OverlayChoice>>,
+    /// Default: honour.
+    pub firewall: Option<Given<FirewallPolicy>>,
+    /// Addresses of the tunnel device. Default: none.
+    pub addresses: Option<Vec<Given<DraftAddress>>>,
+    /// Routes through the tunnel. Default: none.
+    pub routes: Option<Vec<Given<DraftRoute>>>,
+    /// Default: off.
+    pub forward: Option<Given<bool>>,
+    /// Default: none.
+    pub snat: Option<Given<IpAddr>>,
+    /// Who defined it.
+    pub origin: Origin,
+}
+
+/// An address inside the tunnel, not yet checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DraftAddress {
+    /// Our own address.
+    pub local: IpAddr,
+    /// The peer's, where there is one.
+    pub peer: Option<IpAddr>,
+    /// Prefix length of the peer, or of `local` where there is no peer.
+    pub prefix_length: u8,
+}
+
+/// A route through the tunnel, not yet checked: host bits may be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DraftRoute {
+    /// Destination.
+    pub address: IpAddr,
+    /// Prefix length of the destination.
+    pub length: u8,
+    /// Next hop, where one is named.
+    pub via: Option<IpAddr>,
+    /// Route metric.
+    pub metric: Option<u32>,
+}
+
+impl Draft {
+    /// A draft with the three fields that have no useful default.
+    pub fn new(name: DeviceName, local: Ipv4Addr, remote: Ipv4Addr) -> Self {
+        Self {
+            name: Some(name.into()),
+            local: Some(IpAddr::V4(local).into()),
+            remote: Some(IpAddr::V4(remote).into()),
+            ..Self::default()
+        }
+    }
+
+    /// The tunnel that is meant, with iproute2's defaults: mode gre, ttl inherit, pmtudisc.
+    ///
+    /// # Errors
+    /// The first field that is missing or cannot be as it is.
+    pub fn into_spec(self) -> Result<TunnelSpec, SpecError> {
+        let check = Check { tunnel: self.name.as_ref().map(|name| name.value.clone()) };
+        let name = self.name.clone().ok_or_else(|| check.missing("name", "every tunnel needs one"))?;
+        check.name(&name)?;
+        let (local, remote) = self.ends(&check)?;
+        let inner = inner::check(&self, remote, &check)?;
+        let spec = TunnelSpec {
+            name: name.value,
+            mode: value(&self.mode),
+            local,
+            remote,
+            ikey: value(&self.ikey),
+            okey: value(&self.okey),
+            icsum: value(&self.icsum),
+            ocsum: value(&self.ocsum),
+            iseq: value(&self.iseq),
+            oseq: value(&self.oseq),
+            ttl: value(&self.ttl),
+            tos: value(&self.tos),
+            pmtudisc: self.pmtudisc.as_ref().is_none_or(|given| given.value),
+            ignore_df: value(&self.ignore_df),
+            dev: value(&self.dev),
+            mtu: value(&self.mtu),
+            datapath: value(&self.datapath),
+            underlay: value(&self.underlay),
+            overlay: value(&self.overlay),
+            firewall: value(&self.firewall),
+            inner,
+            origin: self.origin.clone(),
+        };
+        self.outer_header(&spec, &check)?;
+        self.devices(&spec, &check)?;
+        Ok(spec)
+    }
+
+    /// This draft on top of an existing tunnel, for `tunnel change`: what it does not name stays.
+    ///
+    /// # Errors
+    /// As [`Draft::into_spec`]; and another mode or name needs a new tunnel.
+    pub fn overlay_on(self, present: &TunnelSpec) -> Result<TunnelSpec, SpecError> {
+        let check = Check { tunnel: Some(present.name.clone()) };
+        if let Some(name) = self.name.as_ref().filter(|name| name.value != present.name) {
+            let problem = Problem::NotChangeable { from: present.name.to_string() };
+            return Err(check.error("name", &name.value, &name.span, problem));
+        }
+        if let Some(mode) = self.mode.as_ref().filter(|mode| mode.value != present.mode) {
+            let problem = Problem::NotChangeable { from: present.mode.to_string() };
+            return Err(check.error("mode", mode.value, &mode.span, problem));
+        }
+        let below = Self::from(present);
+        let merged = Self {
+            name: below.name,
+            mode: below.mode,
+            local: self.local.or(below.local),
+            remote: self.remote.or(below.remote),
+            ikey: self.ikey.or(below.ikey),
+            okey: self.okey.or(below.okey),
+            icsum: self.icsum.or(below.icsum),
+            ocsum: self.ocsum.or(below.ocsum),
+            iseq: self.iseq.or(below.iseq),
+            oseq: self.oseq.or(below.oseq),
+            ttl: self.ttl.or(below.ttl),
+            tos: self.tos.or(below.tos),
+            pmtudisc: self.pmtudisc.or(below.pmtudisc),
+            ignore_df: self.ignore_df.or(below.ignore_df),
+            dev: self.dev.or(below.dev),
+            mtu: self.mtu.or(below.mtu),
+            datapath: self.datapath.or(below.datapath),
+            underlay: self.underlay.or(below.underlay),
+            overlay: self.overlay.or(below.overlay),
+            firewall: self.firewall.or(below.firewall),
+            addresses: self.addresses.or(below.addresses),
+            routes: self.routes.or(below.routes),
+            forward: self.forward.or(below.forward),
+            snat: self.snat.or(below.snat),
+            origin: below.origin,
+        };
+        merged.into_spec()
+    }
+
+    fn ends(&self, check: &Check) -> Result<(Option<Ipv4Addr>, Ipv4Addr), SpecError> {
+        let wanted = "an IPv4 address";
+        let remote = self
+            .remote
+            .as_ref()
+            .ok_or_else(|| check.missing("remote", "give the outer address of the far end"))?;
+        let IpAddr::V4(far) = remote.value else {
+            return Err(check.error("remote", remote.value, &remote.span, Problem::Family { wanted }));
+        };
+        let problem = match far {
+            far if far.is_unspecified() => Some(Problem::AnyRemote),
+            far if far.is_multicast() => Some(Problem::MulticastRemote),
+            far if far.is_broadcast() => Some(Problem::NotUnicast),
+            _ => None,
+        };
+        if let Some(problem) = problem {
+            let text = if far.is_unspecified() { "any".to_owned() } else { far.to_string() };
+            return Err(check.error("remote", text, &remote.span, problem));
+        }
+        let Some(local) = &self.local else { return Ok((None, far)) };
+        match local.value {
+            IpAddr::V6(near) => Err(check.error("local", near, &local.span, Problem::Family { wanted })),
+            IpAddr::V4(near) if near.is_unspecified() => Ok((None, far)),
+            IpAddr::V4(near) if near.is_multicast() || near.is_broadcast() => {
+                Err(check.error("local", near, &local.span, Problem::NotUnicast))
+            }
+            IpAddr::V4(near) if near == far => {
+                Err(check.error("remote", far, &remote.span, Problem::SameEnds))
+            }
+            IpAddr::V4(near) => Ok((Some(near), far)),
+        }
+    }
+
+    fn outer_header(&self, spec: &TunnelSpec, check: &Check) -> Result<(), SpecError> {
+        if spec.ttl != Ttl::Inherit && !spec.pmtudisc {
+            return Err(check.error("ttl", spec.ttl, &span(&self.ttl), Problem::TtlNeedsPmtudisc));
+        }
+        if spec.ignore_df && spec.pmtudisc {
+            let problem = Problem::IgnoreDfNeedsNopmtudisc;
+            return Err(check.error_of("ignore-df", None, &span(&self.ignore_df), problem));
+        }
+        let Some(mtu) = spec.mtu else { return Ok(()) };
+        let (least, most) = (LEAST_MTU, LARGEST_PACKET - spec.overhead());
+        if !(least..=most).contains(&mtu) {
+            return Err(check.error("mtu", mtu, &span(&self.mtu), Problem::MtuRange { least, most }));
+        }
+        let ipv6 = spec.inner.addresses.iter().any(|address| address.local.is_ipv6());
+        if ipv6 && mtu < 1280 {
+            return Err(check.error("mtu", mtu, &span(&self.mtu), Problem::MtuBelowIpv6));
+        }
+        Ok(())
+    }
+
+    fn devices(&self, spec: &TunnelSpec, check: &Check) -> Result<(), SpecError> {
+        match &spec.dev {
+            Some(dev) if *dev == spec.name => {
+                Err(check.error("dev", dev, &span(&self.dev), Problem::OwnDevice))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Every field named, so that nothing falls back to a default.
+impl From<&TunnelSpec> for Draft {
+    fn from(spec: &TunnelSpec) -> Self {
+        let Inner { addresses, routes, forward, snat } = &spec.inner;
+        Self {
+            name: Some(spec.name.clone().into()),
+            mode: Some(spec.mode.into()),
+            local: Some(IpAddr::V4(spec.local.unwrap_or(Ipv4Addr::UNSPECIFIED)).into()),
+            remote: Some(IpAddr::V4(spec.remote).into()),
+            ikey: Some(spec.ikey.into()),
+            okey: Some(spec.okey.into()),
+            icsum: Some(spec.icsum.into()),
+            ocsum: Some(spec.ocsum.into()),
+            iseq: Some(spec.iseq.into()),
+            oseq: Some(spec.oseq.into()),
+            ttl: Some(spec.ttl.into()),
+            tos: Some(spec.tos.into()),
+            pmtudisc: Some(spec.pmtudisc.into()),
+            ignore_df: Some(spec.ignore_df.into()),
+            dev: Some(spec.dev.clone().into()),
+            mtu: Some(spec.mtu.into()),
+            datapath: Some(spec.datapath.into()),
+            underlay: Some(spec.underlay.into()),
+            overlay: Some(spec.overlay.into()),
+            firewall: Some(spec.firewall.into()),
+            addresses: Some(addresses.iter().map(|&address| DraftAddress::from(address).into()).collect()),
+            routes: Some(routes.iter().map(|&route| DraftRoute::from(route).into()).collect()),
+            forward: Some((*forward).into()),
+            snat: snat.map(|address| IpAddr::V4(address).into()),
+            origin: spec.origin.clone(),
+        }
+    }
+}
+
+/// Makes the errors of one tunnel.
+pub(crate) struct Check {
+    tunnel: Option<DeviceName>,
+}
+
+impl Check {
+    pub(crate) fn error(
+        &self,
+        field: &'static str,
+        value: impl ToString,
+        span: &Option<Span>,
+        problem: Problem,
+    ) -> SpecError {
+        self.error_of(field, Some(value.to_string().into()), span, problem)
+    }
+
+    fn error_of(
+        &self,
+        field: &'static str,
+        value: Option<Box<str>>,
+        span: &Option<Span>,
+        problem: Problem,
+    ) -> SpecError {
+        SpecError { tunnel: self.tunnel.clone(), field, value, span: span.clone(), problem }
+    }
+
+    fn missing(&self, field: &'static str, advice: &'static str) -> SpecError {
+        self.error_of(field, None, &None, Problem::Missing(advice))
+    }
+
+    fn name(&self, name: &Given<DeviceName>) -> Result<(), SpecError> {
+        let reason = match name.value.as_str() {
+            "gre0" | "gretap0" | "erspan0" => "the kernel's GRE module takes it when it is loaded",
+            "lo" => "it is the loopback device",
+            "all" | "default" => "net.ipv4.conf has another use for it",
+            _ => return Ok(()),
+        };
+        Err(self.error("name", &name.value, &name.span, Problem::ReservedName(reason)))
+    }
+}
+
+fn value<T: Clone + Default>(field: &Option<Given<T>>) -> T {
+    field.as_ref().map_or_else(T::default, |given| given.value.clone())
+}
+
+fn span<T>(field: &Option<Given<T>>) -> Option<Span> {
+    field.as_ref().and_then(|given| given.span.clone())
+}

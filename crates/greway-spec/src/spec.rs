@@ -1,0 +1,167 @@
+//! The canonical form of a tunnel.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::DeviceName;
+use crate::policy::{DatapathChoice, FirewallPolicy, OverlayChoice, UnderlayChoice};
+
+/// One tunnel, complete and valid. Made by [`crate::Draft::into_spec`] only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TunnelSpec {
+    /// The name of the tunnel device.
+    pub name: DeviceName,
+    /// What is carried in what.
+    pub mode: Mode,
+    /// Outer source address of what we send and the destination of what we accept; `None`: any of
+    /// this host's addresses, chosen by the route when sending.
+    pub local: Option<Ipv4Addr>,
+    /// The peer's outer address.
+    pub remote: Ipv4Addr,
+    /// Key that received packets must carry; `None`: they must carry none.
+    pub ikey: Option<u32>,
+    /// Key put into sent packets. `Some(0)` and `None` differ on the wire.
+    pub okey: Option<u32>,
+    /// Received packets must carry a checksum (and must not when this is off).
+    pub icsum: bool,
+    /// Sent packets carry a checksum.
+    pub ocsum: bool,
+    /// Received packets must carry a sequence number and may not be late.
+    pub iseq: bool,
+    /// Sent packets carry a sequence number.
+    pub oseq: bool,
+    /// TTL of the delivery header.
+    pub ttl: Ttl,
+    /// TOS of the delivery header.
+    pub tos: Tos,
+    /// Path MTU discovery: DF is always set on the delivery header.
+    pub pmtudisc: bool,
+    /// DF of the payload packet is not copied either (needs `pmtudisc` off).
+    pub ignore_df: bool,
+    /// Underlay device that sent packets are bound to.
+    pub dev: Option<DeviceName>,
+    /// MTU of the tunnel device in bytes; `None`: from the route to the remote.
+    pub mtu: Option<u32>,
+    /// Which data plane may carry it.
+    pub datapath: DatapathChoice,
+    /// Which sockets the userspace data plane uses.
+    pub underlay: UnderlayChoice,
+    /// Which kind of device the tunnel is.
+    pub overlay: OverlayChoice,
+    /// Whether the host's firewall holds for the GRE packets.
+    pub firewall: FirewallPolicy,
+    /// Addresses, routes and forwarding inside the tunnel.
+    pub inner: Inner,
+    /// Who defined it; shown to people, never compared.
+    pub origin: Origin,
+}
+
+impl TunnelSpec {
+    /// Bytes that encapsulation adds: the IPv4 header and the GRE header with its options
+    /// (RFC 2784 §2, RFC 2890 §2).
+    pub fn overhead(&self) -> u32 {
+        let word = |present: bool| if present { 4 } else { 0 };
+        20 + 4 + word(self.ocsum) + word(self.okey.is_some()) + word(self.oseq)
+    }
+}
+
+/// Kind of tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Layer 3 in GRE in IPv4 (`ip tunnel … mode gre`).
+    #[default]
+    Gre,
+}
+
+impl Mode {
+    /// The word of `ip tunnel`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Gre => "gre",
+        }
+    }
+}
+
+/// TTL of the delivery header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ttl {
+    /// Copied from the payload packet (`ttl inherit`, `ttl 0`); 64 for payloads without one.
+    #[default]
+    Inherit,
+    /// A fixed value, never 0.
+    Fixed(u8),
+}
+
+/// TOS of the delivery header; ECN is combined into it afterwards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tos {
+    /// Copied from the payload packet.
+    pub inherit: bool,
+    /// The value, or with `inherit` the value for payloads that have no TOS. Bit 0 is never set.
+    pub value: u8,
+}
+
+/// What the host should look like inside the tunnel. Everything here is optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inner {
+    /// Addresses of the tunnel device.
+    pub addresses: Vec<InnerAddress>,
+    /// Routes through the tunnel.
+    pub routes: Vec<InnerRoute>,
+    /// Turn on `net.ipv4.ip_forward` (and IPv6 forwarding where an inner address is IPv6).
+    pub forward: bool,
+    /// Translate packets that come from the peer's inner address and leave this host by another
+    /// device to this source address.
+    pub snat: Option<Ipv4Addr>,
+}
+
+/// An address on the tunnel device, as in `ip addr add LOCAL/PREFIX [peer PEER/PREFIX]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InnerAddress {
+    /// Our own address.
+    pub local: IpAddr,
+    /// The peer's address where the address is a point-to-point one.
+    pub peer: Option<IpAddr>,
+    /// Prefix length of the peer, or of `local` where there is no peer.
+    pub prefix_length: u8,
+}
+
+/// A route through the tunnel device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InnerRoute {
+    /// Destination, host bits zero.
+    pub destination: Prefix,
+    /// Next hop, where one is named.
+    pub via: Option<IpAddr>,
+    /// Route metric (priority).
+    pub metric: Option<u32>,
+}
+
+/// An address prefix with its host bits zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prefix {
+    /// Network address.
+    pub address: IpAddr,
+    /// Prefix length in bits.
+    pub length: u8,
+}
+
+/// Where a tunnel was defined.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// `greway tunnel add`: lives until a reboot.
+    #[default]
+    Command,
+    /// A file, by path.
+    File(String),
+}
