@@ -1,0 +1,21 @@
+//! Text to spec and back, for every surface that describes a tunnel, one folder a dialect.
+//!
+//! Nothing here opens a file, asks the kernel or looks at the environment: text in, a
+//! [`greway_spec::Draft`] out, or a [`Diagnostic`] that says where and what would be right. What a
+//! dialect cannot say is refused, never dropped in silence.
+
+#![forbid(unsafe_code)]
+
+pub mod detect;
+pub mod diagnostic;
+pub mod ifcfg;
+pub mod iproute2;
+pub mod key;
+pub mod native;
+mod nearest;
+pub mod parsed;
+
+pub use detect::{Dialect, detect, parse};
+pub use diagnostic::{Diagnostic, Warning};
+pub use key::derive_key;
+pub use parsed::Parsed;

@@ -1,0 +1,136 @@
+//! The table `[inner]`: addresses, routes and forwarding inside the tunnel.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use greway_spec::{Draft, DraftAddress, DraftRoute, Given};
+
+use super::reader::{Entry, Reader, Table};
+use crate::diagnostic::Diagnostic;
+
+const KEYS: [&str; 6] = ["address", "peer", "addresses", "routes", "forward", "snat"];
+
+pub(super) fn read(reader: &mut Reader<'_>, entry: &Entry<'_>, draft: &mut Draft) -> Result<(), Diagnostic> {
+    let Some(entries) = entry.value().as_table() else {
+        return Err(reader.wrong_type(entry, "a table: [inner]"));
+    };
+    let table = Table { entries, path: "inner." };
+    table.only(reader, &KEYS)?;
+    draft.addresses = addresses(reader, &table)?;
+    draft.routes = table.read("routes", |entry| {
+        let Some(items) = entry.items() else { return Err(reader.wrong_type(&entry, "an array of routes")) };
+        items.map(|item| route(reader, &item)).collect()
+    })?;
+    draft.forward = table.read("forward", |entry| reader.boolean(&entry))?;
+    draft.snat = table.read("snat", |entry| {
+        let text = reader.string(&entry)?.value;
+        match text.parse::<IpAddr>() {
+            Ok(address) => Ok(reader.given(&entry, address)),
+            Err(_) => Err(reader.bad(&entry, text, "an IPv4 address such as \"10.10.2.1\" is right")),
+        }
+    })?;
+    Ok(())
+}
+
+fn addresses(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+) -> Result<Option<Vec<Given<DraftAddress>>>, Diagnostic> {
+    if let Some(entry) = table.entry("address") {
+        if let Some(several) = table.entry("addresses") {
+            let message = "inner.addresses beside inner.address; put them all into inner.addresses";
+            return Err(reader.error(&several, message));
+        }
+        return Ok(Some(vec![address(reader, &entry, table.entry("peer"))?]));
+    }
+    if let Some(peer) = table.entry("peer") {
+        return Err(reader.error(&peer, "inner.peer without inner.address; give our own inner address too"));
+    }
+    let Some(entry) = table.entry("addresses") else { return Ok(None) };
+    let Some(items) = entry.items() else { return Err(reader.wrong_type(&entry, "an array of addresses")) };
+    let mut addresses = Vec::new();
+    for item in items {
+        addresses.push(match item.value().as_table() {
+            None => address(reader, &item, None)?,
+            Some(entries) => {
+                let table = Table { entries, path: "inner.addresses." };
+                table.only(reader, &["address", "peer"])?;
+                let Some(local) = table.entry("address") else {
+                    return Err(reader.error(&item, "inner.addresses: an entry without address"));
+                };
+                address(reader, &local, table.entry("peer"))?
+            }
+        });
+    }
+    Ok(Some(addresses))
+}
+
+/// As `ip addr add LOCAL [peer PEER]`: with a peer the prefix length is the peer's, and no prefix
+/// length is the address's full length.
+fn address(
+    reader: &mut Reader<'_>,
+    entry: &Entry<'_>,
+    peer: Option<Entry<'_>>,
+) -> Result<Given<DraftAddress>, Diagnostic> {
+    let (local, local_length) = prefix(reader, entry)?;
+    let Some(peer_entry) = peer else {
+        let prefix_length = local_length.unwrap_or_else(|| full_length(local));
+        return Ok(reader.given(entry, DraftAddress { local, peer: None, prefix_length }));
+    };
+    let (peer, peer_length) = prefix(reader, &peer_entry)?;
+    let prefix_length = peer_length.unwrap_or_else(|| full_length(peer));
+    if let Some(unused) = local_length.filter(|length| *length != prefix_length) {
+        let message = format!(
+            "the /{unused} of our own address is not used, as with \"ip addr add\": the peer's prefix length \
+             counts, here /{prefix_length}; give it with the peer"
+        );
+        let warning = reader.warning(&peer_entry, message);
+        reader.warnings.push(warning);
+    }
+    Ok(reader.given(&peer_entry, DraftAddress { local, peer: Some(peer), prefix_length }))
+}
+
+fn route(reader: &Reader<'_>, item: &Entry<'_>) -> Result<Given<DraftRoute>, Diagnostic> {
+    let Some(entries) = item.value().as_table() else {
+        let (address, length) = destination(reader, item)?;
+        return Ok(reader.given(item, DraftRoute { address, length, via: None, metric: None }));
+    };
+    let table = Table { entries, path: "inner.routes." };
+    table.only(reader, &["to", "via", "metric"])?;
+    let Some(to) = table.entry("to") else {
+        return Err(reader.error(item, "inner.routes: a route without to, its destination"));
+    };
+    let (address, length) = destination(reader, &to)?;
+    let via = table.read("via", |entry| {
+        let text = reader.string(&entry)?.value;
+        text.parse::<IpAddr>().map_err(|_invalid| reader.bad(&entry, text, "an address is right"))
+    })?;
+    let metric = table.read("metric", |entry| {
+        let number = reader.integer(&entry)?;
+        u32::try_from(number).map_err(|_range| reader.bad(&entry, number, "0 to 4294967295 is right"))
+    })?;
+    Ok(reader.given(&to, DraftRoute { address, length, via, metric }))
+}
+
+fn destination(reader: &Reader<'_>, entry: &Entry<'_>) -> Result<(IpAddr, u8), Diagnostic> {
+    if entry.value().as_str() == Some("default") {
+        return Ok((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+    }
+    let (address, length) = prefix(reader, entry)?;
+    Ok((address, length.unwrap_or_else(|| full_length(address))))
+}
+
+fn prefix(reader: &Reader<'_>, entry: &Entry<'_>) -> Result<(IpAddr, Option<u8>), Diagnostic> {
+    let text = reader.string(entry)?.value;
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length.parse::<u8>())),
+        None => (text.as_str(), None),
+    };
+    match (address.parse::<IpAddr>(), length.transpose()) {
+        (Ok(address), Ok(length)) => Ok((address, length)),
+        _ => Err(reader.bad(entry, &text, "an address such as \"172.16.0.1\" or \"172.16.0.2/30\" is right")),
+    }
+}
+
+fn full_length(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}

@@ -1,0 +1,229 @@
+//! The golden rows of `ip tunnel` that apply to our own command: words in, show text out.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use greway_dialects::iproute2::{Verb, WordError, WordProblem, parse_tunnel_words, show, show_json};
+use greway_spec::{
+    DatapathChoice, Draft, FirewallPolicy, Mode, OverlayChoice, Ttl, TunnelSpec, UnderlayChoice,
+};
+
+fn draft(verb: Verb, words: &str) -> Result<Draft, WordError> {
+    let words: Vec<&str> = words.split_whitespace().collect();
+    parse_tunnel_words(&words, verb)
+}
+
+fn spec(words: &str) -> TunnelSpec {
+    let draft = draft(Verb::Add, words).unwrap_or_else(|error| panic!("{words}: {error}"));
+    draft.into_spec().unwrap_or_else(|error| panic!("{words}: {error}"))
+}
+
+fn tun1(words: &str) -> TunnelSpec {
+    spec(&format!("tun1 mode gre remote 1.2.3.4 local 5.6.7.8 {words}"))
+}
+
+const G13: &str = "tun1: gre/ip remote 1.2.3.4 local 5.6.7.8 ttl inherit";
+
+#[test]
+fn g13_to_g32_parameters_and_show_text() {
+    for (words, after) in [
+        ("", ""),
+        ("key 42", " key 42"),
+        ("key 0x2a", " key 42"),
+        ("key 052", " key 42"),
+        ("key 0.0.0.42", " key 42"),
+        ("key 10.0.0.1", " key 167772161"),
+        ("key 1.2.3", " key 16909056"),
+        ("key 010", " key 8"),
+        ("key 0", " key 0"),
+        ("ikey 1 okey 2", " ikey 1 okey 2"),
+        ("ikey 1", " ikey 1"),
+        ("okey 2", " okey 2"),
+        ("ikey 3 okey 3", " key 3"),
+        ("key 5 okey 6", " ikey 5 okey 6"),
+        (
+            "csum seq key 5",
+            " key 5\n  Drop packets out of sequence.\n  Checksum in received packet is required.\n  \
+             Sequence packets on output.\n  Checksum output packets.",
+        ),
+        ("icsum", "\n  Checksum in received packet is required."),
+        ("ocsum", "\n  Checksum output packets."),
+        ("iseq", "\n  Drop packets out of sequence."),
+        ("oseq", "\n  Sequence packets on output."),
+        ("tos inherit", " tos inherit"),
+        ("tos c0", " tos CS6"),
+        ("tos CS6", " tos CS6"),
+        ("tclass 10", " tos 0x10"),
+        ("dsfield EF", " tos EF"),
+        ("ds EF", " tos EF"),
+        ("tos inherit/c0", " tos inherit/CS6"),
+        ("tos default", ""),
+        ("nopmtudisc", " nopmtudisc"),
+        ("nopmtudisc pmtudisc", ""),
+        ("ttl 0", ""),
+        ("ttl inherit", ""),
+        ("ttl 5 ttl inherit", ""),
+        ("key 1 key 2", " key 2"),
+    ] {
+        assert_eq!(show(&tun1(words)), format!("{G13}{after}\n"), "{words}");
+    }
+    for (words, line) in [
+        ("tun1 remote 010.0.0.1", "tun1: gre/ip remote 8.0.0.1 local any ttl inherit"),
+        ("tun1 remote 0x0a.1", "tun1: gre/ip remote 10.1.0.0 local any ttl inherit"),
+        ("tun1 remote 1.2.3.4 local any", "tun1: gre/ip remote 1.2.3.4 local any ttl inherit"),
+        ("tun1 remote 1.2.3.4 local default", "tun1: gre/ip remote 1.2.3.4 local any ttl inherit"),
+        ("gre1 local 1.1.1.1 remote 2.2.2.2", "gre1: gre/ip remote 2.2.2.2 local 1.1.1.1 ttl inherit"),
+        ("tun1 remote 1.2.3.4 hoplimit 0x40", "tun1: gre/ip remote 1.2.3.4 local any ttl 64"),
+        ("tun1 remote 1.2.3.4 hlim 255", "tun1: gre/ip remote 1.2.3.4 local any ttl 255"),
+    ] {
+        assert_eq!(spec(words).describe(), line, "{words}");
+    }
+}
+
+#[test]
+fn g31_all_together() {
+    assert_eq!(
+        show(&tun1("seq csum key 1 ttl 9 tos 10 dev lo")),
+        "tun1: gre/ip remote 1.2.3.4 local 5.6.7.8 dev lo ttl 9 tos 0x10 key 1\n  Drop packets out of \
+         sequence.\n  Checksum in received packet is required.\n  Sequence packets on output.\n  Checksum output \
+         packets.\n"
+    );
+}
+
+#[test]
+fn g33_the_name_where_it_may_stand() {
+    for words in [
+        "name tun1 remote 1.2.3.4 local 5.6.7.8 mode gre",
+        "remote 1.2.3.4 local 5.6.7.8 mode gre/ip name tun1",
+        "mode gre tun1 remote 1.2.3.4 local 5.6.7.8",
+        "mode gre remote 1.2.3.4 local 5.6.7.8 tun1",
+    ] {
+        assert_eq!(spec(words).describe(), G13, "{words}");
+    }
+    assert_eq!(spec("name h mode gre remote 9.9.9.9").name.as_str(), "h");
+    assert_eq!(spec("name remote remote 9.9.9.9").name.as_str(), "remote");
+}
+
+#[test]
+fn our_own_words() {
+    let spec = tun1(
+        "datapath userspace underlay raw overlay tun firewall bypass mtu 1400 nopmtudisc ignore-df \
+         datapath ebpf",
+    );
+    assert_eq!(spec.datapath, DatapathChoice::Ebpf);
+    assert_eq!(spec.underlay, UnderlayChoice::Raw);
+    assert_eq!(spec.overlay, OverlayChoice::Tun);
+    assert_eq!(spec.firewall, FirewallPolicy::Bypass);
+    assert_eq!((spec.mtu, spec.ignore_df), (Some(1400), true));
+    assert!(!tun1("nopmtudisc ignore-df noignore-df").ignore_df);
+    assert_eq!(tun1("mtu 1400 mtu auto").mtu, None);
+}
+
+#[test]
+fn g34_change() {
+    let present = tun1("csum seq");
+    let change = |words| draft(Verb::Change, words).unwrap().overlay_on(&present).unwrap();
+    let changed = change("tun1 ttl 5 key 9");
+    assert_eq!((changed.ttl, changed.ikey, changed.okey), (Ttl::Fixed(5), Some(9), Some(9)));
+    assert!(changed.icsum && changed.ocsum && changed.iseq && changed.oseq);
+    // Unlike ip (G35), what is not named stays wherever the name stands.
+    assert!(change("mode gre tun1 tos 10").icsum);
+    let plain = draft(Verb::Change, "tun1 nokey nocsum noseq ttl inherit").unwrap();
+    assert_eq!(plain.overlay_on(&changed).unwrap().describe(), G13);
+    let half = draft(Verb::Change, "tun1 noikey noicsum nooseq nodev").unwrap().overlay_on(&changed).unwrap();
+    assert_eq!((half.ikey, half.okey), (None, Some(9)));
+    assert_eq!([half.icsum, half.ocsum, half.iseq, half.oseq], [false, true, true, false]);
+}
+
+#[test]
+fn g35_to_g58_refused_with_what_would_be_right() {
+    for (words, position, message) in [
+        (
+            "tun1 key lichenhao",
+            2,
+            "tunnel tun1: key \"lichenhao\" is wrong: 0 to 4294967295 is right, or a dotted quad",
+        ),
+        ("tun1 key 4294967296", 2, "tunnel tun1: key \"4294967296\" is wrong: 0 to 4294967295"),
+        ("tun1 key -1", 2, "tunnel tun1: key \"-1\" is wrong: 0 to 4294967295"),
+        (
+            "tun1 ikey 1.2.3.400",
+            2,
+            "tunnel tun1: ikey \"1.2.3.400\" is wrong: up to four numbers of 0 to 255",
+        ),
+        ("tun1 mode foo", 2, "tunnel tun1: mode \"foo\" is wrong: gre is right"),
+        ("tun1 mode ipip", 2, "tunnel tun1: mode \"ipip\" is not there yet; this version has gre"),
+        ("tun1 mode ip6gre", 2, "tunnel tun1: mode \"ip6gre\" is not there yet"),
+        ("tun1 ttl 256", 2, "tunnel tun1: ttl \"256\" is wrong: 1 to 255, or inherit, is right"),
+        ("tun1 hlim x", 2, "tunnel tun1: ttl \"x\" is wrong"),
+        ("tun1 tos zz", 2, "tunnel tun1: tos \"zz\" is wrong: 00 to ff in hexadecimal"),
+        ("tun1 tos inherit/zz", 2, "tunnel tun1: tos \"inherit/zz\" is wrong"),
+        ("tun1 mode gre d lo", 4, "tunnel tun1: tos \"lo\" is wrong"),
+        ("tun1 remote host.example", 2, "tunnel tun1: remote \"host.example\" is wrong: an IPv4 address"),
+        ("tun1 remote 1.2.3.4/24", 2, "tunnel tun1: remote \"1.2.3.4/24\" is wrong"),
+        ("tun1 remote", 2, "tunnel tun1: remote needs a value: an IPv4 address"),
+        ("tun1 dev a/b", 2, "tunnel tun1: dev \"a/b\" is wrong: the name of a network device"),
+        ("tun1 remot 1.2.3.4", 1, "tunnel tun1: unknown word \"remot\"; is \"remote\" meant?"),
+        ("tun1 gateway 1.2.3.4", 1, "tunnel tun1: unknown word \"gateway\""),
+        ("remoet 1.2.3.4", 1, "tunnel remoet: two names: \"remoet\" and \"1.2.3.4\"; is \"remote\" meant by"),
+        ("name tun1 name tun2", 3, "tunnel tun1: two names: \"tun1\" and \"tun2\""),
+        ("name a/b", 1, "tunnel: name \"a/b\" is wrong: 1 to 15 bytes"),
+        ("tunnelwithaverylongname", 0, "tunnel: name \"tunnelwithaverylongname\" is wrong: 1 to 15 bytes"),
+        (
+            "tun1 nokey",
+            1,
+            "tunnel tun1: \"nokey\" takes something back and belongs to \"tunnel change\"; leave it out here",
+        ),
+        ("tun1 datapath fast", 2, "datapath \"fast\" is wrong: auto or ebpf or userspace is right"),
+        ("tun1 firewall honor", 2, "firewall \"honor\" is wrong: honour or bypass is right"),
+        ("tun1 mtu big", 2, "mtu \"big\" is wrong: a number of bytes, or auto, is right"),
+    ] {
+        let error = draft(Verb::Add, words).expect_err(words);
+        assert!(error.to_string().contains(message), "{words}: {error}");
+        assert_eq!(error.position, position, "{words}: {error}");
+    }
+    let empty = parse_tunnel_words(&["tun1", "key", ""], Verb::Add).unwrap_err();
+    assert!(matches!(&empty.problem, WordProblem::BadValue { word: "key", value, .. } if value.is_empty()));
+    assert!(parse_tunnel_words(&["tun1", ""], Verb::Add).is_err());
+}
+
+#[test]
+fn refused_by_the_model() {
+    for (words, message) in [
+        ("tun1 remote any", "remote \"any\": this version needs an explicit peer"),
+        ("tun1 remote 224.1.2.3", "remote \"224.1.2.3\": is a multicast address"),
+        ("tun1 remote fd00::1", "remote \"fd00::1\": is of the wrong family; an IPv4 address is right"),
+        ("tun1", "remote: is missing"),
+        ("remote 1.2.3.4", "tunnel: name: is missing"),
+        ("tun1 remote 1.2.3.4 ttl 64 nopmtudisc", "ttl \"64\": a fixed ttl needs pmtudisc"),
+        ("gre0 remote 1.2.3.4", "name \"gre0\": is a reserved name"),
+    ] {
+        let error = draft(Verb::Add, words).unwrap().into_spec().expect_err(words);
+        assert!(error.to_string().contains(message), "{words}: {error}");
+    }
+}
+
+#[test]
+fn g38_g39_json() {
+    let g38 = spec("tun0 mode gre remote 100.0.2.100 local 100.0.1.100");
+    assert_eq!(g38.mode, Mode::Gre);
+    assert_eq!(
+        show_json([&g38]),
+        "[{\"ifname\":\"tun0\",\"mode\":\"gre/ip\",\"remote\":\"100.0.2.100\",\"local\":\"100.0.1.100\",\"flags\":[]}\n]\n"
+    );
+    for (words, members) in [
+        ("nopmtudisc", ",\"nopmtudisc\":null,\"flags\":[]"),
+        ("ttl 9 tos 10 key 1 dev lo", ",\"dev\":\"lo\",\"ttl\":9,\"tos\":\"0x10\",\"key\":1,\"flags\":[]"),
+        ("ikey 1 okey 2", ",\"ikey\":1,\"okey\":2,\"flags\":[]"),
+        ("tos inherit", ",\"flags\":[]"),
+        ("tos inherit/c0", ",\"tos\":\"0xc1\",\"flags\":[]"),
+        ("csum seq", ",\"flags\":[\"rx_drop_ooseq\",\"rx_csum\",\"tx_seq\",\"tx_csum\"]"),
+    ] {
+        let start = "[{\"ifname\":\"tun1\",\"mode\":\"gre/ip\",\"remote\":\"1.2.3.4\",\"local\":\"5.6.7.8\"";
+        assert_eq!(show_json([&tun1(words)]), format!("{start}{members}}}\n]\n"), "{words}");
+    }
+    let any = spec("tun1 remote 1.2.3.4");
+    assert!(show_json([&any]).contains("\"local\":\"0.0.0.0\""));
+    let two = show_json([&g38, &any]);
+    assert!(two.contains("\"flags\":[]},{\"ifname\""), "{two}");
+    let none: [&TunnelSpec; 0] = [];
+    assert_eq!(show_json(none), "[ ]\n");
+}
