@@ -1,0 +1,230 @@
+//! Packet sockets: frames of a device, before the IP stack and past its rules.
+//!
+//! A socket for one ethertype runs after tc ingress and sees what tc let pass; one for every
+//! ethertype runs before it and sees everything, outgoing packets too unless told otherwise. The
+//! socket is bound last, behind its filter, so that no packet from before the set-up is queued.
+//!
+//! It refuses to guess: what the kernel does not grant (a virtio-net header on a cooked socket, a
+//! full fanout group) is an [`OpenError`] that names the step, never a socket without it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::abi::{self, AddressSlot, OpenError, Step as _};
+use crate::filter::Instruction;
+use crate::mac::MacAddr;
+use crate::sockopt;
+
+/// Which packets a socket takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Every ethertype (`ETH_P_ALL`), before tc ingress.
+    All,
+    /// One ethertype, in host byte order (0x0800 is IPv4), behind tc ingress.
+    Ethertype(u16),
+    /// None: a socket to send with.
+    SendOnly,
+}
+
+/// Whether the link-layer header is part of the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It is (`SOCK_RAW`). Needed for the virtio-net header.
+    Raw,
+    /// The kernel takes and makes it (`SOCK_DGRAM`).
+    Dgram,
+}
+
+/// A group of sockets that share the packets, by flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fanout {
+    /// The group's number within the network namespace.
+    pub group: u16,
+    /// Put IPv4 fragments together first (`PACKET_FANOUT_FLAG_DEFRAG`); useful for a single socket too.
+    pub defrag: bool,
+}
+
+/// What [`PacketSocket::open`] shall open.
+#[derive(Clone, Copy, Debug)]
+pub struct Config<'a> {
+    /// Which packets.
+    pub protocol: Protocol,
+    /// With or without the link-layer header.
+    pub kind: Kind,
+    /// One device, or all of the namespace.
+    pub ifindex: Option<u32>,
+    /// A virtio-net header in front of each packet, in both directions.
+    pub vnet_header: bool,
+    /// Leave out what this host sends (from 4.20).
+    pub ignore_outgoing: bool,
+    /// Send past the device's queueing discipline, and past its tcpdump.
+    pub qdisc_bypass: bool,
+    /// Bytes of receive buffer to ask for.
+    pub receive_buffer: Option<usize>,
+    /// Bytes of send buffer to ask for.
+    pub send_buffer: Option<usize>,
+    /// Membership of a group.
+    pub fanout: Option<Fanout>,
+    /// Attached before the first packet can arrive.
+    pub filter: Option<&'a [Instruction]>,
+}
+
+impl Default for Config<'_> {
+    /// A send-only raw socket with no extras: `Config { protocol: …, ..Config::default() }`.
+    fn default() -> Self {
+        Self {
+            protocol: Protocol::SendOnly,
+            kind: Kind::Raw,
+            ifindex: None,
+            vnet_header: false,
+            ignore_outgoing: false,
+            qdisc_bypass: false,
+            receive_buffer: None,
+            send_buffer: None,
+            fanout: None,
+            filter: None,
+        }
+    }
+}
+
+/// A non-blocking packet socket, closed on exec.
+#[derive(Debug)]
+pub struct PacketSocket {
+    fd: OwnedFd,
+}
+
+/// What the socket has counted since the last time it was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Packets that passed the filter, dropped ones included.
+    pub packets: u32,
+    /// Packets lost because the receive buffer was full.
+    pub drops: u32,
+}
+
+impl PacketSocket {
+    /// Opens a socket; packets arrive from the moment this returns and none from before.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] with the step that the kernel refused: `EPERM` without `CAP_NET_RAW`, `ENODEV`
+    /// when the device is gone, `EINVAL` for a virtio-net header on a cooked socket.
+    pub fn open(config: &Config<'_>) -> Result<Self, OpenError> {
+        let kind = match config.kind {
+            Kind::Raw => SocketType::RAW,
+            Kind::Dgram => SocketType::DGRAM,
+        };
+        // Protocol 0: nothing arrives before `bind` names the protocol (packet(7)).
+        let fd = rustix::net::socket_with(
+            AddressFamily::PACKET,
+            kind,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )
+        .step("socket(AF_PACKET)")?;
+        let socket = Self { fd };
+        socket.prepare(config)?;
+        let protocol = match config.protocol {
+            Protocol::All => ETH_P_ALL,
+            Protocol::Ethertype(ethertype) => ethertype,
+            Protocol::SendOnly => 0,
+        };
+        bind(socket.as_fd(), config.ifindex.unwrap_or(0), protocol).step("bind(sockaddr_ll)")?;
+        if let Some(fanout) = config.fanout {
+            // The kernel wants a bound socket here (linux net/packet/af_packet.c `fanout_add`).
+            socket.join(fanout).step("PACKET_FANOUT")?;
+        }
+        Ok(socket)
+    }
+
+    /// Packets and drops since the last call; asking resets both (`PACKET_STATISTICS`).
+    ///
+    /// # Errors
+    ///
+    /// What getsockopt(2) says.
+    pub fn statistics(&self) -> io::Result<Statistics> {
+        let [packets, drops] =
+            sockopt::read::<[u32; 2]>(self.as_fd(), abi::SOL_PACKET, abi::PACKET_STATISTICS)?;
+        Ok(Statistics { packets, drops })
+    }
+
+    /// Replaces the filter.
+    ///
+    /// # Errors
+    ///
+    /// What setsockopt(2) says.
+    pub fn set_filter(&self, program: &[Instruction]) -> io::Result<()> {
+        sockopt::attach_filter(self, program)
+    }
+
+    /// Starts or stops sending past the queueing discipline (`PACKET_QDISC_BYPASS`).
+    ///
+    /// # Errors
+    ///
+    /// What setsockopt(2) says.
+    pub fn set_qdisc_bypass(&self, bypass: bool) -> io::Result<()> {
+        self.switch(abi::PACKET_QDISC_BYPASS, bypass)
+    }
+
+    fn prepare(&self, config: &Config<'_>) -> Result<(), OpenError> {
+        if let Some(program) = config.filter {
+            sockopt::attach_filter(self, program).step("SO_ATTACH_FILTER")?;
+        }
+        self.switch(abi::PACKET_AUXDATA, true).step("PACKET_AUXDATA")?;
+        if config.vnet_header {
+            self.switch(abi::PACKET_VNET_HDR, true).step("PACKET_VNET_HDR")?;
+        }
+        if config.ignore_outgoing {
+            self.switch(abi::PACKET_IGNORE_OUTGOING, true).step("PACKET_IGNORE_OUTGOING")?;
+        }
+        if config.qdisc_bypass {
+            self.switch(abi::PACKET_QDISC_BYPASS, true).step("PACKET_QDISC_BYPASS")?;
+        }
+        if let Some(bytes) = config.receive_buffer {
+            sockopt::set_receive_buffer(self, bytes).step("SO_RCVBUF")?;
+        }
+        if let Some(bytes) = config.send_buffer {
+            sockopt::set_send_buffer(self, bytes).step("SO_SNDBUF")?;
+        }
+        Ok(())
+    }
+
+    fn switch(&self, option: i32, on: bool) -> io::Result<()> {
+        sockopt::set(self.as_fd(), abi::SOL_PACKET, option, &i32::from(on))
+    }
+
+    fn join(&self, fanout: Fanout) -> io::Result<()> {
+        let mode = FANOUT_HASH | if fanout.defrag { FANOUT_FLAG_DEFRAG } else { 0 };
+        let argument = u32::from(fanout.group) | mode << 16;
+        sockopt::set(self.as_fd(), abi::SOL_PACKET, abi::PACKET_FANOUT, &argument)
+    }
+}
+
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl From<PacketSocket> for OwnedFd {
+    fn from(socket: PacketSocket) -> Self {
+        socket.fd
+    }
+}
+
+fn bind(socket: BorrowedFd<'_>, ifindex: u32, protocol: u16) -> io::Result<()> {
+    let mut address = AddressSlot::EMPTY;
+    address.emit_link(ifindex, protocol, MacAddr::ZERO);
+    // SAFETY: bind(2): "addrlen specifies the size, in bytes, of the address structure pointed to by
+    // addr"; the slot holds a `sockaddr_ll` of that size and outlives the call.
+    let result =
+        unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), AddressSlot::LINK_LEN) };
+    sockopt::done(result)
+}
+
+// linux include/uapi/linux/if_ether.h, if_packet.h
+const ETH_P_ALL: u16 = 3;
+const FANOUT_HASH: u32 = 0;
+const FANOUT_FLAG_DEFRAG: u32 = 0x8000;

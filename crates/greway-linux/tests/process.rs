@@ -1,0 +1,163 @@
+//! What changes a whole process. Without the test harness, whose threads would be in the way: a user
+//! namespace can be made only by a process of one thread, and a blocked signal must be blocked in all.
+//! Each case runs in a process of its own, this program started again with the case's name.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Command, ExitStatus};
+
+use common::{Netlink, not_run};
+use greway_linux::netns::{self, NetNamespace, UnshareError};
+use greway_linux::packet::{Config, PacketSocket};
+use greway_linux::process::{self, Capability};
+use greway_linux::raw::RawSocket;
+use greway_linux::signal::{Signal, Signals};
+
+const CASE: &str = "GREWAY_LINUX_TEST_CASE";
+const NOBODY: u32 = 65534;
+
+fn main() {
+    match std::env::var(CASE).as_deref() {
+        Ok("user_namespace") => user_namespace(),
+        Ok("unprivileged_refusals") => unprivileged_refusals(),
+        Ok("signals") => signals(),
+        Ok("session") => session(),
+        Ok("detached") => detached(),
+        Ok(other) => panic!("no case {other}"),
+        Err(_) => parent(),
+    }
+}
+
+fn parent() {
+    credentials();
+    for case in ["signals", "session", "detached"] {
+        let status = command(case).status().unwrap();
+        assert!(status.success(), "{case}: {status}");
+    }
+    assert!(process::is_alive(process::id()) && !process::is_alive(0) && !process::is_alive(u32::MAX));
+    assert_eq!(process::kill(0, Signal::Terminate).unwrap_err().raw_os_error(), Some(3));
+
+    for case in ["user_namespace", "unprivileged_refusals"] {
+        let mut command = command(case);
+        if process::effective_uid() == 0 {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        match command.status() {
+            Ok(status) => assert!(status.success(), "{case}: {status}"),
+            // The build directory may be nobody else's business.
+            Err(error) => not_run(case, format_args!("as user {NOBODY}: {error}")),
+        }
+    }
+    lone_child();
+}
+
+fn command(case: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(CASE, case);
+    command
+}
+
+fn credentials() {
+    let (one, _other) = UnixStream::pair().unwrap();
+    let peer = process::peer_credentials(&one).unwrap();
+    assert_eq!(peer.pid, Some(std::process::id()));
+    assert_eq!((peer.uid, peer.gid), (process::effective_uid(), process::effective_gid()));
+}
+
+/// A child that is killed is alive until then, and its end is told by its status.
+fn lone_child() {
+    let mut child = Command::new("/proc/self/exe").env(CASE, "signals").env("WAIT", "1").spawn().unwrap();
+    assert!(process::is_alive(child.id()));
+    process::kill(child.id(), Signal::Kill).unwrap();
+    let status: ExitStatus = child.wait().unwrap();
+    assert_eq!(status.signal(), Some(9));
+}
+
+fn signals() {
+    assert_eq!(Signals::block(&[Signal::Kill]).unwrap_err().raw_os_error(), Some(22));
+    let signals = Signals::block(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp]).unwrap();
+    if std::env::var_os("WAIT").is_some() {
+        let poller = greway_linux::event::Poller::new().unwrap();
+        poller.wait(&mut greway_linux::event::Events::with_capacity(1), None).unwrap();
+    }
+    assert_eq!(signals.read().unwrap(), None);
+    process::kill(process::id(), Signal::Terminate).unwrap();
+    process::kill(process::id(), Signal::HangUp).unwrap();
+    let mut read = [signals.read().unwrap().unwrap(), signals.read().unwrap().unwrap()];
+    read.sort_by_key(|signal| *signal == Signal::Terminate);
+    assert_eq!(read, [Signal::HangUp, Signal::Terminate]);
+    assert_eq!(signals.read().unwrap(), None);
+    Signals::unblock_all().unwrap();
+    let mut ended = command("session").env("END", "1").spawn().unwrap();
+    assert_eq!(ended.wait().unwrap().signal(), Some(15), "nothing is blocked in a child any more");
+}
+
+fn session() {
+    if std::env::var_os("END").is_some() {
+        process::kill(process::id(), Signal::Terminate).unwrap();
+        unreachable!("the signal was to end this process");
+    }
+    process::signal_on_parent_death(Signal::Kill).unwrap();
+    process::new_session().unwrap();
+    assert_eq!(process::new_session().unwrap_err().raw_os_error(), Some(1), "it leads one already");
+    // Root in a container may lack the capability; without it the limit may be unlimited already.
+    let lifted = process::lift_memlock_limit();
+    if process::has_capability(Capability::SysResource).unwrap() {
+        lifted.unwrap();
+    } else {
+        assert!(lifted.is_ok() || lifted.unwrap_err().raw_os_error() == Some(1));
+    }
+}
+
+/// Away from the starter's control group and mount namespace, where this user may.
+fn detached() {
+    match process::leave_cgroup() {
+        Ok(Some(_root)) => {
+            let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+            assert!(own.lines().any(|line| line == "0::/"), "{own}");
+        }
+        Ok(None) => not_run("detached", "no control groups (version 2) are mounted"),
+        Err(error) => not_run("detached", format_args!("control group: {error}")),
+    }
+    match process::enter_init_mount_namespace() {
+        Ok(_entered) => assert!(!process::enter_init_mount_namespace().unwrap(), "it is there by now"),
+        Err(error) => not_run("detached", format_args!("mount namespace of process 1: {error}")),
+    }
+}
+
+fn unprivileged_refusals() {
+    for capability in [Capability::NetAdmin, Capability::NetRaw, Capability::SysAdmin, Capability::Bpf] {
+        if process::has_capability(capability).unwrap() {
+            return not_run("unprivileged_refusals", format_args!("this user has {capability:?}"));
+        }
+    }
+    assert_eq!(netns::unshare_net().unwrap_err().raw_os_error(), Some(1));
+    let packet = PacketSocket::open(&Config::default()).unwrap_err();
+    assert!(packet.is_permission(), "{packet}");
+    assert_eq!(packet.to_string(), "socket(AF_PACKET): Operation not permitted (os error 1)");
+    let raw = RawSocket::open_ipv4(47).unwrap_err();
+    assert!(raw.is_permission() && raw.step == "socket(AF_INET, SOCK_RAW)", "{raw}");
+}
+
+fn user_namespace() {
+    let outside = NetNamespace::current().unwrap();
+    match netns::unshare_user_and_net() {
+        Ok(()) => {}
+        // Both are a policy of the machine, and the type says which.
+        Err(error @ (UnshareError::User(_) | UnshareError::Net(_))) => {
+            return not_run("user_namespace", error);
+        }
+        Err(error) => panic!("{error}"),
+    }
+    assert_eq!((process::effective_uid(), process::effective_gid()), (0, 0));
+    assert!(process::has_capability(Capability::NetAdmin).unwrap());
+    assert!(!NetNamespace::current().unwrap().is_same(&outside).unwrap());
+    Netlink::open().up("lo");
+    RawSocket::open_ipv4(47).unwrap();
+    let socket = PacketSocket::open(&Config { receive_buffer: Some(1 << 24), ..Config::default() });
+    assert!(socket.is_ok(), "the forced buffer size is refused and the plain one taken: {socket:?}");
+    assert!(outside.enter().is_err(), "no way back without privilege there");
+}
