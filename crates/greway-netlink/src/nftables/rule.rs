@@ -1,0 +1,197 @@
+//! Rules: a rule is a row of expressions, each of which loads, compares or acts. All of ours work on the
+//! one 16-byte register 1, which is enough for what we match: one field at a time.
+
+use super::Family;
+use super::message::{self, NFGENMSG};
+use crate::nla::{Attributes, NlaWriter};
+
+/// NFT_REG_1, and NFT_REG_VERDICT.
+const REGISTER: u32 = 1;
+const VERDICT_REGISTER: u32 = 0;
+/// IFNAMSIZ: names are compared with their padding.
+const NAME_FIELD: usize = 16;
+const NFT_META_OIFNAME: u32 = 7;
+const NFT_META_L4PROTO: u32 = 16;
+const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+const NFT_NAT_SNAT: u32 = 0;
+/// NFTA_LIST_ELEM, NFTA_EXPR_NAME, NFTA_EXPR_DATA, NFTA_DATA_VALUE and NFTA_DATA_VERDICT.
+const ELEMENT: u16 = 1;
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+/// NFTA_COUNTER_BYTES and NFTA_COUNTER_PACKETS.
+const COUNTER_BYTES: u16 = 1;
+const COUNTER_PACKETS: u16 = 2;
+
+/// What a rule decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The packet goes on.
+    Accept,
+    /// The packet is dropped.
+    Drop,
+}
+
+/// A step of a rule. Loads and `Mask` leave their result in the register; a comparison that fails ends the
+/// rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Expression {
+    /// Loads bytes of the network header.
+    Network {
+        /// First byte.
+        offset: u32,
+        /// How many, at most 16.
+        length: u32,
+    },
+    /// Loads the name of the outgoing link.
+    OutgoingLink,
+    /// Loads the transport protocol's number.
+    TransportProtocol,
+    /// Keeps the bits of the register that are set here.
+    Mask(Vec<u8>),
+    /// Goes on if the register holds these bytes.
+    Equal(Vec<u8>),
+    /// Goes on if it does not.
+    NotEqual(Vec<u8>),
+    /// Counts.
+    Counter,
+    /// Decides.
+    Verdict(Verdict),
+    /// Rewrites the source address; for a `nat` chain of this family.
+    SourceNat {
+        /// `Ip` or `Ip6`.
+        family: Family,
+        /// The new source, 4 or 16 bytes.
+        to: Vec<u8>,
+    },
+}
+
+/// A link name as [`Expression::Equal`] wants it.
+pub(super) fn link_name(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(NAME_FIELD, 0);
+    bytes
+}
+
+impl Expression {
+    fn emit(&self, list: &mut NlaWriter) {
+        match self {
+            Self::Network { offset, length } => element(list, "payload", |data| {
+                data.put_u32_be(1, REGISTER).put_u32_be(2, NFT_PAYLOAD_NETWORK_HEADER);
+                data.put_u32_be(3, *offset).put_u32_be(4, *length);
+            }),
+            Self::OutgoingLink => meta(list, NFT_META_OIFNAME),
+            Self::TransportProtocol => meta(list, NFT_META_L4PROTO),
+            Self::Mask(mask) => element(list, "bitwise", |data| {
+                data.put_u32_be(1, REGISTER).put_u32_be(2, REGISTER);
+                data.put_u32_be(3, u32::try_from(mask.len()).unwrap_or(u32::MAX));
+                data.nest(4, |nest| value(nest, mask));
+                data.nest(5, |nest| value(nest, &vec![0; mask.len()]));
+            }),
+            Self::Equal(bytes) => compare(list, 0, bytes),
+            Self::NotEqual(bytes) => compare(list, 1, bytes),
+            Self::Counter => element(list, "counter", |_| {}),
+            Self::Verdict(verdict) => element(list, "immediate", |data| {
+                let code = match verdict {
+                    Verdict::Accept => message::ACCEPT,
+                    Verdict::Drop => message::DROP,
+                };
+                data.put_u32_be(1, VERDICT_REGISTER);
+                data.nest(2, |nest| {
+                    nest.nest(DATA_VERDICT, |verdict| {
+                        verdict.put_u32_be(1, code);
+                    });
+                });
+            }),
+            Self::SourceNat { family, to } => {
+                element(list, "immediate", |data| {
+                    data.put_u32_be(1, REGISTER).nest(2, |nest| value(nest, to));
+                });
+                element(list, "nat", |data| {
+                    data.put_u32_be(1, NFT_NAT_SNAT).put_u32_be(2, u32::from(family.wire()));
+                    data.put_u32_be(3, REGISTER);
+                });
+            }
+        }
+    }
+}
+
+fn meta(list: &mut NlaWriter, key: u32) {
+    element(list, "meta", |data| {
+        data.put_u32_be(1, REGISTER).put_u32_be(2, key);
+    });
+}
+
+fn compare(list: &mut NlaWriter, operator: u32, bytes: &[u8]) {
+    element(list, "cmp", |data| {
+        data.put_u32_be(1, REGISTER).put_u32_be(2, operator).nest(3, |nest| value(nest, bytes));
+    });
+}
+
+fn value(nest: &mut NlaWriter, bytes: &[u8]) {
+    nest.put(DATA_VALUE, bytes);
+}
+
+fn element(list: &mut NlaWriter, name: &str, fill: impl FnOnce(&mut NlaWriter)) {
+    list.nest(ELEMENT, |expression| {
+        expression.put_string(EXPRESSION_NAME, name).nest(EXPRESSION_DATA, fill);
+    });
+}
+
+/// A rule to add.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rule {
+    /// Its steps in order.
+    pub expressions: Vec<Expression>,
+    /// Shown by `nft list`.
+    pub comment: Option<String>,
+}
+
+impl Rule {
+    pub(super) fn emit(&self, writer: &mut NlaWriter) {
+        writer.nest(message::RULE_EXPRESSIONS, |list| {
+            for expression in &self.expressions {
+                expression.emit(list);
+            }
+        });
+        if let Some(comment) = &self.comment {
+            writer.put(message::RULE_USERDATA, &message::comment_data(comment));
+        }
+    }
+}
+
+/// What a rule has counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RuleCounter {
+    /// The kernel's number of the rule.
+    pub handle: u64,
+    /// The rule's comment.
+    pub comment: Option<String>,
+    /// Packets that came as far as the counter.
+    pub packets: u64,
+    /// Their bytes, from the network header on.
+    pub bytes: u64,
+}
+
+impl RuleCounter {
+    /// `None` for a rule without a counter.
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        let rule = Attributes::new(payload.get(NFGENMSG..)?);
+        let mut expressions = rule.find(message::RULE_EXPRESSIONS)?.nested();
+        let counter = expressions.find_map(|element| {
+            let expression = element.nested();
+            let is_counter = expression.find(EXPRESSION_NAME)?.string() == "counter";
+            is_counter.then(|| expression.find(EXPRESSION_DATA))?
+        })?;
+        let number = |kind| counter.nested().find(kind).and_then(|attribute| attribute.u64_be());
+        Some(Self {
+            handle: rule.find(message::RULE_HANDLE)?.u64_be()?,
+            comment: rule.find(message::RULE_USERDATA).and_then(|data| message::comment(data.value)),
+            packets: number(COUNTER_PACKETS)?,
+            bytes: number(COUNTER_BYTES)?,
+        })
+    }
+}
