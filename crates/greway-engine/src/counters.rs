@@ -1,0 +1,196 @@
+//! What happened, in numbers, for each tunnel and for what matched no tunnel.
+//!
+//! One worker writes a direction of a tunnel and anyone may read it: every counter is a relaxed atomic
+//! that is loaded and stored, not added to, which costs a packet no locked instruction. Two writers of
+//! the same direction would lose counts. The directions are apart in memory so that two workers do not
+//! share a cache line.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::verdict::{DeclineReason, DropReason};
+
+/// Counters of one tunnel. Bytes are of payload packets (RX-25), a super-packet counts once.
+#[derive(Debug, Default)]
+pub struct TunnelCounters {
+    rx: Flow,
+    tx: Flow,
+    drops: Drops,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Flow {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    last_ms: AtomicU64,
+}
+
+#[derive(Debug)]
+#[repr(align(64))]
+struct Drops([AtomicU64; DropReason::COUNT]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; DropReason::COUNT])
+    }
+}
+
+/// The counters of a tunnel at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CounterSnapshot {
+    /// Payload packets delivered.
+    pub rx_packets: u64,
+    /// Bytes of payload packets delivered.
+    pub rx_bytes: u64,
+    /// Payload packets sent.
+    pub tx_packets: u64,
+    /// Bytes of payload packets sent.
+    pub tx_bytes: u64,
+    /// When the last packet was delivered, in milliseconds of the worker's clock; 0: never.
+    pub last_rx_ms: u64,
+    /// When the last packet was sent, in milliseconds of the worker's clock; 0: never.
+    pub last_tx_ms: u64,
+    /// Packets dropped, for each reason that occurred, in the order of [`DropReason::ALL`].
+    pub drops: Vec<(DropReason, u64)>,
+}
+
+impl CounterSnapshot {
+    /// Packets dropped for `reason`.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops.iter().find(|(r, _)| *r == reason).map_or(0, |(_, count)| *count)
+    }
+}
+
+impl TunnelCounters {
+    /// Counters at zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A payload packet of `bytes` was delivered at `now_ms`. Called by [`crate::decapsulate`].
+    pub fn record_received(&self, bytes: usize, now_ms: u64) {
+        self.rx.record(bytes, now_ms);
+    }
+
+    /// A payload packet of `bytes` was accepted by the underlay at `now_ms` (TX-09). Called by the
+    /// datapath after the send, once for a super-packet.
+    pub fn record_sent(&self, bytes: usize, now_ms: u64) {
+        self.tx.record(bytes, now_ms);
+    }
+
+    /// A packet was dropped. The engine calls it for what it drops itself; the datapath for its own.
+    pub fn record_drop(&self, reason: DropReason) {
+        increment(&self.drops.0[reason.index()]);
+    }
+
+    /// Payload packets delivered so far.
+    pub fn rx_packets(&self) -> u64 {
+        self.rx.packets.load(Relaxed)
+    }
+
+    /// Payload packets sent so far.
+    pub fn tx_packets(&self) -> u64 {
+        self.tx.packets.load(Relaxed)
+    }
+
+    /// All values; the fields are read one after the other.
+    pub fn snapshot(&self) -> CounterSnapshot {
+        CounterSnapshot {
+            rx_packets: self.rx.packets.load(Relaxed),
+            rx_bytes: self.rx.bytes.load(Relaxed),
+            tx_packets: self.tx.packets.load(Relaxed),
+            tx_bytes: self.tx.bytes.load(Relaxed),
+            last_rx_ms: self.rx.last_ms.load(Relaxed),
+            last_tx_ms: self.tx.last_ms.load(Relaxed),
+            drops: self.drops.snapshot(),
+        }
+    }
+}
+
+impl Flow {
+    fn record(&self, bytes: usize, now_ms: u64) {
+        increment(&self.packets);
+        self.bytes.store(self.bytes.load(Relaxed) + bytes as u64, Relaxed);
+        // 0 means never.
+        self.last_ms.store(now_ms.max(1), Relaxed);
+    }
+}
+
+impl Drops {
+    fn snapshot(&self) -> Vec<(DropReason, u64)> {
+        let counts = self.0.iter().map(|count| count.load(Relaxed));
+        DropReason::ALL.iter().copied().zip(counts).filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// What a worker's underlay socket received that belongs to no tunnel.
+#[derive(Debug, Default)]
+pub struct UnderlayCounters {
+    drops: Drops,
+    declines: [AtomicU64; DeclineReason::COUNT],
+}
+
+/// The counters of an underlay socket at one moment; reasons that did not occur are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnderlaySnapshot {
+    /// Malformed packets of no tunnel.
+    pub drops: Vec<(DropReason, u64)>,
+    /// Packets left to others, by [`DeclineReason::name`].
+    pub declines: Vec<(&'static str, u64)>,
+}
+
+impl UnderlayCounters {
+    /// Counters at zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A packet of no tunnel was dropped.
+    pub fn record_drop(&self, reason: DropReason) {
+        increment(&self.drops.0[reason.index()]);
+    }
+
+    /// A packet was left to others.
+    pub fn record_decline(&self, reason: DeclineReason) {
+        increment(&self.declines[reason.index()]);
+    }
+
+    /// All values that are not zero.
+    pub fn snapshot(&self) -> UnderlaySnapshot {
+        let counts = self.declines.iter().map(|count| count.load(Relaxed));
+        let declines = DeclineReason::NAMES.into_iter().zip(counts).filter(|(_, count)| *count > 0);
+        UnderlaySnapshot { drops: self.drops.snapshot(), declines: declines.collect() }
+    }
+}
+
+fn increment(counter: &AtomicU64) {
+    counter.store(counter.load(Relaxed) + 1, Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_says_what_was_recorded() {
+        let counters = TunnelCounters::new();
+        assert_eq!(counters.snapshot(), CounterSnapshot::default());
+        counters.record_received(100, 0);
+        counters.record_received(20, 7);
+        counters.record_sent(50, 9);
+        counters.record_drop(DropReason::SequenceLate);
+        counters.record_drop(DropReason::SequenceLate);
+        let now = counters.snapshot();
+        assert_eq!((now.rx_packets, now.rx_bytes, now.last_rx_ms), (2, 120, 7));
+        assert_eq!((now.tx_packets, now.tx_bytes, now.last_tx_ms), (1, 50, 9));
+        assert_eq!(now.drops, [(DropReason::SequenceLate, 2)]);
+        assert_eq!(now.dropped(DropReason::BadChecksum), 0);
+    }
+
+    #[test]
+    fn the_first_millisecond_is_not_never() {
+        let counters = TunnelCounters::new();
+        counters.record_sent(1, 0);
+        assert_eq!(counters.snapshot().last_tx_ms, 1);
+    }
+}

@@ -1,0 +1,256 @@
+//! From a payload packet to the datagrams that carry it.
+//!
+//! Everything the delivery header inherits is decided here, in the kernel's order (linux
+//! net/ipv4/ip_tunnel.c v6.18, `ip_tunnel_xmit`). Not decided here: the path MTU and the route, which
+//! take the kernel's answers to a send.
+
+use greway_wire::checksum::{self, Checksum};
+use greway_wire::ipv4::{self, Ipv4Header};
+use greway_wire::{crc32c, ecn, ethertype, gre, ipv6};
+
+use crate::offload::{Offload, Partial};
+use crate::segment::{Split, never_zero};
+use crate::train::{Outer, Train};
+use crate::tunnel::{Tunnel, TunnelState};
+use crate::verdict::DropReason;
+
+/// TTL of the delivery header for payloads that have none and `ttl inherit`.
+const DEFAULT_TTL: u8 = 64;
+/// Bytes of the largest IPv4 datagram.
+const MAX_DATAGRAM: usize = 65_535;
+
+/// Encapsulates `packet`, which has no link header, into `train`, which is emptied first.
+///
+/// Drops are counted here; packets are counted by the caller once they are sent
+/// ([`crate::TunnelCounters::record_sent`], TX-09). Sequence numbers are spent in any case.
+///
+/// # Errors
+/// Why the packet cannot be sent; the train is empty then.
+pub fn encapsulate(
+    tunnel: &Tunnel,
+    state: &mut TunnelState,
+    protocol_type: u16,
+    packet: &[u8],
+    offload: Offload,
+    train: &mut Train,
+) -> Result<(), DropReason> {
+    let filled = outer_for(tunnel, protocol_type, packet).and_then(|outer| {
+        train.begin(outer);
+        Departure { tunnel, state, protocol_type, packet, train }.fill(offload)
+    });
+    if let Err(reason) = filled {
+        train.clear();
+        tunnel.counters().record_drop(reason);
+    }
+    filled
+}
+
+/// The delivery header for a packet: RX-23's sanity the other way round, TX-03, TX-05, TX-07.
+fn outer_for(tunnel: &Tunnel, protocol_type: u16, packet: &[u8]) -> Result<Outer, DropReason> {
+    let inherited = Inherited::from(protocol_type, packet)?;
+    if is_own_packet(tunnel, protocol_type, packet) {
+        return Err(DropReason::Recursion);
+    }
+    let tos = match inherited.tos {
+        Some(tos) if tunnel.tos.inherit => tos,
+        _ => tunnel.tos.value,
+    };
+    let ttl = match tunnel.ttl {
+        0 => inherited.ttl.unwrap_or(DEFAULT_TTL),
+        fixed => fixed,
+    };
+    if ttl == 0 {
+        return Err(DropReason::TtlExhausted);
+    }
+    Ok(Outer {
+        source: tunnel.local,
+        destination: tunnel.remote,
+        ttl,
+        tos: ecn::encapsulate(tos, inherited.tos.unwrap_or(0)),
+        dont_fragment: tunnel.pmtudisc || (inherited.dont_fragment && !tunnel.ignore_df),
+    })
+}
+
+/// What a delivery header may take over from the payload packet.
+struct Inherited {
+    tos: Option<u8>,
+    ttl: Option<u8>,
+    dont_fragment: bool,
+}
+
+impl Inherited {
+    /// Goes by the EtherType alone, as the kernel does: a wrong version field changes nothing.
+    fn from(protocol_type: u16, packet: &[u8]) -> Result<Self, DropReason> {
+        let fixed = match protocol_type {
+            ethertype::IPV4 => ipv4::MIN_LEN,
+            ethertype::IPV6 => ipv6::LEN,
+            _ => 1,
+        };
+        if packet.len() < fixed {
+            return Err(DropReason::NoPayload);
+        }
+        Ok(match protocol_type {
+            ethertype::IPV4 => {
+                Self { tos: Some(packet[1]), ttl: Some(packet[8]), dont_fragment: packet[6] & 0x40 != 0 }
+            }
+            ethertype::IPV6 => {
+                Self { tos: ipv6::traffic_class(packet), ttl: Some(packet[7]), dont_fragment: false }
+            }
+            _ => Self { tos: None, ttl: None, dont_fragment: false },
+        })
+    }
+}
+
+/// Whether the packet left this tunnel already: the route to the remote leads into the tunnel. With a
+/// `local` the addresses tell; without one the key must agree too, since another host's packets may pass.
+fn is_own_packet(tunnel: &Tunnel, protocol_type: u16, packet: &[u8]) -> bool {
+    if protocol_type != ethertype::IPV4 || packet[9] != gre::PROTOCOL {
+        return false;
+    }
+    let Ok(inner) = Ipv4Header::parse(packet) else { return false };
+    if inner.destination != tunnel.remote {
+        return false;
+    }
+    match tunnel.local {
+        Some(local) => inner.source == local,
+        None => gre::GreHeader::parse(&packet[inner.header_len()..])
+            .is_ok_and(|(header, _)| header.key == tunnel.okey),
+    }
+}
+
+/// Whether an unfilled checksum is SCTP's: no other protocol has its checksum at this offset.
+fn is_sctp(packet: &[u8], partial: Partial) -> bool {
+    usize::from(partial.offset) == crc32c::FIELD_OFFSET
+        && match packet[0] >> 4 {
+            4 => packet.get(9) == Some(&crc32c::SCTP),
+            6 => true,
+            _ => false,
+        }
+}
+
+/// A packet being encapsulated.
+struct Departure<'a> {
+    tunnel: &'a Tunnel,
+    state: &'a mut TunnelState,
+    protocol_type: u16,
+    packet: &'a [u8],
+    train: &'a mut Train,
+}
+
+impl Departure<'_> {
+    fn fill(mut self, offload: Offload) -> Result<(), DropReason> {
+        match offload {
+            Offload { gso: Some(gso), partial } => {
+                let split = Split::of(self.packet, gso, partial.is_none())?;
+                self.many(&split)
+            }
+            Offload { partial: Some(partial), .. } => self.completed(partial),
+            Offload::NONE => self.plain(),
+        }
+    }
+
+    /// The packet as it is.
+    fn plain(&mut self) -> Result<(), DropReason> {
+        let packet = self.packet;
+        let mut segment = self.segment(0, 0..packet.len())?;
+        segment.finish(|| checksum::sum(packet));
+        Ok(())
+    }
+
+    /// The packet with its transport checksum completed: what comes before the field and the field move
+    /// to the header, the rest is summed once for both checksums.
+    fn completed(&mut self, partial: Partial) -> Result<(), DropReason> {
+        let packet = self.packet;
+        let start = usize::from(partial.start);
+        let field = start + usize::from(partial.offset);
+        let after = field + 2;
+        if after > packet.len() {
+            return Err(DropReason::UnsplittableOffload);
+        }
+        if is_sctp(packet, partial) {
+            return self.completed_sctp(start);
+        }
+        let tail = checksum::sum(&packet[after..]);
+        let mut sum = Checksum::new();
+        sum.add(&packet[start..after]);
+        sum.add_piece(tail, packet.len() - after);
+        let mut segment = self.segment(after, after..packet.len())?;
+        let inner = segment.inner();
+        inner.copy_from_slice(&packet[..after]);
+        inner[field..].copy_from_slice(&never_zero(sum).to_be_bytes());
+        segment.finish(|| tail);
+        Ok(())
+    }
+
+    /// The same for SCTP, whose checksum is a CRC of four bytes that nothing marks as such.
+    fn completed_sctp(&mut self, start: usize) -> Result<(), DropReason> {
+        let packet = self.packet;
+        let field = start + crc32c::FIELD_OFFSET;
+        let after = field + crc32c::FIELD_LEN;
+        let value = crc32c::sctp_checksum(&packet[start..]).ok_or(DropReason::UnsplittableOffload)?;
+        let mut segment = self.segment(after, after..packet.len())?;
+        let inner = segment.inner();
+        inner.copy_from_slice(&packet[..after]);
+        inner[field..].copy_from_slice(&value);
+        segment.finish(|| checksum::sum(&packet[after..]));
+        Ok(())
+    }
+
+    /// A super-packet as the packets it stands for.
+    fn many(&mut self, split: &Split) -> Result<(), DropReason> {
+        let packet = self.packet;
+        for number in 0..split.count() {
+            let payload = split.payload(number);
+            let payload_sum = checksum::sum(&packet[payload.clone()]);
+            let mut segment = self.segment(split.header_len(), payload)?;
+            let inner = segment.inner();
+            inner.copy_from_slice(&packet[..split.header_len()]);
+            split.rewrite(inner, number, payload_sum);
+            segment.finish(|| payload_sum);
+        }
+        Ok(())
+    }
+
+    /// Opens a segment: its GRE header is there, `rewritten` bytes after it are the caller's.
+    fn segment(
+        &mut self,
+        rewritten: usize,
+        payload: std::ops::Range<usize>,
+    ) -> Result<OpenSegment<'_>, DropReason> {
+        let payload_len = payload.len();
+        if self.tunnel.overhead() + rewritten + payload_len > MAX_DATAGRAM {
+            return Err(DropReason::TooBigForPath);
+        }
+        let sequence = if self.tunnel.oseq { self.state.take_sequence() } else { 0 };
+        let (gre, gre_len) = self.tunnel.gre_header(self.protocol_type, sequence);
+        let header = self.train.push(gre_len + rewritten, payload);
+        header[..gre_len].copy_from_slice(&gre[..gre_len]);
+        Ok(OpenSegment { header, gre_len, payload_len, checksum: self.tunnel.ocsum })
+    }
+}
+
+/// A segment whose checksum is still to be written.
+struct OpenSegment<'a> {
+    header: &'a mut [u8],
+    gre_len: usize,
+    payload_len: usize,
+    checksum: bool,
+}
+
+impl OpenSegment<'_> {
+    /// The bytes of the payload packet that are rewritten.
+    fn inner(&mut self) -> &mut [u8] {
+        &mut self.header[self.gre_len..]
+    }
+
+    /// Writes the GRE checksum where the tunnel sends one (RFC 2784 §2.3: over GRE header and payload).
+    fn finish(&mut self, payload_sum: impl FnOnce() -> u16) {
+        if self.checksum {
+            let mut sum = Checksum::new();
+            sum.add(self.header);
+            sum.add_piece(payload_sum(), self.payload_len);
+            let at = gre::CHECKSUM_OFFSET;
+            self.header[at..at + 2].copy_from_slice(&sum.value().to_be_bytes());
+        }
+    }
+}

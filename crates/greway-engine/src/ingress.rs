@@ -1,0 +1,354 @@
+//! From a datagram to the payload packet it carries.
+//!
+//! The order of the checks is the kernel's (linux net/ipv4/gre_demux.c, ip_gre.c and ip_tunnel.c,
+//! v6.18), so that a packet that fails two of them is counted for the same one. Before them come the
+//! guards that a packet socket needs because it sees packets earlier than the IP stack does: length and
+//! checksum of the outer header. Reassembly is the socket's; a fragment is dropped.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use greway_wire::checksum::{self, Checksum};
+use greway_wire::gre::{self, GreError, GreHeader};
+use greway_wire::ipv4::{self, Ipv4Error, Ipv4Header};
+use greway_wire::transport::Transport;
+use greway_wire::{ecn, ethertype, ipv6};
+
+use crate::counters::UnderlayCounters;
+use crate::offload::{Gso, Offload, Partial};
+use crate::sequence;
+use crate::table::{TunnelIndex, TunnelTable};
+use crate::tunnel::{Tunnel, TunnelState};
+use crate::unfilled;
+use crate::unmatched::Unmatched;
+use crate::verdict::{DeclineReason, Delivery, DropReason, Verdict};
+
+/// Fewer bytes of GRE than this are dropped with IPv4 outside (RX-01; `gre_rcv` pulls 12).
+const MIN_GRE: usize = 12;
+
+/// What a socket knows about a datagram it received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receipt {
+    /// A packet socket with virtio-net header: everything; offsets relative to the datagram.
+    Facts {
+        /// What is undone in the datagram.
+        offload: Offload,
+        /// Index of the interface it came in by.
+        ifindex: u32,
+    },
+    /// A raw IP socket: nothing, but the IP stack has checked the outer header.
+    Raw {
+        /// Index of the interface it came in by.
+        ifindex: u32,
+        /// The largest payload packet in bytes that fits one datagram of the path: what is longer and
+        /// has an unfilled checksum was merged.
+        segment_limit: u16,
+    },
+}
+
+/// Where the tunnels of a table live.
+pub trait TunnelSlots {
+    /// The tunnel and its state; `None` where it is gone.
+    fn slot(&mut self, index: TunnelIndex) -> Option<(&Tunnel, &mut TunnelState)>;
+}
+
+/// By position.
+impl TunnelSlots for [(Arc<Tunnel>, TunnelState)] {
+    fn slot(&mut self, index: TunnelIndex) -> Option<(&Tunnel, &mut TunnelState)> {
+        let (tunnel, state) = self.get_mut(index.0 as usize)?;
+        Some((tunnel, state))
+    }
+}
+
+/// By position.
+impl TunnelSlots for Vec<(Arc<Tunnel>, TunnelState)> {
+    fn slot(&mut self, index: TunnelIndex) -> Option<(&Tunnel, &mut TunnelState)> {
+        self.as_mut_slice().slot(index)
+    }
+}
+
+impl<S: BuildHasher> TunnelSlots for HashMap<TunnelIndex, (Arc<Tunnel>, TunnelState), S> {
+    fn slot(&mut self, index: TunnelIndex) -> Option<(&Tunnel, &mut TunnelState)> {
+        let (tunnel, state) = self.get_mut(&index)?;
+        Some((tunnel, state))
+    }
+}
+
+/// What a worker needs to receive: all of it is borrowed for one batch.
+#[derive(Debug)]
+pub struct Ingress<'a, T: ?Sized> {
+    /// Who gets which packet.
+    pub table: &'a TunnelTable,
+    /// The tunnels that the table names.
+    pub tunnels: &'a mut T,
+    /// Counts what belongs to no tunnel.
+    pub underlay: &'a UnderlayCounters,
+    /// Remembers what matched no tunnel.
+    pub unmatched: &'a mut Unmatched,
+}
+
+/// Decides about one datagram, its outer IPv4 header first, and counts it. Link padding after the
+/// datagram is ignored. ECN is combined into the payload packet in place; nothing else is written.
+pub fn decapsulate<T: TunnelSlots + ?Sized>(
+    ingress: &mut Ingress<'_, T>,
+    datagram: &mut [u8],
+    receipt: Receipt,
+    now_ms: u64,
+) -> Verdict {
+    let refusal = match receive(ingress, datagram, receipt, now_ms) {
+        Ok(delivery) => return Verdict::Deliver(delivery),
+        Err(refusal) => refusal,
+    };
+    match refusal {
+        Refusal::Decline(reason) => {
+            ingress.underlay.record_decline(reason);
+            if let DeclineReason::NoTunnel { source, destination, key, protocol_type } = reason {
+                ingress.unmatched.record(source, destination, key, protocol_type, now_ms);
+            }
+            Verdict::Decline(reason)
+        }
+        Refusal::Drop(tunnel, reason) => {
+            match tunnel.and_then(|index| ingress.tunnels.slot(index)) {
+                Some((tunnel, _)) => tunnel.counters().record_drop(reason),
+                None => ingress.underlay.record_drop(reason),
+            }
+            Verdict::Drop { tunnel, reason }
+        }
+    }
+}
+
+enum Refusal {
+    Decline(DeclineReason),
+    Drop(Option<TunnelIndex>, DropReason),
+}
+
+fn receive<T: TunnelSlots + ?Sized>(
+    ingress: &mut Ingress<'_, T>,
+    datagram: &mut [u8],
+    receipt: Receipt,
+    now_ms: u64,
+) -> Result<Delivery, Refusal> {
+    let arrival = Arrival::parse(ingress.table, datagram, receipt)?;
+    let index = arrival.select(ingress.table)?;
+    let gone = || Refusal::Decline(arrival.no_tunnel());
+    let (tunnel, state) = ingress.tunnels.slot(index).ok_or_else(gone)?;
+    let inner = arrival.inner.clone();
+    let offload = arrival.offload_of_inner(datagram, receipt);
+    accept(tunnel, state, &arrival, &mut datagram[inner.clone()])
+        .map_err(|reason| Refusal::Drop(Some(index), reason))?;
+    tunnel.counters().record_received(inner.len(), now_ms);
+    Ok(Delivery { tunnel: index, protocol_type: arrival.protocol_type, inner, offload })
+}
+
+/// A datagram whose outer header and GRE header are read and right.
+struct Arrival {
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    tos: u8,
+    ifindex: u32,
+    header: GreHeader,
+    /// EtherType of the payload packet, WCCP translated.
+    protocol_type: u16,
+    inner: Range<usize>,
+}
+
+impl Arrival {
+    fn parse(table: &TunnelTable, datagram: &[u8], receipt: Receipt) -> Result<Self, Refusal> {
+        let outer = Ipv4Header::parse(datagram).map_err(|error| match error {
+            Ipv4Error::Version { .. } => Refusal::Decline(DeclineReason::NotIpv4),
+            Ipv4Error::TooShort { .. } | Ipv4Error::HeaderLength { .. } => {
+                Refusal::Drop(None, DropReason::OuterTruncated)
+            }
+        })?;
+        if outer.protocol != gre::PROTOCOL {
+            return Err(Refusal::Decline(DeclineReason::NotGre));
+        }
+        let gre_at = outer.header_len();
+        let ifindex = match receipt {
+            // The IP stack verified it, and may have written into an option since.
+            Receipt::Raw { ifindex, .. } => ifindex,
+            Receipt::Facts { .. } if !checksum::verifies(&datagram[..gre_at]) => {
+                return Err(Refusal::Drop(None, DropReason::OuterChecksum));
+            }
+            Receipt::Facts { ifindex, .. } => ifindex,
+        };
+        // From here on the source is what the packet says; its only tunnel gets the blame.
+        let drop = |reason| Refusal::Drop(table.only_tunnel_of(outer.source), reason);
+        let total = usize::from(outer.total_length);
+        let gre = datagram.get(gre_at..total).ok_or_else(|| drop(DropReason::OuterTruncated))?;
+        if outer.is_fragment() {
+            return Err(drop(DropReason::OuterFragment));
+        }
+        if outer.destination.is_multicast() {
+            return Err(Refusal::Decline(DeclineReason::Multicast));
+        }
+        if gre.len() < MIN_GRE {
+            return Err(drop(DropReason::TooShort));
+        }
+        let (header, header_len) = GreHeader::parse(gre).map_err(|error| match error {
+            GreError::VersionOne => Refusal::Decline(DeclineReason::Version1Pptp),
+            GreError::TooShort { .. } => drop(DropReason::TooShort),
+            GreError::UnknownVersion { .. } => drop(DropReason::UnknownVersion),
+            GreError::ReservedFlags { .. } => drop(DropReason::ReservedFlags),
+            GreError::RoutingPresent => drop(DropReason::RoutingPresent),
+            GreError::Truncated { .. } => drop(DropReason::TruncatedHeader),
+        })?;
+        let (protocol_type, redirect) = translate_wccp(&header, gre);
+        let arrival = Self {
+            source: outer.source,
+            destination: outer.destination,
+            tos: outer.tos,
+            ifindex,
+            header,
+            protocol_type,
+            inner: gre_at + header_len + redirect..total,
+        };
+        if header.checksum.is_some() && !checksum_holds(&datagram[..total], gre_at, &arrival.inner, receipt) {
+            let meant = arrival.lookup(table).or_else(|| table.only_tunnel_of(outer.source));
+            return Err(Refusal::Drop(meant, DropReason::BadChecksum));
+        }
+        Ok(arrival)
+    }
+
+    fn lookup(&self, table: &TunnelTable) -> Option<TunnelIndex> {
+        table.lookup(self.source, self.destination, self.header.key, self.ifindex)
+    }
+
+    /// RX-10, RX-12: the tunnel, which for a layer 3 tunnel is never one that carries ERSPAN.
+    fn select(&self, table: &TunnelTable) -> Result<TunnelIndex, Refusal> {
+        let found = match self.protocol_type {
+            ethertype::ERSPAN | ethertype::ERSPAN2 => None,
+            _ => self.lookup(table),
+        };
+        found.ok_or_else(|| Refusal::Decline(self.no_tunnel()))
+    }
+
+    fn no_tunnel(&self) -> DeclineReason {
+        DeclineReason::NoTunnel {
+            source: self.source,
+            destination: self.destination,
+            key: self.header.key,
+            protocol_type: self.header.protocol_type,
+        }
+    }
+
+    /// What is undone in the payload packet, with offsets relative to it.
+    fn offload_of_inner(&self, datagram: &[u8], receipt: Receipt) -> Offload {
+        let inner = &datagram[self.inner.clone()];
+        match receipt {
+            Receipt::Raw { segment_limit, .. } if self.is_ip() => unfilled::detect(inner, segment_limit),
+            Receipt::Raw { .. } => Offload::NONE,
+            Receipt::Facts { offload, .. } => self.rebased(offload, inner),
+        }
+    }
+
+    fn rebased(&self, offload: Offload, inner: &[u8]) -> Offload {
+        // An unfilled checksum before the payload packet was the GRE header's own.
+        let partial = offload.partial.and_then(|Partial { start, offset }| {
+            let start = usize::from(start).checked_sub(self.inner.start)?;
+            let fits = start + usize::from(offset) + 2 <= inner.len();
+            fits.then_some(Partial { start: start as u16, offset })
+        });
+        let Some(gso) = offload.gso.filter(|gso| gso.size > 0) else { return Offload { partial, gso: None } };
+        let header_len = match Transport::locate(inner) {
+            Some(transport) => transport.payload_at(),
+            None => usize::from(gso.header_len).saturating_sub(self.inner.start),
+        };
+        Offload {
+            partial: partial.or_else(|| unfilled::unfilled(inner).map(|(_, partial)| partial)),
+            gso: Some(Gso { header_len: header_len as u16, ..gso }),
+        }
+    }
+
+    fn is_ip(&self) -> bool {
+        matches!(self.protocol_type, ethertype::IPV4 | ethertype::IPV6)
+    }
+}
+
+/// RX-07: with no flag set at all, WCCP is IPv4, behind a redirect header of 4 bytes in version 2.
+/// Returns the EtherType of the payload and the bytes to skip.
+fn translate_wccp(header: &GreHeader, gre: &[u8]) -> (u16, usize) {
+    if gre[..2] != [0, 0] || header.protocol_type != ethertype::WCCP {
+        return (header.protocol_type, 0);
+    }
+    let is_ipv4 = gre[gre::BASE_LEN] >> 4 == 4;
+    (ethertype::IPV4, if is_ipv4 { 0 } else { 4 })
+}
+
+/// RX-05, as far as it can be told: a sender on the same host leaves the field to a device that never
+/// comes, and of a merged packet the field is that of its first part, which was checked before merging.
+fn checksum_holds(datagram: &[u8], gre_at: usize, inner: &Range<usize>, receipt: Receipt) -> bool {
+    let gre = &datagram[gre_at..];
+    match receipt {
+        Receipt::Facts { offload: Offload { gso: Some(_), .. }, .. } => true,
+        Receipt::Facts { offload: Offload { partial: Some(partial), .. }, .. } => {
+            let start = usize::from(partial.start);
+            let own = start == gre_at && usize::from(partial.offset) == gre::CHECKSUM_OFFSET;
+            own || holds_once_filled(datagram, gre_at, start, start + usize::from(partial.offset))
+        }
+        Receipt::Facts { .. } => checksum::verifies(gre),
+        Receipt::Raw { .. } => {
+            let unfilled_itself = gre[gre::CHECKSUM_OFFSET..gre::CHECKSUM_OFFSET + 2] == [0, 0];
+            unfilled_itself
+                || checksum::verifies(gre)
+                || unfilled::unfilled(&datagram[inner.clone()]).is_some()
+        }
+    }
+}
+
+/// Verifies over a payload whose own checksum at `field`, covering from `start`, is still to be filled
+/// in: what it covers will then sum up to the complement of what stands in the field now (linux
+/// include/linux/skbuff.h, `lco_csum`).
+fn holds_once_filled(datagram: &[u8], gre_at: usize, start: usize, field: usize) -> bool {
+    let (Some(before), Some(pending)) = (datagram.get(gre_at..start), datagram.get(field..field + 2)) else {
+        return checksum::verifies(&datagram[gre_at..]);
+    };
+    let mut sum = Checksum::new();
+    sum.add(before);
+    sum.add_u16(!u16::from_be_bytes([pending[0], pending[1]]));
+    sum.verifies()
+}
+
+/// The checks of a tunnel, RX-21 to RX-24, in this order.
+fn accept(
+    tunnel: &Tunnel,
+    state: &mut TunnelState,
+    arrival: &Arrival,
+    inner: &mut [u8],
+) -> Result<(), DropReason> {
+    match (tunnel.icsum, arrival.header.checksum) {
+        (true, None) => return Err(DropReason::ChecksumMissing),
+        (false, Some(_)) => return Err(DropReason::ChecksumUnexpected),
+        _ => {}
+    }
+    if tunnel.iseq {
+        sequence::accept(&mut state.expected_sequence, arrival.header.sequence_number)?;
+    }
+    match arrival.protocol_type {
+        ethertype::IPV4 if inner.len() < ipv4::MIN_LEN => Err(DropReason::InnerTruncated),
+        ethertype::IPV6 if inner.len() < ipv6::LEN => Err(DropReason::InnerTruncated),
+        ethertype::IPV4 => match ecn::decapsulate(arrival.tos, inner[1]) {
+            ecn::Decapsulation::Corrupted => Err(DropReason::EcnCorrupted),
+            ecn::Decapsulation::Rewrite(tos) => {
+                ipv4::set_tos(inner, tos);
+                Ok(())
+            }
+            ecn::Decapsulation::Keep | ecn::Decapsulation::Suspicious => Ok(()),
+        },
+        ethertype::IPV6 => {
+            let class = ipv6::traffic_class(inner).unwrap_or(0);
+            match ecn::decapsulate(arrival.tos, class) {
+                ecn::Decapsulation::Corrupted => Err(DropReason::EcnCorrupted),
+                ecn::Decapsulation::Rewrite(class) => {
+                    ipv6::set_traffic_class(inner, class);
+                    Ok(())
+                }
+                ecn::Decapsulation::Keep | ecn::Decapsulation::Suspicious => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}

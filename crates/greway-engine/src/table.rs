@@ -1,0 +1,278 @@
+//! Which tunnel a received packet belongs to, in the kernel's order of precedence.
+//!
+//! Four steps (RX-12; linux net/ipv4/ip_tunnel.c v6.18, `ip_tunnel_lookup`): both addresses and key;
+//! remote and key; local and key; key alone. Within a step a tunnel bound to the device the packet came
+//! in by wins at once; without one the candidate of the earliest step is kept, since `dev` is a
+//! preference and not a condition. Two tunnels that differ only in `dev`: the one given first.
+//!
+//! The table is built for a set of tunnels and never changed: a new set is a new table. What it costs a
+//! packet is one hash lookup for each step that any tunnel needs.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::net::Ipv4Addr;
+
+use greway_spec::TunnelSpec;
+
+/// Which of the caller's tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TunnelIndex(pub u32);
+
+/// What a tunnel asks of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Destination the packet must have; `None`: any.
+    pub local: Option<Ipv4Addr>,
+    /// Source the packet must have; `None`: any.
+    pub remote: Option<Ipv4Addr>,
+    /// Key the packet must have; `None`: it must have none (RX-13).
+    pub ikey: Option<u32>,
+}
+
+impl Endpoint {
+    /// The endpoint of a tunnel.
+    pub fn of(spec: &TunnelSpec) -> Self {
+        Self { local: spec.local, remote: Some(spec.remote), ikey: spec.ikey }
+    }
+}
+
+/// The tunnels of one underlay, ready for lookup.
+#[derive(Clone, Debug, Default)]
+pub struct TunnelTable {
+    exact: Step<(u64, Option<u32>)>,
+    remote: Step<(u32, Option<u32>)>,
+    local: Step<(u32, Option<u32>)>,
+    wildcard: Step<u32>,
+    /// The only tunnel of a remote, for packets whose key cannot be read.
+    by_remote: Map<u32, Option<TunnelIndex>>,
+}
+
+/// Tunnels that one step finds under one key: mostly a single one.
+type Step<K> = Map<K, Vec<(Option<u32>, TunnelIndex)>>;
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+
+impl TunnelTable {
+    /// A table of tunnels with the interface index of their `dev`, where they have one.
+    pub fn new<'a>(tunnels: impl Iterator<Item = (TunnelIndex, &'a TunnelSpec, Option<u32>)>) -> Self {
+        Self::from_endpoints(tunnels.map(|(index, spec, dev)| (index, Endpoint::of(spec), dev)))
+    }
+
+    /// A table of endpoints, which may be wildcards.
+    pub fn from_endpoints(endpoints: impl Iterator<Item = (TunnelIndex, Endpoint, Option<u32>)>) -> Self {
+        let mut table = Self::default();
+        for (index, Endpoint { local, remote, ikey }, dev) in endpoints {
+            let entry = (dev, index);
+            match (local, remote) {
+                (Some(local), Some(remote)) => {
+                    table.exact.entry((pair(local, remote), ikey)).or_default().push(entry);
+                }
+                (None, Some(remote)) => table.remote.entry((remote.to_bits(), ikey)).or_default().push(entry),
+                (Some(local), None) => table.local.entry((local.to_bits(), ikey)).or_default().push(entry),
+                (None, None) => table.wildcard.entry(ikey.unwrap_or(0)).or_default().push(entry),
+            }
+            if let Some(remote) = remote {
+                let only = table.by_remote.entry(remote.to_bits());
+                only.and_modify(|known| *known = None).or_insert(Some(index));
+            }
+        }
+        table
+    }
+
+    /// The tunnel for a packet from `remote` to `local` that came in by interface `ingress`.
+    pub fn lookup(
+        &self,
+        remote: Ipv4Addr,
+        local: Ipv4Addr,
+        key: Option<u32>,
+        ingress: u32,
+    ) -> Option<TunnelIndex> {
+        let steps = [
+            find(&self.exact, &(pair(local, remote), key)),
+            find(&self.remote, &(remote.to_bits(), key)),
+            find(&self.local, &(local.to_bits(), key)),
+            // Here the kernel compares the value and not whether there is a key.
+            find(&self.wildcard, &key.unwrap_or(0)),
+        ];
+        let mut candidate = None;
+        for entries in steps.into_iter().flatten() {
+            let bound = entries.iter().find(|(dev, _)| *dev == Some(ingress));
+            if let Some((_, index)) = bound {
+                return Some(*index);
+            }
+            candidate = candidate.or_else(|| entries.first().map(|(_, index)| *index));
+        }
+        candidate
+    }
+
+    /// The tunnel that a packet from `remote` must have been meant for because there is only one:
+    /// whom to count a packet for whose header cannot be read.
+    pub fn only_tunnel_of(&self, remote: Ipv4Addr) -> Option<TunnelIndex> {
+        self.by_remote.get(&remote.to_bits()).copied().flatten()
+    }
+
+    /// Whether there is no tunnel at all.
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.remote.is_empty() && self.local.is_empty() && self.wildcard.is_empty()
+    }
+}
+
+/// Looks up without hashing where no tunnel needs the step.
+fn find<'a, K: Eq + Hash>(step: &'a Step<K>, key: &K) -> Option<&'a [(Option<u32>, TunnelIndex)]> {
+    if step.is_empty() { None } else { step.get(key).map(Vec::as_slice) }
+}
+
+fn pair(local: Ipv4Addr, remote: Ipv4Addr) -> u64 {
+    u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits())
+}
+
+/// Multiply and fold: a few instructions instead of SipHash. Keys of the table come from the
+/// administrator, so nobody can fill one bucket from the network.
+#[derive(Default)]
+struct AddressHasher(u64);
+
+impl AddressHasher {
+    fn mix(&mut self, word: u64) {
+        let wide = u128::from(self.0 ^ word ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93;
+        self.0 = (wide as u64) ^ ((wide >> 64) as u64);
+    }
+}
+
+impl Hasher for AddressHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.mix(u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.mix(u64::from(word));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.mix(word);
+    }
+
+    fn write_isize(&mut self, word: isize) {
+        self.mix(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The rule, read off the text: four passes over a list.
+    fn naive(
+        list: &[(Endpoint, Option<u32>)],
+        remote: Ipv4Addr,
+        local: Ipv4Addr,
+        key: Option<u32>,
+        ingress: u32,
+    ) -> Option<TunnelIndex> {
+        let steps: [&dyn Fn(&Endpoint) -> bool; 4] = [
+            &|e| e.local == Some(local) && e.remote == Some(remote) && e.ikey == key,
+            &|e| e.local.is_none() && e.remote == Some(remote) && e.ikey == key,
+            &|e| e.local == Some(local) && e.remote.is_none() && e.ikey == key,
+            &|e| e.local.is_none() && e.remote.is_none() && e.ikey.unwrap_or(0) == key.unwrap_or(0),
+        ];
+        let mut candidate = None;
+        for step in steps {
+            for (position, (endpoint, dev)) in (0..).zip(list) {
+                if !step(endpoint) {
+                    continue;
+                }
+                if *dev == Some(ingress) {
+                    return Some(TunnelIndex(position));
+                }
+                if candidate.is_none() {
+                    candidate = Some(TunnelIndex(position));
+                }
+            }
+        }
+        candidate
+    }
+
+    fn table(list: &[(Endpoint, Option<u32>)]) -> TunnelTable {
+        TunnelTable::from_endpoints((0..).zip(list).map(|(i, (e, dev))| (TunnelIndex(i), *e, *dev)))
+    }
+
+    fn address(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, last)
+    }
+
+    fn endpoint(local: Option<u8>, remote: Option<u8>, ikey: Option<u32>) -> Endpoint {
+        Endpoint { local: local.map(address), remote: remote.map(address), ikey }
+    }
+
+    #[test]
+    fn rx12_more_said_wins_over_less_said() {
+        let list = [
+            (endpoint(None, None, None), None),
+            (endpoint(Some(1), None, None), None),
+            (endpoint(None, Some(2), None), None),
+            (endpoint(Some(1), Some(2), None), None),
+        ];
+        let found = |n: usize| table(&list[..n]).lookup(address(2), address(1), None, 9);
+        assert_eq!([1, 2, 3, 4].map(|n| found(n).unwrap().0), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn rx12_the_ingress_device_wins_over_an_earlier_step() {
+        let list = [(endpoint(Some(1), Some(2), None), Some(3)), (endpoint(None, Some(2), None), Some(9))];
+        let table = table(&list);
+        assert_eq!(table.lookup(address(2), address(1), None, 9), Some(TunnelIndex(1)));
+        assert_eq!(table.lookup(address(2), address(1), None, 3), Some(TunnelIndex(0)));
+        assert_eq!(table.lookup(address(2), address(1), None, 7), Some(TunnelIndex(0)));
+    }
+
+    #[test]
+    fn rx13_no_key_and_key_zero_are_different_except_for_wildcards() {
+        let strict = table(&[(endpoint(Some(1), Some(2), None), None)]);
+        assert_eq!(strict.lookup(address(2), address(1), Some(0), 9), None);
+        let lax = table(&[(endpoint(None, None, None), None)]);
+        assert_eq!(lax.lookup(address(2), address(1), Some(0), 9), Some(TunnelIndex(0)));
+        assert_eq!(lax.lookup(address(2), address(1), Some(1), 9), None);
+    }
+
+    #[test]
+    fn a_remote_with_two_tunnels_has_no_only_one() {
+        let list = [
+            (endpoint(Some(1), Some(2), None), None),
+            (endpoint(Some(1), Some(2), Some(5)), None),
+            (endpoint(Some(1), Some(3), None), None),
+        ];
+        let table = table(&list);
+        assert_eq!(table.only_tunnel_of(address(2)), None);
+        assert_eq!(table.only_tunnel_of(address(3)), Some(TunnelIndex(2)));
+        assert_eq!(table.only_tunnel_of(address(4)), None);
+    }
+
+    fn any_endpoint() -> impl Strategy<Value = (Endpoint, Option<u32>)> {
+        let address = || proptest::option::of(0_u8..3);
+        (address(), address(), proptest::option::of(0_u32..3), proptest::option::of(1_u32..4))
+            .prop_map(|(local, remote, ikey, dev)| (endpoint(local, remote, ikey), dev))
+    }
+
+    proptest! {
+        #[test]
+        fn rx12_rx13_the_table_is_the_naive_scan(
+            list in proptest::collection::vec(any_endpoint(), 0..24),
+            packets in proptest::collection::vec(
+                (0_u8..4, 0_u8..4, proptest::option::of(0_u32..4), 0_u32..5), 1..30),
+        ) {
+            let table = table(&list);
+            for (remote, local, key, ingress) in packets {
+                let (remote, local) = (address(remote), address(local));
+                prop_assert_eq!(
+                    table.lookup(remote, local, key, ingress),
+                    naive(&list, remote, local, key, ingress)
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A tunnel as the engine sees it: what never changes, and what a worker counts.
+//!
+//! [`Tunnel`] is made once from a [`TunnelSpec`] and shared; a changed spec is a new `Tunnel` with the
+//! same counters. [`TunnelState`] belongs to one worker at a time.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use greway_spec::{Tos, Ttl, TunnelSpec};
+use greway_wire::gre::{self, GreHeader};
+
+use crate::counters::TunnelCounters;
+
+/// The configuration of a tunnel in the form that packets need.
+#[derive(Clone, Debug)]
+pub struct Tunnel {
+    pub(crate) local: Option<Ipv4Addr>,
+    pub(crate) remote: Ipv4Addr,
+    pub(crate) ikey: Option<u32>,
+    pub(crate) okey: Option<u32>,
+    pub(crate) icsum: bool,
+    pub(crate) iseq: bool,
+    pub(crate) oseq: bool,
+    pub(crate) ocsum: bool,
+    /// 0: inherit.
+    pub(crate) ttl: u8,
+    pub(crate) tos: Tos,
+    pub(crate) pmtudisc: bool,
+    pub(crate) ignore_df: bool,
+    /// The GRE header with protocol type, checksum and sequence number still zero.
+    template: [u8; gre::MAX_LEN],
+    template_len: u8,
+    counters: Arc<TunnelCounters>,
+}
+
+impl Tunnel {
+    /// Prepares a tunnel. `counters` outlive it: a changed tunnel goes on counting.
+    pub fn new(spec: &TunnelSpec, counters: Arc<TunnelCounters>) -> Self {
+        let header = GreHeader {
+            protocol_type: 0,
+            checksum: spec.ocsum.then_some(0),
+            key: spec.okey,
+            sequence_number: spec.oseq.then_some(0),
+        };
+        let mut template = [0; gre::MAX_LEN];
+        // 16 bytes hold any GRE header.
+        let template_len = header.emit(&mut template).map_or(0, |len| len as u8);
+        Self {
+            local: spec.local,
+            remote: spec.remote,
+            ikey: spec.ikey,
+            okey: spec.okey,
+            icsum: spec.icsum,
+            iseq: spec.iseq,
+            oseq: spec.oseq,
+            ocsum: spec.ocsum,
+            ttl: match spec.ttl {
+                Ttl::Inherit => 0,
+                Ttl::Fixed(ttl) => ttl,
+            },
+            tos: spec.tos,
+            pmtudisc: spec.pmtudisc,
+            ignore_df: spec.ignore_df,
+            template,
+            template_len,
+            counters,
+        }
+    }
+
+    /// The counters it was made with.
+    pub fn counters(&self) -> &Arc<TunnelCounters> {
+        &self.counters
+    }
+
+    /// Outer source address, where one is set.
+    pub fn local(&self) -> Option<Ipv4Addr> {
+        self.local
+    }
+
+    /// Outer destination address.
+    pub fn remote(&self) -> Ipv4Addr {
+        self.remote
+    }
+
+    /// Key that received packets must carry.
+    pub fn ikey(&self) -> Option<u32> {
+        self.ikey
+    }
+
+    /// Bytes of the GRE header of sent packets: 4 to 16.
+    pub fn gre_len(&self) -> usize {
+        usize::from(self.template_len)
+    }
+
+    /// Bytes that encapsulation adds: IPv4 header and GRE header.
+    pub fn overhead(&self) -> usize {
+        greway_wire::ipv4::MIN_LEN + self.gre_len()
+    }
+
+    /// Whether sent packets carry sequence numbers.
+    pub fn sends_sequence(&self) -> bool {
+        self.oseq
+    }
+
+    /// The GRE header of a packet with its checksum field zero.
+    pub(crate) fn gre_header(&self, protocol_type: u16, sequence_number: u32) -> ([u8; gre::MAX_LEN], usize) {
+        let mut header = self.template;
+        let len = self.gre_len();
+        header[2..4].copy_from_slice(&protocol_type.to_be_bytes());
+        if self.oseq {
+            // The sequence number is the last option.
+            header[len - 4..len].copy_from_slice(&sequence_number.to_be_bytes());
+        }
+        (header, len)
+    }
+}
+
+/// What changes with the packets of a tunnel. Sending uses one half, receiving the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunnelState {
+    /// Number of the next packet sent (TX-08); wraps.
+    pub next_sequence: u32,
+    /// Number of the next packet received; 0: any.
+    pub expected_sequence: u32,
+}
+
+impl TunnelState {
+    /// A state whose first packet will carry `next_sequence`.
+    pub fn starting_at(next_sequence: u32) -> Self {
+        Self { next_sequence, expected_sequence: 0 }
+    }
+
+    /// Whether the next number has reached `limit`, the first that is not reserved, so that a new
+    /// reservation must be on disk before it is sent (T7). Right across the wrap for reservations of
+    /// up to 2³¹ numbers.
+    pub fn needs_reservation(&self, limit: u32) -> bool {
+        self.next_sequence.wrapping_sub(limit).cast_signed() >= 0
+    }
+
+    /// The number for a packet; the next packet gets the next one.
+    pub(crate) fn take_sequence(&mut self) -> u32 {
+        let number = self.next_sequence;
+        self.next_sequence = number.wrapping_add(1);
+        number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reservation_is_due_at_its_limit_and_across_the_wrap() {
+        assert!(!TunnelState::starting_at(65_535).needs_reservation(65_536));
+        assert!(TunnelState::starting_at(65_536).needs_reservation(65_536));
+        assert!(!TunnelState::starting_at(u32::MAX).needs_reservation(10));
+        assert!(TunnelState::starting_at(10).needs_reservation(10));
+    }
+
+    #[test]
+    fn tx08_the_counter_wraps() {
+        let mut state = TunnelState::starting_at(u32::MAX);
+        assert_eq!([state.take_sequence(), state.take_sequence()], [u32::MAX, 0]);
+    }
+}

@@ -1,0 +1,112 @@
+//! GRE packets that matched no tunnel, remembered for whoever asks why nothing arrives.
+//!
+//! Most tunnels that do not work fail here: another key at the far end, an address translated on the
+//! way. The table is small and fixed, so that a flood costs no memory: when it is full the entry that
+//! has been silent longest makes room.
+
+use std::net::Ipv4Addr;
+
+/// One kind of packet that matched nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnmatchedEntry {
+    /// Source of the datagrams.
+    pub source: Ipv4Addr,
+    /// Their destination.
+    pub destination: Ipv4Addr,
+    /// Their key; `None`: no key at all.
+    pub key: Option<u32>,
+    /// EtherType of their payload.
+    pub protocol_type: u16,
+    /// How many since the entry was made.
+    pub count: u64,
+    /// When the last one came, in milliseconds of the worker's clock.
+    pub last_seen_ms: u64,
+}
+
+/// The table. One worker records; readers get a copy of [`Unmatched::entries`].
+#[derive(Clone, Debug, Default)]
+pub struct Unmatched {
+    entries: Vec<UnmatchedEntry>,
+    evicted: u64,
+}
+
+impl Unmatched {
+    /// Entries at most.
+    pub const CAPACITY: usize = 64;
+
+    /// An empty table; it allocates its memory at once.
+    pub fn new() -> Self {
+        Self { entries: Vec::with_capacity(Self::CAPACITY), evicted: 0 }
+    }
+
+    /// Counts a packet.
+    pub fn record(
+        &mut self,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        key: Option<u32>,
+        protocol_type: u16,
+        now_ms: u64,
+    ) {
+        let wanted = (source, destination, key, protocol_type);
+        let of = |e: &UnmatchedEntry| (e.source, e.destination, e.key, e.protocol_type);
+        if let Some(entry) = self.entries.iter_mut().find(|entry| of(entry) == wanted) {
+            entry.count += 1;
+            entry.last_seen_ms = now_ms;
+            return;
+        }
+        let entry =
+            UnmatchedEntry { source, destination, key, protocol_type, count: 1, last_seen_ms: now_ms };
+        if self.entries.len() < Self::CAPACITY {
+            self.entries.push(entry);
+        } else if let Some(oldest) = self.entries.iter_mut().min_by_key(|entry| entry.last_seen_ms) {
+            *oldest = entry;
+            self.evicted += 1;
+        }
+    }
+
+    /// The entries, in no order that means anything.
+    pub fn entries(&self) -> &[UnmatchedEntry] {
+        &self.entries
+    }
+
+    /// How many entries had to make room.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.evicted = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+    #[test]
+    fn equal_packets_share_an_entry_and_another_key_has_its_own() {
+        let mut table = Unmatched::new();
+        for (key, now) in [(None, 1), (None, 2), (Some(0), 3)] {
+            table.record(HERE, HERE, key, 0x0800, now);
+        }
+        let seen: Vec<_> = table.entries().iter().map(|e| (e.key, e.count, e.last_seen_ms)).collect();
+        assert_eq!(seen, [(None, 2, 2), (Some(0), 1, 3)]);
+    }
+
+    #[test]
+    fn a_flood_evicts_what_was_silent_longest() {
+        let mut table = Unmatched::new();
+        let flood = Unmatched::CAPACITY as u32 + 10;
+        for number in 0..flood {
+            table.record(Ipv4Addr::from(number), HERE, None, 0x0800, u64::from(number));
+        }
+        assert_eq!(table.entries().len(), Unmatched::CAPACITY);
+        assert_eq!(table.evicted(), 10);
+        assert!(table.entries().iter().all(|entry| entry.last_seen_ms >= 10));
+    }
+}

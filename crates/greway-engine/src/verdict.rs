@@ -1,0 +1,284 @@
+//! What is decided about a packet, and every reason there is.
+//!
+//! Each reason is one name that counters, `status`, metrics, the fast path and the tests share. A name
+//! never changes its meaning: scripts read it.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use crate::offload::Offload;
+use crate::table::TunnelIndex;
+
+/// What is to be done with a received datagram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Hand the payload packet to the tunnel device.
+    Deliver(Delivery),
+    /// Not ours: leave it for others on this host.
+    Decline(DeclineReason),
+    /// Ours or malformed, and not to be carried.
+    Drop {
+        /// The tunnel it was meant for, where that can be told.
+        tunnel: Option<TunnelIndex>,
+        /// Why.
+        reason: DropReason,
+    },
+}
+
+/// A payload packet on its way to a tunnel device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The tunnel it came through.
+    pub tunnel: TunnelIndex,
+    /// Its EtherType.
+    pub protocol_type: u16,
+    /// Where it is in the datagram. ECN has been combined into it in place.
+    pub inner: Range<usize>,
+    /// What is left to be done to it; offsets relative to `inner`.
+    pub offload: Offload,
+}
+
+/// Why a datagram is left to others. None of these is an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeclineReason {
+    /// The packet is not IPv4.
+    NotIpv4,
+    /// The protocol is not 47.
+    NotGre,
+    /// GRE version 1, PPTP's (RFC 2637).
+    Version1Pptp,
+    /// Sent to a multicast group; no tunnel here has one.
+    Multicast,
+    /// No tunnel has this combination of addresses and key.
+    NoTunnel {
+        /// Source of the datagram.
+        source: Ipv4Addr,
+        /// Destination of the datagram.
+        destination: Ipv4Addr,
+        /// Its key, where it has one.
+        key: Option<u32>,
+        /// EtherType of the payload packet.
+        protocol_type: u16,
+    },
+}
+
+impl DeclineReason {
+    /// How many there are.
+    pub const COUNT: usize = 5;
+    /// Their names, by [`DeclineReason::index`].
+    pub const NAMES: [&'static str; Self::COUNT] =
+        ["not-ipv4", "not-gre", "version-1-pptp", "multicast", "no-tunnel"];
+
+    /// Position among the counters, below [`DeclineReason::COUNT`].
+    pub fn index(self) -> usize {
+        match self {
+            Self::NotIpv4 => 0,
+            Self::NotGre => 1,
+            Self::Version1Pptp => 2,
+            Self::Multicast => 3,
+            Self::NoTunnel { .. } => 4,
+        }
+    }
+
+    /// The stable name, in kebab case.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self.index()]
+    }
+
+    /// One sentence for operators: what the packet was and why it is left alone.
+    pub fn explain(self) -> &'static str {
+        match self {
+            Self::NotIpv4 => "the packet is not IPv4, so no tunnel here can be meant",
+            Self::NotGre => "the packet is not GRE (protocol 47)",
+            Self::Version1Pptp => "GRE version 1 belongs to PPTP and is left to whoever speaks it",
+            Self::Multicast => "the packet was sent to a multicast group that no tunnel here listens to",
+            Self::NoTunnel { .. } => "no tunnel has these addresses and this key; compare both ends",
+        }
+    }
+}
+
+impl fmt::Display for DeclineReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which way a dropped packet was going.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the underlay to the tunnel device.
+    Receive,
+    /// From the tunnel device to the underlay.
+    Transmit,
+}
+
+/// Defines the enum, its order and all that is said about each reason in one place.
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident, $direction:ident, $name:literal, $kernel:expr, $explain:literal;)+) => {
+        /// Why a packet was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of [`DropReason::index`].
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable name, in kebab case.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// One sentence for operators: what happened and what to look at.
+            pub fn explain(self) -> &'static str {
+                match self { $(Self::$variant => $explain,)+ }
+            }
+
+            /// Which way the packet was going.
+            pub fn direction(self) -> Direction {
+                match self { $(Self::$variant => Direction::$direction,)+ }
+            }
+
+            /// The error counter of a kernel tunnel that would have moved; `None` where the kernel
+            /// drops silently.
+            pub fn kernel_counter(self) -> Option<&'static str> {
+                match self { $(Self::$variant => $kernel,)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The outer IPv4 header or the datagram it announces is not all there (T3).
+    OuterTruncated, Receive, "outer-truncated", None,
+        "the datagram is shorter than its IPv4 header says; something on the way cut it off";
+    /// The outer IPv4 header checksum is wrong (T3).
+    OuterChecksum, Receive, "outer-checksum", None,
+        "the checksum of the outer IPv4 header is wrong; a device on the way damages packets";
+    /// A fragment of the outer datagram that nobody put together (RX-01).
+    OuterFragment, Receive, "outer-fragment", None,
+        "a fragment of a datagram arrived that was not reassembled; lower the MTU of the peer's tunnel";
+    /// The frame had a VLAN tag (T3).
+    VlanTagged, Receive, "vlan-tagged", None,
+        "the frame carried a VLAN tag, so it belongs to a VLAN device and not to this one";
+    /// Fewer than 12 bytes of GRE (RX-01).
+    TooShort, Receive, "too-short", None,
+        "fewer than 12 bytes of GRE header and payload; Linux drops such packets too";
+    /// A GRE version from 2 to 7 (RX-02).
+    UnknownVersion, Receive, "unknown-version", None,
+        "the GRE version is neither 0 nor 1; the sender speaks something else";
+    /// A bit of 0x0078 of the flags is set (RX-02).
+    ReservedFlags, Receive, "reserved-flags", None,
+        "a reserved flag is set that no GRE standard in use defines";
+    /// RFC 1701 source routing (RX-03).
+    RoutingPresent, Receive, "routing-present", None,
+        "the packet asks for RFC 1701 source routing, which is obsolete and refused";
+    /// The GRE header is shorter than its flags say (RX-04).
+    TruncatedHeader, Receive, "truncated-header", None,
+        "the GRE header ends before the options its flags announce";
+    /// The GRE checksum is wrong (RX-05).
+    BadChecksum, Receive, "bad-checksum", None,
+        "the GRE checksum is wrong; a device on the way damages packets";
+    /// The tunnel wants a checksum and there is none (RX-21).
+    ChecksumMissing, Receive, "checksum-missing", Some("rx_crc_errors"),
+        "this tunnel expects a checksum (icsum) and the peer sends none; set csum at the peer or noicsum here";
+    /// The tunnel wants no checksum and there is one (RX-21).
+    ChecksumUnexpected, Receive, "checksum-unexpected", Some("rx_crc_errors"),
+        "the peer sends a checksum and this tunnel expects none; set icsum here or turn csum off at the peer";
+    /// The tunnel wants a sequence number and there is none (RX-22).
+    SequenceMissing, Receive, "sequence-missing", Some("rx_fifo_errors"),
+        "this tunnel expects sequence numbers (iseq) and the peer sends none; set seq at the peer or noiseq here";
+    /// The sequence number is behind the last one (RX-22).
+    SequenceLate, Receive, "sequence-late", Some("rx_fifo_errors"),
+        "the sequence number is behind the last one: packets were reordered or repeated, or the peer started again";
+    /// The payload packet is shorter than its fixed header (RX-23).
+    InnerTruncated, Receive, "inner-truncated", Some("rx_length_errors"),
+        "the payload is too short for the IPv4 or IPv6 header that it should begin with";
+    /// Congestion marked on a packet that is not ECN-capable (RX-24).
+    EcnCorrupted, Receive, "ecn-corrupted", Some("rx_frame_errors"),
+        "a router marked congestion on a packet whose payload is not ECN-capable; RFC 6040 says drop";
+    /// The tunnel device cannot take a packet of this size (T5).
+    InnerTooBigForDevice, Receive, "inner-too-big-for-device", None,
+        "the payload is larger than the tunnel device takes; raise the device's MTU or lower the peer's";
+    /// The tunnel device is down or gone.
+    DeviceDown, Receive, "device-down", None,
+        "the tunnel device is down or gone; bring it up with 'ip link set'";
+    /// The tunnel device's queue is full.
+    DeviceQueueFull, Receive, "device-queue-full", None,
+        "the host did not take packets from the tunnel device fast enough";
+    /// The tunnel device refused the packet for another reason.
+    DeviceRefused, Receive, "device-refused", None,
+        "the tunnel device refused the packet";
+    /// Nothing to send, or less than the fixed header of its kind.
+    NoPayload, Transmit, "no-payload", None,
+        "the packet is shorter than the IP header that it should begin with";
+    /// The TTL to be copied to the outer header is 0.
+    TtlExhausted, Transmit, "ttl-exhausted", None,
+        "the packet's TTL is 0 and the tunnel copies it (ttl inherit)";
+    /// The packet is this tunnel's own GRE packet (TX-04).
+    Recursion, Transmit, "recursion", Some("collisions"),
+        "the route to the remote endpoint leads into the tunnel itself; add a route to it by the underlay";
+    /// A super-packet whose headers contradict what it should be split into.
+    UnsplittableOffload, Transmit, "unsplittable-offload", None,
+        "the sender left work to the device that does not fit the packet's own headers";
+    /// Larger than the path or a datagram allows (TX-06).
+    TooBigForPath, Transmit, "too-big-for-path", Some("tx_errors"),
+        "the packet with its tunnel headers is larger than the path takes and may not be fragmented";
+    /// No route to the remote endpoint (TX-04).
+    NoRoute, Transmit, "no-route", Some("tx_carrier_errors"),
+        "this host has no route to the remote endpoint, or the underlay is down";
+    /// Refused with EPERM: an OUTPUT rule or an IPsec policy.
+    FirewallRefused, Transmit, "firewall-refused", None,
+        "the host's firewall or an IPsec policy refused to let GRE (protocol 47) out";
+    /// The host's queues are full (ENOBUFS, EAGAIN).
+    HostQueueFull, Transmit, "host-queue-full", None,
+        "the host's send queue was full";
+    /// Any other error of the send call.
+    SendFailed, Transmit, "send-failed", None,
+        "the kernel refused to send the packet; the daemon's log has the error";
+}
+
+impl DropReason {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Position among the counters, below [`DropReason::COUNT`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_kebab_case_and_unique() {
+        let names: HashSet<_> =
+            DropReason::ALL.iter().map(|r| r.name()).chain(DeclineReason::NAMES).collect();
+        assert_eq!(names.len(), DropReason::COUNT + DeclineReason::COUNT);
+        for reason in DropReason::ALL {
+            let kebab = |c: char| c.is_ascii_lowercase() || c == '-';
+            assert!(reason.name().chars().all(kebab), "{reason:?}");
+            let text = reason.explain();
+            assert!(!text.ends_with('.') && text.len() > 20, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn an_index_is_the_position_in_all() {
+        for (position, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), position);
+        }
+    }
+}
