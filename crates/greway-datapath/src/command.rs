@@ -1,0 +1,27 @@
+//! What other threads ask of the worker.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use greway_engine::{TunnelCounters, UnmatchedEntry};
+use greway_spec::{DeviceName, TunnelSpec};
+
+use crate::handle::DatapathError;
+use crate::port::PortSpec;
+use crate::underlay::Receive;
+
+/// A request, with the way back for its answer.
+pub(crate) enum Command {
+    Add { port: Box<PortSpec>, counters: Arc<TunnelCounters>, done: Answer<()> },
+    Change { spec: Box<TunnelSpec>, bound_to: Option<u32>, done: Answer<()> },
+    Remove { name: DeviceName, done: Answer<()> },
+    Receive { name: DeviceName, way: Receive, done: Answer<()> },
+    Mtu { name: DeviceName, mtu: u32 },
+    LocalAddresses(HashSet<Ipv4Addr>),
+    Unmatched { done: SyncSender<Vec<UnmatchedEntry>> },
+    Stop,
+}
+
+pub(crate) type Answer<T> = SyncSender<Result<T, DatapathError>>;

@@ -1,0 +1,157 @@
+//! The other threads' end of the data plane.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender, SyncSender};
+use std::thread::{self, JoinHandle};
+
+use greway_engine::{TunnelCounters, UnmatchedEntry};
+use greway_linux::OpenError;
+use greway_linux::event::Waker;
+use greway_spec::{DeviceName, TunnelSpec};
+
+use crate::command::Command;
+use crate::port::PortSpec;
+use crate::underlay::Receive;
+use crate::worker::Worker;
+
+/// A running data plane. Dropping it stops the worker and closes all sockets; devices stay.
+#[derive(Debug)]
+pub struct Datapath {
+    commands: Sender<Command>,
+    wake: Arc<Waker>,
+    worker: Option<JoinHandle<()>>,
+}
+
+/// What a tunnel's counters are read through.
+pub type Traffic = Arc<TunnelCounters>;
+
+/// Why the data plane refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// A socket cannot be had.
+    #[error("{name}: {source}")]
+    Open {
+        /// The tunnel it was for.
+        name: DeviceName,
+        /// Which step the kernel refused.
+        source: OpenError,
+    },
+    /// A socket cannot be waited for.
+    #[error("{name}: cannot wait for its packets")]
+    Watch {
+        /// The tunnel.
+        name: DeviceName,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// No such tunnel is carried.
+    #[error("{0} is not carried")]
+    Unknown(DeviceName),
+    /// The worker could not be started.
+    #[error("cannot start the data plane")]
+    Start(#[source] io::Error),
+    /// The sockets that every tunnel needs cannot be had.
+    #[error("cannot open the underlay")]
+    Underlay(#[from] OpenError),
+    /// The worker is gone.
+    #[error("the data plane has stopped")]
+    Stopped,
+}
+
+impl Datapath {
+    /// Starts the worker, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When sockets or the thread cannot be had.
+    pub fn start() -> Result<Self, DatapathError> {
+        let wake = Arc::new(Waker::new().map_err(DatapathError::Start)?);
+        let (commands, received) = mpsc::channel();
+        let worker = Worker::new(received, Arc::clone(&wake))?;
+        let worker = thread::Builder::new()
+            .name("datapath".into())
+            .spawn(move || worker.run())
+            .map_err(DatapathError::Start)?;
+        Ok(Self { commands, wake, worker: Some(worker) })
+    }
+
+    /// Starts to carry a tunnel.
+    ///
+    /// # Errors
+    /// When its sockets cannot be had; nothing is carried then.
+    pub fn add(&self, port: PortSpec) -> Result<Traffic, DatapathError> {
+        let counters = Traffic::default();
+        let port = Box::new(port);
+        self.ask(|done| Command::Add { port, counters: Arc::clone(&counters), done })??;
+        Ok(counters)
+    }
+
+    /// Carries a tunnel with other parameters from the next packet on.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unknown`].
+    pub fn change(&self, spec: &TunnelSpec, bound_to: Option<u32>) -> Result<(), DatapathError> {
+        let spec = Box::new(spec.clone());
+        self.ask(|done| Command::Change { spec, bound_to, done })?
+    }
+
+    /// Stops carrying a tunnel.
+    ///
+    /// # Errors
+    /// [`DatapathError::Unknown`].
+    pub fn remove(&self, name: &DeviceName) -> Result<(), DatapathError> {
+        self.ask(|done| Command::Remove { name: name.clone(), done })?
+    }
+
+    /// Changes how a tunnel receives.
+    ///
+    /// # Errors
+    /// When the socket cannot be had; the tunnel receives as before then.
+    pub fn receive_by(&self, name: &DeviceName, way: Receive) -> Result<(), DatapathError> {
+        self.ask(|done| Command::Receive { name: name.clone(), way, done })?
+    }
+
+    /// Tells the MTU of a tunnel device, when it changed.
+    pub fn set_mtu(&self, name: &DeviceName, mtu: u32) {
+        // A worker that is gone needs no MTU.
+        let _ = self.tell(Command::Mtu { name: name.clone(), mtu });
+    }
+
+    /// Tells which addresses are this host's: only packets to them are for its tunnels.
+    pub fn set_local_addresses(&self, addresses: HashSet<Ipv4Addr>) {
+        let _ = self.tell(Command::LocalAddresses(addresses));
+    }
+
+    /// Packets that matched no tunnel.
+    ///
+    /// # Errors
+    /// [`DatapathError::Stopped`].
+    pub fn unmatched(&self) -> Result<Vec<UnmatchedEntry>, DatapathError> {
+        self.ask(|done| Command::Unmatched { done })
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, DatapathError> {
+        let (done, answer) = mpsc::sync_channel(1);
+        self.tell(command(done))?;
+        answer.recv().map_err(|_gone| DatapathError::Stopped)
+    }
+
+    fn tell(&self, command: Command) -> Result<(), DatapathError> {
+        self.commands.send(command).map_err(|_gone| DatapathError::Stopped)?;
+        self.wake.wake();
+        Ok(())
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        let _ = self.tell(Command::Stop);
+        if let Some(worker) = self.worker.take()
+            && worker.join().is_err()
+        {
+            tracing::error!("the data plane's worker had panicked");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Carries packets: threads, queues and batches between tunnel devices and the underlay.
+//!
+//! What is done to a packet is decided in `greway-engine`; this crate moves the bytes. It makes no
+//! device, reads no configuration and sets no rule of the host. One worker thread owns all sockets,
+//! buffers and tunnel states; others reach it by commands ([`Datapath`]) and read counters without
+//! a lock.
+//!
+//! ```text
+//!  tun0 ══ veth ══ peer end                                  underlay devices
+//!             │ packet socket,                          packet socket │ or raw socket
+//!             │ virtio-net header             (sees offload facts)    │ (behind the firewall)
+//!             ▼                                                       ▼
+//!          [ batch ] ── encapsulate ─► train ─► raw socket ─►   [ batch ] ── decapsulate ─┐
+//!             ▲                                                                           │
+//!             └──────────────── virtio-net header, link header, payload in place ◄────────┘
+//! ```
+//!
+//! What is sent always goes by a raw socket, so the host's routes, neighbours, OUTPUT rules and
+//! IPsec policies hold for it (`IP_HDRINCL` would pass a policy by). What is received goes by a
+//! packet socket where nothing on the host could filter it, else by a raw socket; see [`Receive`].
+
+#![forbid(unsafe_code)]
+
+mod command;
+mod handle;
+mod offload;
+mod overlay;
+mod port;
+mod receive;
+mod send;
+mod underlay;
+mod worker;
+
+pub use handle::{Datapath, DatapathError, Traffic};
+pub use overlay::Overlay;
+pub use port::{PortSpec, ReserveSequence};
+pub use underlay::Receive;

@@ -1,0 +1,262 @@
+//! From tunnel devices to the underlay: packets become trains of segments whose headers are
+//! written once and whose payloads are sent from where they were received.
+
+use std::io;
+
+use greway_engine::{DropReason, Train, TunnelCounters, encapsulate};
+use greway_linux::batch::{ReceiveBatch, SendBatch, SendStorage};
+use greway_linux::vnet;
+
+use crate::overlay::{Inside, Payload};
+use crate::port::Port;
+use crate::underlay::{self, Underlay};
+
+/// What the sending side keeps from batch to batch.
+pub(crate) struct Sender {
+    train: Train,
+    storage: SendStorage,
+    /// The packets in the batch: which messages are theirs, and how many bytes they had.
+    packets: Vec<Waiting>,
+    /// The last error that has no drop reason of its own, so that the log has it once.
+    odd_error: Option<i32>,
+    /// A packet of a TUN device; empty until there is one.
+    buffer: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+struct Waiting {
+    messages: usize,
+    bytes: usize,
+}
+
+/// Messages in one batch; the largest super-packet gives some fifty.
+const MESSAGES: usize = 256;
+/// A super-packet with an absurdly small segment size: more than this is not sent in one batch.
+const MOST_SEGMENTS: usize = MESSAGES;
+/// Packets taken from a TUN device before others have their turn.
+const TUN_TURN: usize = 64;
+/// The largest packet of a TUN device in bytes.
+const LARGEST: usize = 65_536;
+
+impl Sender {
+    pub(crate) fn new() -> Self {
+        Self {
+            train: Train::new(),
+            storage: SendStorage::new(MESSAGES),
+            packets: Vec::with_capacity(MESSAGES),
+            odd_error: None,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Carries one batch out of a tunnel device. Whether there may be more.
+    pub(crate) fn carry(
+        &mut self,
+        port: &mut Port,
+        underlay: &Underlay,
+        batch: &mut ReceiveBatch,
+        now_ms: u64,
+    ) -> io::Result<bool> {
+        if matches!(port.inside, Inside::Tun(_)) {
+            return self.carry_tun(port, underlay, now_ms);
+        }
+        let Inside::Link { socket, .. } = &port.inside else { return Ok(false) };
+        let count = batch.recv(socket)?;
+        let full = count == batch.slots();
+        let Self { train, storage, packets, odd_error, .. } = self;
+        let mut out = storage.start();
+        packets.clear();
+        // Segments with and without DF take different sockets; a change sends what is waiting.
+        let mut with_df = true;
+        for received in batch.packets() {
+            let (header, auxdata) = (received.vnet, received.meta.auxdata);
+            let frame: &[u8] = received.into_data();
+            let Some(payload) = Inside::payload(frame, header, auxdata) else {
+                port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
+                continue;
+            };
+            if !fill(port, &payload, train) {
+                continue;
+            }
+            let df = train.outer().dont_fragment;
+            if df != with_df || out.len() + train.len() > MESSAGES {
+                flush(&mut out, packets, port, underlay, with_df, now_ms, odd_error);
+                with_df = df;
+            }
+            push(&mut out, packets, train, payload.packet, port.bound_to);
+        }
+        flush(&mut out, packets, port, underlay, with_df, now_ms, odd_error);
+        Ok(full)
+    }
+
+    /// The same for a TUN device, which gives one packet a read.
+    fn carry_tun(
+        &mut self,
+        port: &mut Port,
+        underlay: &Underlay,
+        now_ms: u64,
+    ) -> io::Result<bool> {
+        let Self { train, storage, packets, odd_error, buffer } = self;
+        buffer.resize(LARGEST, 0);
+        for _ in 0..TUN_TURN {
+            let mut header = [0; vnet::LEN];
+            let Inside::Tun(tun) = &port.inside else { return Ok(false) };
+            let Some(length) = tun.recv(&mut header, buffer)? else { return Ok(false) };
+            let Some(payload) = Inside::tun_payload(&buffer[..length], &header) else {
+                port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
+                continue;
+            };
+            if !fill(port, &payload, train) {
+                continue;
+            }
+            let mut out = storage.start();
+            packets.clear();
+            push(&mut out, packets, train, payload.packet, port.bound_to);
+            let df = train.outer().dont_fragment;
+            flush(&mut out, packets, port, underlay, df, now_ms, odd_error);
+        }
+        Ok(true)
+    }
+}
+
+/// Encapsulates a packet into the train; false when it was dropped.
+fn fill(port: &mut Port, payload: &Payload<'_>, train: &mut Train) -> bool {
+    port.reserve_sequence();
+    let Payload { protocol_type, packet, offload } = payload;
+    // The engine counts what it drops.
+    if encapsulate(&port.tunnel, &mut port.state, *protocol_type, packet, *offload, train).is_err() {
+        return false;
+    }
+    if train.len() > MOST_SEGMENTS {
+        port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
+        return false;
+    }
+    true
+}
+
+fn push<'a>(
+    out: &mut SendBatch<'_, 'a>,
+    packets: &mut Vec<Waiting>,
+    train: &Train,
+    packet: &'a [u8],
+    bound_to: Option<u32>,
+) {
+    let (target, control) = underlay::address(&train.outer(), bound_to);
+    for segment in train.segments() {
+        let pushed = out.push_with_prefix(segment.header, &[&packet[segment.payload]], target, control);
+        debug_assert!(pushed.is_ok(), "there was room for the whole train");
+    }
+    packets.push(Waiting { messages: train.len(), bytes: packet.len() });
+}
+
+/// Sends what is waiting and counts each packet: sent when any of its segments was, dropped for
+/// each of them that was not.
+fn flush(
+    out: &mut SendBatch<'_, '_>,
+    packets: &mut Vec<Waiting>,
+    port: &Port,
+    underlay: &Underlay,
+    with_df: bool,
+    now_ms: u64,
+    odd_error: &mut Option<i32>,
+) {
+    if out.is_empty() {
+        return;
+    }
+    let counters = port.tunnel.counters();
+    let total = out.len();
+    let mut tally = Tally { packets: packets.as_slice(), position: 0, begin: 0, lost: 0, counters, now_ms };
+    let outcome = out.send(underlay.sender(with_df), |index, error| {
+        counters.record_drop(reason(&error, port, odd_error));
+        tally.lost(index);
+    });
+    for index in total - outcome.pending..total {
+        counters.record_drop(DropReason::HostQueueFull);
+        tally.lost(index);
+    }
+    tally.finish();
+    out.clear();
+    packets.clear();
+}
+
+/// Walks over packets and their lost messages side by side, both in order.
+struct Tally<'a> {
+    packets: &'a [Waiting],
+    position: usize,
+    begin: usize,
+    lost: usize,
+    counters: &'a TunnelCounters,
+    now_ms: u64,
+}
+
+impl Tally<'_> {
+    fn lost(&mut self, message: usize) {
+        while let Some(packet) = self.packets.get(self.position)
+            && message >= self.begin + packet.messages
+        {
+            self.close(*packet);
+        }
+        self.lost += 1;
+    }
+
+    fn close(&mut self, packet: Waiting) {
+        if self.lost < packet.messages {
+            self.counters.record_sent(packet.bytes, self.now_ms);
+        }
+        self.begin += packet.messages;
+        self.position += 1;
+        self.lost = 0;
+    }
+
+    fn finish(&mut self) {
+        while let Some(packet) = self.packets.get(self.position) {
+            self.close(*packet);
+        }
+    }
+}
+
+fn reason(error: &io::Error, port: &Port, odd_error: &mut Option<i32>) -> DropReason {
+    let code = error.raw_os_error().unwrap_or(0);
+    match code {
+        // EPERM and EACCES: an OUTPUT rule, or a policy that blocks.
+        1 | 13 => DropReason::FirewallRefused,
+        // EMSGSIZE
+        90 => DropReason::TooBigForPath,
+        // ENETDOWN, ENETUNREACH, EHOSTUNREACH, ENODEV, ENXIO
+        100 | 101 | 113 | 19 | 6 => DropReason::NoRoute,
+        // EAGAIN, ENOMEM, ENOBUFS
+        11 | 12 | 105 => DropReason::HostQueueFull,
+        _ => {
+            if *odd_error != Some(code) {
+                *odd_error = Some(code);
+                tracing::warn!(tunnel = %port.name, %error, "a packet could not be sent");
+            }
+            DropReason::SendFailed
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(messages: &[usize], lost: &[usize]) -> u64 {
+        let packets = messages.iter().map(|messages| Waiting { messages: *messages, bytes: 100 });
+        let packets = packets.collect::<Vec<_>>();
+        let counters = TunnelCounters::new();
+        let mut tally =
+            Tally { packets: &packets, position: 0, begin: 0, lost: 0, counters: &counters, now_ms: 1 };
+        lost.iter().for_each(|message| tally.lost(*message));
+        tally.finish();
+        counters.tx_packets()
+    }
+
+    #[test]
+    fn a_packet_is_sent_when_any_of_its_segments_is() {
+        assert_eq!(tally(&[1, 3, 1], &[]), 3);
+        assert_eq!(tally(&[1, 3, 1], &[0]), 2);
+        assert_eq!(tally(&[1, 3, 1], &[1, 3]), 3);
+        assert_eq!(tally(&[1, 3, 1], &[1, 2, 3]), 2);
+        assert_eq!(tally(&[1, 3, 1], &[0, 1, 2, 3, 4]), 0);
+    }
+}
