@@ -1,0 +1,60 @@
+//! Requests of the API, carried out one at a time.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+
+use greway_spec::{Draft, TunnelSpec};
+
+use super::host::Host;
+use super::{locked, report};
+use crate::api::server::Handler;
+use crate::api::{Hello, Reply, Request};
+
+/// Answers the API.
+pub(super) struct Answerer {
+    host: Arc<Mutex<Host>>,
+    stop: Mutex<Sender<()>>,
+}
+
+impl Answerer {
+    pub(super) fn new(host: Arc<Mutex<Host>>, stop: Sender<()>) -> Self {
+        Self { host, stop: Mutex::new(stop) }
+    }
+
+    fn end(&self) {
+        let stop = self.stop.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Nobody listens when the daemon ends already.
+        let _ = stop.send(());
+    }
+}
+
+impl Handler for Answerer {
+    fn handle(&self, request: Request) -> Result<Reply, String> {
+        match request {
+            Request::Hello => Ok(Reply::Hello(Hello {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+            })),
+            Request::List => Ok(Reply::Tunnels(locked(&self.host).specs())),
+            Request::Status { name, probe } => {
+                report::status(&self.host, name.as_ref(), probe).map(|status| Reply::Status(Box::new(status)))
+            }
+            Request::Add { spec } => locked(&self.host).add(valid(&spec)?),
+            Request::Change { spec } => locked(&self.host).change(valid(&spec)?),
+            Request::Up { spec } => locked(&self.host).up(valid(&spec)?),
+            Request::Delete { name } => locked(&self.host).delete(&name),
+            Request::Stop { remove } => {
+                let mut host = locked(&self.host);
+                let reply = if remove { host.delete_all() } else { Ok(host.leave()) };
+                drop(host);
+                self.end();
+                reply
+            }
+        }
+    }
+}
+
+/// A spec from outside was valid when it was made; this one may not have been made by us.
+fn valid(spec: &TunnelSpec) -> Result<TunnelSpec, String> {
+    Draft::from(spec).into_spec().map_err(|error| error.to_string())
+}

@@ -1,0 +1,259 @@
+//! Tunnel devices: made, recognised, adopted and removed.
+//!
+//! A tunnel's device is one end of a veth pair; the other end is the data plane's, named after the
+//! tunnel, without addresses, and behind a rule that keeps the host's own stack from taking what
+//! comes out of the tunnel a second time. Where the kernel has no veth, it is a TUN.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use greway_datapath::Overlay;
+use greway_linux::{MacAddr, ethtool, tun};
+use greway_netlink::nftables::{Nftables, TableId, ingress_drop};
+use greway_netlink::{Link, LinkChange, Netlink, NetlinkError, VethEnd, VethSpec};
+use greway_spec::{DeviceName, OverlayChoice, TunnelSpec};
+
+use crate::observe::OWNER_MARK;
+
+/// Why a device could not be made or used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DeviceError {
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Tun(#[from] greway_linux::OpenError),
+    #[error(transparent)]
+    Datapath(greway_datapath::DatapathError),
+    #[error("this kernel makes no veth pair ({veth}) and no TUN device ({tun}); greway needs one of them")]
+    Neither { veth: NetlinkError, tun: greway_linux::OpenError },
+    #[error("{0} is gone")]
+    Gone(DeviceName),
+    #[error("{0} is no device that greway made")]
+    Foreign(DeviceName),
+}
+
+/// Largest MTU of a veth end: what the data plane hands in may be larger than the tunnel's MTU.
+const PEER_MTU: u32 = 65_535;
+
+/// A tunnel's device as the data plane needs it.
+#[derive(Debug)]
+pub(super) struct Device {
+    /// Index of the tunnel device.
+    pub(super) index: u32,
+    /// Index of the other end of a veth pair.
+    pub(super) peer: Option<u32>,
+    pub(super) mtu: u32,
+    pub(super) overlay: Overlay,
+}
+
+/// Makes the device, down. Nothing is left behind when it fails.
+pub(super) fn create(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), DeviceError> {
+    let veth = match spec.overlay {
+        OverlayChoice::Tun => return create_tun(netlink, spec, mtu).map(drop),
+        OverlayChoice::Auto | OverlayChoice::Veth => create_veth(netlink, spec, mtu),
+    };
+    match veth {
+        Err(error) if spec.overlay == OverlayChoice::Auto && error.is_unsupported() => {
+            tracing::warn!(tunnel = %spec.name, %error, "no veth pair, a TUN device instead");
+            create_tun(netlink, spec, mtu).map(drop).map_err(|tun| match tun {
+                DeviceError::Tun(tun) => DeviceError::Neither { veth: error, tun },
+                other => other,
+            })
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+/// Finds a device that was made earlier and makes it ready for the data plane.
+pub(super) fn open(netlink: &Netlink, name: &DeviceName) -> Result<Device, DeviceError> {
+    let link = netlink.link_by_name(name.as_str())?.ok_or_else(|| DeviceError::Gone(name.clone()))?;
+    if !link.alias.as_deref().is_some_and(|alias| alias.starts_with(OWNER_MARK)) {
+        return Err(DeviceError::Foreign(name.clone()));
+    }
+    match link.kind.as_deref() {
+        Some("veth") => open_veth(netlink, name, &link),
+        Some("tun") => {
+            let tun = tun::Tun::open(&tun::Config { name: name.as_str(), persist: true })?;
+            Ok(Device { index: link.index, peer: None, mtu: link.mtu, overlay: Overlay::Tun(tun) })
+        }
+        _ => Err(DeviceError::Foreign(name.clone())),
+    }
+}
+
+/// Deletes a device of ours; one that is gone already is no error.
+pub(super) fn delete(netlink: &Netlink, name: &DeviceName) -> Result<(), DeviceError> {
+    let Some(link) = netlink.link_by_name(name.as_str())? else { return Ok(()) };
+    if !link.alias.as_deref().is_some_and(|alias| alias.starts_with(OWNER_MARK)) {
+        return Err(DeviceError::Foreign(name.clone()));
+    }
+    match netlink.delete_link(link.index) {
+        Err(error) if error.is_not_found() => Ok(()),
+        outcome => Ok(outcome?),
+    }
+}
+
+/// What follows the mark in the device's alias, for whoever looks at `ip link`.
+pub(super) fn alias(spec: &TunnelSpec) -> String {
+    let words = spec.describe();
+    let words = words.split_once(": ").map_or(words.as_str(), |(_, words)| words);
+    format!("{OWNER_MARK}{words}")
+}
+
+/// The name of the other end: readable where there is room, unique where there is not.
+pub(super) fn peer_name(name: &DeviceName) -> String {
+    const PREFIX: &str = "gw-";
+    let whole = format!("{PREFIX}{name}");
+    if whole.len() <= DeviceName::MAX {
+        return whole;
+    }
+    // FNV-1a: the same name must give the same end after a restart.
+    let hash = name.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    let head = name.as_str().chars().take_while(char::is_ascii).take(7).collect::<String>();
+    format!("{PREFIX}{head}-{:04x}", hash & 0xffff)
+}
+
+fn create_veth(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), NetlinkError> {
+    let end = VethEnd {
+        address: Some(random_address()),
+        mtu: Some(mtu),
+        txqlen: Some(1000),
+        alias: Some(alias(spec)),
+        // Like the kernel's own GRE device: no neighbours to resolve, no multicast of its own.
+        arp: false,
+        multicast: false,
+        ..VethEnd::new(spec.name.as_str())
+    };
+    let peer = VethEnd {
+        address: Some(random_address()),
+        mtu: Some(PEER_MTU),
+        alias: Some(format!("{OWNER_MARK}data plane of {}", spec.name)),
+        arp: false,
+        multicast: false,
+        addr_gen_mode_none: true,
+        ..VethEnd::new(peer_name(&spec.name))
+    };
+    let pair = netlink.create_veth(&VethSpec { end, peer, peer_netns: None })?;
+    let finished = netlink.change_link(pair.peer_index, &LinkChange { up: Some(true), ..LinkChange::default() });
+    finished.inspect_err(|_| {
+        // The error that is told is the first one.
+        let _ = netlink.delete_link(pair.index);
+    })
+}
+
+fn create_tun(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<tun::Tun, DeviceError> {
+    let tun = tun::Tun::open(&tun::Config { name: spec.name.as_str(), persist: true })?;
+    let finish = || {
+        let link = netlink
+            .link_by_name(spec.name.as_str())?
+            .ok_or_else(|| DeviceError::Gone(spec.name.clone()))?;
+        let alias = alias(spec);
+        let change = LinkChange {
+            mtu: Some(mtu),
+            alias: Some(&alias),
+            multicast: Some(false),
+            txqlen: Some(1000),
+            ..LinkChange::default()
+        };
+        Ok(netlink.change_link(link.index, &change)?)
+    };
+    match finish() {
+        Ok(()) => Ok(tun),
+        Err(error) => {
+            // A device that does not persist goes with its descriptor.
+            let _ = tun.set_persist(false);
+            Err(error)
+        }
+    }
+}
+
+fn open_veth(netlink: &Netlink, name: &DeviceName, link: &Link) -> Result<Device, DeviceError> {
+    let peer = match link.peer_index {
+        Some(index) if link.link_netns_id.is_none() => netlink.link_by_index(index)?,
+        _ => None,
+    };
+    let peer = peer.ok_or_else(|| DeviceError::Foreign(name.clone()))?;
+    let (Some(device_address), Some(peer_address)) = (link.address, peer.address) else {
+        return Err(DeviceError::Foreign(name.clone()));
+    };
+    // What the virtio-net header has no word for would be lost at the data plane's socket.
+    if let Err(error) = ethtool::disable_matching(name.as_str(), &ethtool::BEYOND_VNET_HEADER) {
+        tracing::warn!(tunnel = %name, %error, "some offloads cannot be switched off");
+    }
+    Ok(Device {
+        index: link.index,
+        peer: Some(peer.index),
+        mtu: link.mtu,
+        overlay: Overlay::Veth {
+            peer: peer.index,
+            device_address: MacAddr::new(device_address),
+            peer_address: MacAddr::new(peer_address),
+        },
+    })
+}
+
+/// Waits until the device passes packets: a veth end that was just put up drops what is sent, in
+/// silence, until the kernel's link watcher has seen the other end. A device that does not come to
+/// run is not an error here: it may have been moved or set down meanwhile.
+pub(super) fn wait_until_running(netlink: &Netlink, index: u32) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        match netlink.link_by_index(index) {
+            Ok(Some(link)) if link.up && !link.running => thread::sleep(Duration::from_millis(1)),
+            _ => return,
+        }
+    }
+    tracing::warn!(index, "the tunnel device is up but has no carrier");
+}
+
+/// Keeps the host's stack from what comes out of the tunnel: the data plane's tap has it already,
+/// and a multicast or broadcast would else arrive here as well as at the far end. Unicast packets
+/// are safe without, since their link-layer destination is not the peer end's; so a host without
+/// nf_tables goes on.
+pub(super) fn seal(nftables: &Nftables, name: &DeviceName) -> Result<(), NetlinkError> {
+    nftables.apply(&ingress_drop(&table(name), &peer_name(name), 0, Some("greway: for the data plane only")))
+}
+
+/// Removes the seal.
+pub(super) fn unseal(nftables: &Nftables, name: &DeviceName) -> Result<(), NetlinkError> {
+    nftables.delete_table(&TableId::new(greway_netlink::nftables::Family::Netdev, table(name))).map(drop)
+}
+
+/// The name of a tunnel's tables.
+pub(super) fn table(name: &DeviceName) -> String {
+    format!("{}{name}", super::firewall::OUR_TABLES)
+}
+
+/// A locally administered unicast address. Both ends of a tunnel have their own, or both would
+/// make one IPv6 link-local address of them.
+fn random_address() -> [u8; 6] {
+    // The standard library seeds each hasher from the system's random numbers.
+    let [a, b, c, d, e, f, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
+    [(a & 0xfc) | 0x02, b, c, d, e, f]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_end_has_a_name_that_fits_and_tells() {
+        let name = |text: &str| peer_name(&text.parse().unwrap());
+        assert_eq!(name("tun0"), "gw-tun0");
+        assert_eq!(name("twelve-bytes"), "gw-twelve-bytes");
+        let long = name("fifteen-bytes-a");
+        assert!(long.len() <= DeviceName::MAX && long.starts_with("gw-fifteen"), "{long}");
+        assert_ne!(long, name("fifteen-bytes-b"));
+    }
+
+    #[test]
+    fn addresses_are_local_unicast_and_differ() {
+        let (one, other) = (random_address(), random_address());
+        assert_eq!(one[0] & 0x03, 0x02);
+        assert_ne!(one, other);
+    }
+}

@@ -1,0 +1,522 @@
+//! The host as the daemon changes it: the tunnels it runs, and how each action is carried out.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::time::Instant;
+
+use greway_datapath::{Datapath, PortSpec, Traffic};
+use greway_netlink::nftables::{Family, Nftables, Snat as SnatRule, TableId, snat};
+use greway_netlink::{Address, IpPrefix, LinkChange, Netlink, NetlinkError, Route};
+use greway_spec::{DeviceName, InnerAddress, InnerRoute, TunnelSpec};
+
+use super::device::{self, DeviceError};
+use super::firewall::{Decision, Rules};
+use crate::api::Reply;
+use crate::apply::{self, StepError, System};
+use crate::observe::Observed;
+use crate::plan::{self, Action, Snat};
+use crate::store::{Store, Stored};
+use crate::sysctl::{self, Forwarding};
+
+/// Everything the daemon holds.
+pub(super) struct Host {
+    pub(super) netlink: Netlink,
+    nftables: Option<Nftables>,
+    pub(super) datapath: Datapath,
+    store: Store,
+    pub(super) tunnels: BTreeMap<DeviceName, Live>,
+    pub(super) rules: Rules,
+    pub(super) local_addresses: HashSet<Ipv4Addr>,
+    pub(super) started: Instant,
+}
+
+/// A tunnel that is carried.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) stored: Stored,
+    /// Index of the tunnel device.
+    pub(super) index: u32,
+    /// Index of the data plane's end.
+    pub(super) peer: Option<u32>,
+    pub(super) traffic: Traffic,
+    pub(super) decision: Decision,
+}
+
+impl Live {
+    pub(super) fn spec(&self) -> &TunnelSpec {
+        &self.stored.spec
+    }
+}
+
+impl Host {
+    /// Opens what every tunnel needs. The error is a sentence.
+    pub(super) fn new(state: &Path) -> Result<Self, String> {
+        let netlink = Netlink::open().map_err(|error| error.to_string())?;
+        let nftables = Nftables::open()
+            .inspect_err(|error| tracing::warn!(%error, "no nf_tables: `snat` cannot be had"))
+            .ok();
+        let datapath = Datapath::start().map_err(|error| with_causes(&error))?;
+        let mut host = Self {
+            netlink,
+            nftables,
+            datapath,
+            store: Store::new(state),
+            tunnels: BTreeMap::new(),
+            rules: Rules::default(),
+            local_addresses: HashSet::new(),
+            started: Instant::now(),
+        };
+        host.look_at_addresses();
+        host.look_at_rules();
+        Ok(host)
+    }
+
+    /// Takes over the tunnels of an earlier daemon. A device that is gone was deleted by somebody
+    /// while no daemon ran, and its tunnel with it, as with the kernel's own.
+    pub(super) fn adopt(&mut self) {
+        let stored = match self.store.load() {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::error!(%error, "the state directory cannot be read");
+                return;
+            }
+        };
+        for (name, stored) in stored {
+            match self.carry(stored) {
+                Ok(()) => tracing::info!(tunnel = %name, "carried again"),
+                Err(DeviceError::Gone(_)) => {
+                    tracing::info!(tunnel = %name, "its device is gone: forgotten");
+                    if let Err(error) = self.store.remove(&name) {
+                        tracing::warn!(tunnel = %name, %error, "cannot be forgotten");
+                    }
+                }
+                Err(error) => tracing::error!(tunnel = %name, %error, "cannot be carried again"),
+            }
+        }
+    }
+
+    /// The specs of all tunnels.
+    pub(super) fn specs(&self) -> Vec<TunnelSpec> {
+        self.tunnels.values().map(|live| live.spec().clone()).collect()
+    }
+
+    /// `tunnel add`
+    pub(super) fn add(&mut self, spec: TunnelSpec) -> Result<Reply, String> {
+        if self.tunnels.contains_key(&spec.name) {
+            return Err(format!(
+                "tunnel {0} exists already: change it with `greway tunnel change {0} …`, or choose another name",
+                spec.name
+            ));
+        }
+        self.become_(spec)
+    }
+
+    /// `tunnel change`
+    pub(super) fn change(&mut self, spec: TunnelSpec) -> Result<Reply, String> {
+        if !self.tunnels.contains_key(&spec.name) {
+            return Err(no_such(&spec.name));
+        }
+        self.become_(spec)
+    }
+
+    /// `up`
+    pub(super) fn up(&mut self, spec: TunnelSpec) -> Result<Reply, String> {
+        if let Some(live) = self.tunnels.get(&spec.name) {
+            let (old, new) = (&live.spec().origin, &spec.origin);
+            if old != new {
+                return Err(format!(
+                    "tunnel {} is defined by {old} already, and now by {new}: take the first down before",
+                    spec.name
+                ));
+            }
+            if let greway_spec::Change::Recreate(reason) = greway_spec::Change::between(live.spec(), &spec) {
+                return Err(format!(
+                    "tunnel {0} cannot become that in place, because {reason}: `greway down {0}` first",
+                    spec.name
+                ));
+            }
+        }
+        self.become_(spec)
+    }
+
+    /// `tunnel del`, `down`
+    pub(super) fn delete(&mut self, name: &DeviceName) -> Result<Reply, String> {
+        let live = self.tunnels.get(name).ok_or_else(|| no_such(name))?;
+        let plan = plan::down(live.spec(), &self.to_stop(live));
+        let failures = apply::tear_down(&plan, self);
+        if !failures.is_empty() {
+            return Err(format!("{name}: {}", failures.join("; ")));
+        }
+        Ok(done(&plan, Vec::new()))
+    }
+
+    /// `daemon --stop`
+    pub(super) fn delete_all(&mut self) -> Result<Reply, String> {
+        let mut actions = Vec::new();
+        let mut failures = Vec::new();
+        for name in self.tunnels.keys().cloned().collect::<Vec<_>>() {
+            match self.delete(&name) {
+                Ok(Reply::Done { actions: more, .. }) => actions.extend(more),
+                Ok(_) => {}
+                Err(error) => failures.push(error),
+            }
+        }
+        if !failures.is_empty() {
+            return Err(failures.join("; "));
+        }
+        Ok(Reply::Done { actions, warnings: Vec::new() })
+    }
+
+    /// Ends without touching a tunnel.
+    pub(super) fn leave(&self) -> Reply {
+        Reply::Done { actions: vec!["leave the tunnels for the next daemon".to_owned()], warnings: Vec::new() }
+    }
+
+    /// Reads this host's addresses again and tells the data plane.
+    pub(super) fn look_at_addresses(&mut self) {
+        match self.netlink.addresses(None) {
+            Ok(entries) => {
+                let ipv4 = |address: IpAddr| match address {
+                    IpAddr::V4(address) => Some(address),
+                    IpAddr::V6(_) => None,
+                };
+                self.local_addresses =
+                    entries.into_iter().filter_map(|entry| ipv4(entry.address.local)).collect();
+                self.datapath.set_local_addresses(self.local_addresses.clone());
+            }
+            Err(error) => tracing::warn!(%error, "the addresses of this host cannot be read"),
+        }
+    }
+
+    /// Reads the host's rules again and lets each tunnel receive as they demand.
+    pub(super) fn look_at_rules(&mut self) {
+        let chains = self.nftables.as_ref().map(Nftables::base_chains).transpose();
+        match chains {
+            Ok(chains) => self.rules.chains = chains.unwrap_or_default(),
+            Err(error) => tracing::warn!(%error, "the host's firewall cannot be read"),
+        }
+        self.rules.legacy = greway_netlink::xtables_legacy_tables();
+        match greway_netlink::xfrm::policies() {
+            Ok(policies) => self.rules.policies = policies,
+            Err(error) => tracing::warn!(%error, "the host's IPsec policies cannot be read"),
+        }
+        for (name, live) in &mut self.tunnels {
+            let decision = self.rules.decide(&live.stored.spec);
+            if decision.receive != live.decision.receive {
+                if let Err(error) = self.datapath.receive_by(name, decision.receive) {
+                    tracing::error!(tunnel = %name, error = %with_causes(&error), "cannot change its socket");
+                    continue;
+                }
+                tracing::info!(tunnel = %name, socket = decision.receive.word(), why = %decision.why, "receives by");
+            }
+            live.decision = decision;
+        }
+    }
+
+    /// A device went away: a tunnel whose device was deleted is deleted. One that was moved to
+    /// another namespace lives on as long as the data plane's end is here.
+    pub(super) fn device_removed(&mut self, index: u32) {
+        let gone = self.tunnels.values().find(|live| live.index == index || live.peer == Some(index));
+        let Some(live) = gone else { return };
+        let moved = live.peer.is_some_and(|peer| {
+            peer != index && self.netlink.link_by_index(peer).is_ok_and(|link| link.is_some())
+        });
+        if moved {
+            tracing::info!(tunnel = %live.spec().name, "its device moved to another namespace");
+            return;
+        }
+        let name = live.spec().name.clone();
+        tracing::info!(tunnel = %name, "its device was deleted: removed");
+        if let Err(error) = self.delete(&name) {
+            tracing::warn!(tunnel = %name, error, "not all of it could be removed");
+        }
+    }
+
+    /// Looks for devices that went away unseen.
+    pub(super) fn devices_gone(&mut self) {
+        let indexes = self.tunnels.values().map(|live| live.index).collect::<Vec<_>>();
+        for index in indexes {
+            if self.netlink.link_by_index(index).is_ok_and(|link| link.is_none()) {
+                self.device_removed(index);
+            }
+        }
+    }
+
+    /// A device changed: its MTU decides what fits into it.
+    pub(super) fn device_changed(&mut self, index: u32) {
+        let Some(live) = self.tunnels.values().find(|live| live.index == index) else { return };
+        if let Ok(Some(link)) = self.netlink.link_by_index(index) {
+            self.datapath.set_mtu(&live.spec().name, link.mtu);
+        }
+    }
+
+    /// Makes a tunnel what `spec` says, or leaves everything as it was.
+    fn become_(&mut self, spec: TunnelSpec) -> Result<Reply, String> {
+        let others = self.tunnels.values().filter(|live| live.spec().name != spec.name);
+        if let Some(conflict) = others.filter_map(|live| spec.conflicts(live.spec())).next() {
+            return Err(conflict.to_string());
+        }
+        if spec.datapath == greway_spec::DatapathChoice::Ebpf {
+            return Err(format!(
+                "{}: datapath ebpf cannot be honoured yet: the eBPF program only counts; use auto or userspace",
+                spec.name
+            ));
+        }
+        if let Some(dev) = &spec.dev
+            && self.netlink.link_by_name(dev.as_str()).map_err(|error| error.to_string())?.is_none()
+        {
+            return Err(format!("{}: dev {dev}: there is no such device on this host", spec.name));
+        }
+        let current = self.tunnels.get(&spec.name).map(|live| live.spec().clone());
+        let observed = Observed::read(&self.netlink, &spec).map_err(|error| error.to_string())?;
+        let plan = plan::up(&spec, current.as_ref(), &observed).map_err(|error| error.to_string())?;
+        let warnings = self.doubts(&spec);
+        apply::set_up(&plan, current.as_ref(), self).map_err(|error| format!("{}: {error}", spec.name))?;
+        Ok(done(&plan, warnings))
+    }
+
+    /// What works as asked, but hardly as meant.
+    fn doubts(&self, spec: &TunnelSpec) -> Vec<String> {
+        let name = &spec.name;
+        let here = |address: &Ipv4Addr| self.local_addresses.contains(address);
+        let mut doubts = Vec::new();
+        match (here(&spec.remote), spec.local.as_ref().map(here)) {
+            (true, Some(false)) => doubts.push(format!(
+                "{name}: remote {} is this host's own address and local is not: are they swapped?",
+                spec.remote
+            )),
+            (true, _) => doubts.push(format!("{name}: remote {} is this host's own address", spec.remote)),
+            (false, Some(false)) => doubts.push(format!(
+                "{name}: local {} is not an address of this host yet: nothing can be sent or received until it is",
+                spec.local.unwrap_or(Ipv4Addr::UNSPECIFIED)
+            )),
+            _ => {}
+        }
+        doubts
+    }
+
+    /// Forwarding that a tunnel turned on and nobody else asks for.
+    fn to_stop(&self, going: &Live) -> Vec<Forwarding> {
+        let name = &going.spec().name;
+        let needed = self.tunnels.values().any(|live| live.spec().name != *name && live.spec().inner.forward);
+        if needed { Vec::new() } else { going.stored.turned_on.clone() }
+    }
+
+    /// Opens a device's sockets and starts to carry.
+    fn carry(&mut self, stored: Stored) -> Result<(), DeviceError> {
+        let spec = stored.spec.clone();
+        let device = device::open(&self.netlink, &spec.name)?;
+        if device.peer.is_some()
+            && let Some(nftables) = &self.nftables
+            && let Err(error) = device::seal(nftables, &spec.name)
+        {
+            tracing::warn!(tunnel = %spec.name, %error, "multicast out of the tunnel is seen by this host too");
+        }
+        let decision = self.rules.decide(&spec);
+        let bound_to = self.bound_to(&spec)?;
+        let port = PortSpec {
+            overlay: device.overlay,
+            receive: decision.receive,
+            bound_to,
+            device_mtu: device.mtu,
+            first_sequence: self.store.sequence(&spec.name),
+            sequence: Box::new(self.store.sequence_file(&spec.name)),
+            spec: spec.clone(),
+        };
+        let traffic = self.datapath.add(port).map_err(DeviceError::Datapath)?;
+        let (index, peer) = (device.index, device.peer);
+        self.tunnels.insert(spec.name, Live { stored, index, peer, traffic, decision });
+        Ok(())
+    }
+
+    fn bound_to(&self, spec: &TunnelSpec) -> Result<Option<u32>, NetlinkError> {
+        match &spec.dev {
+            Some(dev) => Ok(self.netlink.link_by_name(dev.as_str())?.map(|link| link.index)),
+            None => Ok(None),
+        }
+    }
+
+    fn index_of(&self, name: &DeviceName) -> Result<u32, StepError> {
+        match self.netlink.link_by_name(name.as_str())? {
+            Some(link) => Ok(link.index),
+            None => Err(StepError(format!("{name} is gone"))),
+        }
+    }
+
+    fn store(&mut self, spec: &TunnelSpec) -> Result<(), StepError> {
+        let turned_on = self.tunnels.get(&spec.name).map(|live| live.stored.turned_on.clone());
+        let stored = Stored { spec: spec.clone(), turned_on: turned_on.unwrap_or_default() };
+        self.store
+            .save(&stored)
+            .map_err(|error| StepError(format!("the state directory cannot be written: {error}")))?;
+        if let Some(live) = self.tunnels.get_mut(&spec.name) {
+            live.stored = stored;
+        }
+        Ok(())
+    }
+
+    /// Writes down who turned forwarding on, so that its removal turns it off.
+    fn note_forwarding(&mut self, name: &DeviceName, family: Forwarding) {
+        let Some(live) = self.tunnels.get_mut(name) else { return };
+        live.stored.turned_on.push(family);
+        if let Err(error) = self.store.save(&live.stored) {
+            tracing::warn!(tunnel = %name, %error, "that forwarding was turned on cannot be written down");
+        }
+    }
+
+    fn forget(&mut self, spec: &TunnelSpec) -> Result<(), StepError> {
+        let name = &spec.name;
+        let going = self.tunnels.remove(name);
+        // What it turned on and another tunnel needs is that tunnel's to turn off.
+        if let Some(going) = going
+            && !going.stored.turned_on.is_empty()
+            && let Some(heir) = self.tunnels.values().find(|live| live.spec().inner.forward)
+        {
+            let heir = heir.spec().name.clone();
+            for family in going.stored.turned_on {
+                self.note_forwarding(&heir, family);
+            }
+        }
+        self.store.remove(name).map_err(|error| StepError(error.to_string()))
+    }
+}
+
+impl System for Host {
+    fn execute(&mut self, action: &Action) -> Result<(), StepError> {
+        match action {
+            Action::Remember(spec) => self.store(spec),
+            Action::CreateDevice { spec, mtu } => Ok(device::create(&self.netlink, spec, *mtu)?),
+            Action::StartDatapath(spec) => {
+                Ok(self.carry(Stored { spec: (**spec).clone(), turned_on: Vec::new() })?)
+            }
+            Action::UpdateDatapath(spec) => self.update(spec),
+            Action::SetMtu { name, mtu, .. } => {
+                let index = self.index_of(name)?;
+                self.netlink.change_link(index, &LinkChange { mtu: Some(*mtu), ..LinkChange::default() })?;
+                self.datapath.set_mtu(name, *mtu);
+                Ok(())
+            }
+            Action::SetUp(name) => {
+                let index = self.index_of(name)?;
+                self.netlink.change_link(index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+                device::wait_until_running(&self.netlink, index);
+                Ok(())
+            }
+            Action::AddAddress(name, address) => {
+                Ok(self.netlink.add_address(self.index_of(name)?, wire_address(address))?)
+            }
+            Action::RemoveAddress(name, address) => {
+                Ok(self.netlink.delete_address(self.index_of(name)?, wire_address(address))?)
+            }
+            Action::AddRoute(name, route) => {
+                Ok(self.netlink.add_route(&wire_route(route, self.index_of(name)?))?)
+            }
+            Action::RemoveRoute(name, route) => {
+                Ok(self.netlink.delete_route(&wire_route(route, self.index_of(name)?))?)
+            }
+            Action::Forward(name, family) => {
+                sysctl::set_forwarding(*family, true).map_err(|error| StepError(error.to_string()))?;
+                self.note_forwarding(name, *family);
+                Ok(())
+            }
+            Action::StopForwarding(family) => {
+                sysctl::set_forwarding(*family, false).map_err(|error| StepError(error.to_string()))
+            }
+            Action::InstallSnat(rule) => self.install_snat(rule),
+            Action::RemoveSnat(rule) => {
+                let table = TableId::new(Family::Ip, device::table(&rule.name));
+                Ok(self.nftables()?.delete_table(&table).map(drop)?)
+            }
+            Action::StopDatapath(name) => {
+                if let Some(nftables) = &self.nftables {
+                    device::unseal(nftables, name)?;
+                }
+                match self.datapath.remove(name) {
+                    // A tunnel that never came to be carried is not carried now either.
+                    Err(greway_datapath::DatapathError::Unknown(_)) => Ok(()),
+                    outcome => outcome.map_err(|error| StepError(with_causes(&error))),
+                }
+            }
+            Action::DeleteDevice(name) => Ok(device::delete(&self.netlink, name)?),
+            Action::Forget(spec) => self.forget(spec),
+        }
+    }
+}
+
+impl Host {
+    fn update(&mut self, spec: &TunnelSpec) -> Result<(), StepError> {
+        let bound_to = self.bound_to(spec)?;
+        let refused = |error: greway_datapath::DatapathError| StepError(with_causes(&error));
+        self.datapath.change(spec, bound_to).map_err(refused)?;
+        let decision = self.rules.decide(spec);
+        self.datapath.receive_by(&spec.name, decision.receive).map_err(refused)?;
+        if let Some(live) = self.tunnels.get_mut(&spec.name) {
+            live.decision = decision;
+            let alias = device::alias(spec);
+            let change = LinkChange { alias: Some(&alias), ..LinkChange::default() };
+            self.netlink.change_link(live.index, &change)?;
+        }
+        Ok(())
+    }
+
+    fn install_snat(&mut self, rule: &Snat) -> Result<(), StepError> {
+        let changes = snat(&SnatRule {
+            table: device::table(&rule.name),
+            comment: Some(format!("greway: snat of {}", rule.name)),
+            from: IpPrefix::host(rule.peer.into()),
+            except_oif: rule.name.to_string(),
+            to: rule.to.into(),
+        });
+        let changes = changes.ok_or_else(|| StepError("the addresses are of different families".to_owned()))?;
+        Ok(self.nftables()?.apply(&changes)?)
+    }
+
+    fn nftables(&self) -> Result<&Nftables, StepError> {
+        self.nftables.as_ref().ok_or_else(|| StepError("this kernel has no nf_tables".to_owned()))
+    }
+}
+
+impl From<NetlinkError> for StepError {
+    fn from(error: NetlinkError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<DeviceError> for StepError {
+    fn from(error: DeviceError) -> Self {
+        Self(with_causes(&error))
+    }
+}
+
+/// An error and what caused it, in one sentence.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            text.push_str(&format!(": {inner_text}"));
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+fn wire_address(address: &InnerAddress) -> Address {
+    Address { local: address.local, peer: address.peer, prefix_length: address.prefix_length }
+}
+
+fn wire_route(route: &InnerRoute, index: u32) -> Route {
+    let InnerRoute { destination, via, metric } = *route;
+    let prefix = IpPrefix { address: destination.address, length: destination.length };
+    Route { via, metric, ..Route::on_link(prefix, index) }
+}
+
+fn done(plan: &[Action], warnings: Vec<String>) -> Reply {
+    Reply::Done { actions: plan.iter().map(ToString::to_string).collect(), warnings }
+}
+
+fn no_such(name: &DeviceName) -> String {
+    format!("there is no tunnel {name} here; `greway tunnel show` lists those there are")
+}

@@ -1,0 +1,112 @@
+//! The daemon: one for each network namespace, holding the data plane and answering the API.
+//!
+//! Threads: `main` waits for signals; `api` and `api-client` answer questions; `watch` follows the
+//! kernel (links, addresses, routes, firewall); `datapath` carries packets. All but the last meet
+//! at one lock around [`host::Host`]; the packet path takes no lock.
+
+mod answer;
+mod device;
+mod firewall;
+mod host;
+mod notes;
+mod probe;
+mod report;
+mod watch;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use greway_linux::process;
+use greway_linux::signal::{Signal, Signals};
+
+use crate::api::server::Server;
+use crate::location::Location;
+use crate::start;
+
+/// A log in memory is cut to half of this when it grows past it.
+const LONGEST_LOG: u64 = 1 << 20;
+
+/// Why a daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// It may not do what it is for.
+    #[error("the daemon needs {0}: run it as root, or give it that capability")]
+    Privilege(&'static str),
+    /// Another one runs here.
+    #[error("a greway daemon answers at {} already: there is one for each network namespace", .0.display())]
+    Runs(PathBuf),
+    /// Socket or state directory cannot be had.
+    #[error("cannot use {}: {source}", path.display())]
+    Place {
+        /// Which.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// The kernel's interfaces cannot be had.
+    #[error("cannot set up: {0}")]
+    SetUp(String),
+}
+
+/// Runs until a signal or a request ends it. SIGTERM and SIGINT leave the tunnels as they are, for
+/// the next daemon to adopt.
+///
+/// # Errors
+/// [`DaemonError`], before anything was changed.
+pub fn run(location: &Location) -> Result<(), DaemonError> {
+    for (name, capability) in [
+        ("CAP_NET_ADMIN", process::Capability::NetAdmin),
+        ("CAP_NET_RAW", process::Capability::NetRaw),
+    ] {
+        if !process::has_capability(capability).unwrap_or(false) {
+            return Err(DaemonError::Privilege(name));
+        }
+    }
+    // Before any thread is made, so that none takes a signal away.
+    let signals = Signals::block(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
+        .map_err(|error| DaemonError::SetUp(error.to_string()))?;
+    location
+        .create()
+        .map_err(|source| DaemonError::Place { path: location.state.clone(), source })?;
+    let server = Server::bind(&location.socket).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => DaemonError::Runs(location.socket.clone()),
+        _ => DaemonError::Place { path: location.socket.clone(), source },
+    })?;
+    let mut host = host::Host::new(&location.state).map_err(DaemonError::SetUp)?;
+    host.adopt();
+    let host = Arc::new(Mutex::new(host));
+    let (stop, stopped) = mpsc::channel();
+    watch::start(Arc::clone(&host)).map_err(|error| DaemonError::SetUp(error.to_string()))?;
+    let handler = answer::Answerer::new(Arc::clone(&host), stop);
+    server.serve(Arc::new(handler)).map_err(|error| DaemonError::SetUp(error.to_string()))?;
+    tracing::info!(socket = %location.socket.display(), "ready");
+    // A request to stop or a signal is felt within this time; the log is looked at as often.
+    const GLANCE: Duration = Duration::from_millis(100);
+    loop {
+        match stopped.recv_timeout(GLANCE) {
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        match signals.read() {
+            Ok(None | Some(Signal::HangUp)) => {}
+            Ok(Some(signal)) => {
+                tracing::info!(?signal, "ends; the tunnels stay for the next daemon");
+                break;
+            }
+            Err(error) => return Err(DaemonError::SetUp(error.to_string())),
+        }
+        // Best effort: the log may not be a file at all.
+        let _ = start::trim_log(&location.log, LONGEST_LOG);
+    }
+    drop(server);
+    Ok(())
+}
+
+/// Takes the lock; a thread that died holding it left nothing half done that matters more than
+/// going on.
+fn locked(host: &Mutex<host::Host>) -> std::sync::MutexGuard<'_, host::Host> {
+    host.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

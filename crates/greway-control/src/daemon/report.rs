@@ -1,0 +1,172 @@
+//! What `greway status` tells: facts gathered under the lock, echoes sent without it, then the
+//! verdicts.
+
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use greway_engine::{CounterSnapshot, Direction, DropReason};
+use greway_linux::clock;
+use greway_netlink::{Link, Netlink};
+use greway_spec::{DeviceName, InnerAddress, TunnelSpec};
+
+use super::host::{Host, Live};
+use super::probe::{self, Question};
+use super::{locked, notes};
+use crate::status::{
+    Carried, Counters, Daemon, Device, Drop, Facts, Peer, State, Status, TunnelStatus, Unmatched,
+};
+
+/// The status of one tunnel or all.
+pub(super) fn status(
+    host: &Mutex<Host>,
+    name: Option<&DeviceName>,
+    probe: bool,
+) -> Result<Status, String> {
+    if let Some(name) = name
+        && !locked(host).tunnels.contains_key(name)
+    {
+        return Err(format!("there is no tunnel {name} here; `greway status` lists those there are"));
+    }
+    if probe {
+        let questions = questions(host, name);
+        let rounds = probe::ask(&questions.iter().map(|(_, question)| *question).collect::<Vec<_>>());
+        let asked = questions.into_iter().map(|(name, _)| name).zip(rounds).collect::<Vec<_>>();
+        // Read after the echoes, so that they are in the counters that the verdict is drawn from.
+        return gather(&locked(host), name, Some(&asked));
+    }
+    gather(&locked(host), name, None)
+}
+
+/// Round-trip times in milliseconds of the tunnels whose peer was asked.
+type Asked = [(DeviceName, Option<f64>)];
+
+fn questions(host: &Mutex<Host>, name: Option<&DeviceName>) -> Vec<(DeviceName, Question)> {
+    let host = locked(host);
+    let wanted = host.tunnels.values().filter(|live| name.is_none_or(|name| live.spec().name == *name));
+    wanted
+        .filter_map(|live| {
+            let peer = inner_peer(&host.netlink, live.index)?;
+            // Only IPv4 is asked so far; an unasked peer is no silent one.
+            peer.is_ipv4().then(|| (live.spec().name.clone(), Question { peer, ifindex: live.index }))
+        })
+        .collect()
+}
+
+fn gather(host: &Host, name: Option<&DeviceName>, asked: Option<&Asked>) -> Result<Status, String> {
+    let now = clock::monotonic_millis();
+    let mut unmatched = host
+        .datapath
+        .unmatched()
+        .map_err(|error| error.to_string())?
+        .into_iter()
+        .map(|entry| Unmatched {
+            source: entry.source.to_string(),
+            destination: entry.destination.to_string(),
+            key: entry.key,
+            protocol_type: entry.protocol_type,
+            packets: entry.count,
+            last_seen_seconds: seconds_since(entry.last_seen_ms, now),
+        })
+        .collect::<Vec<_>>();
+    unmatched.sort_by(|a, b| a.last_seen_seconds.total_cmp(&b.last_seen_seconds));
+    let wanted = host.tunnels.values().filter(|live| name.is_none_or(|name| live.spec().name == *name));
+    let tunnels = wanted.map(|live| tunnel(host, live, asked, &unmatched, now)).collect();
+    Ok(Status {
+        tunnels,
+        unmatched,
+        notes: notes::of_host(host),
+        daemon: Daemon {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: host.started.elapsed().as_secs(),
+        },
+    })
+}
+
+fn tunnel(
+    host: &Host,
+    live: &Live,
+    asked: Option<&Asked>,
+    unmatched: &[Unmatched],
+    now: u64,
+) -> TunnelStatus {
+    let spec = live.spec().clone();
+    let link = host.netlink.link_by_index(live.index).ok().flatten();
+    let counted = live.traffic.snapshot();
+    let last = |ms: u64| (ms != 0).then(|| seconds_since(ms, now));
+    let mut tunnel = TunnelStatus {
+        verdict: String::new(),
+        state: State::Idle,
+        device: link.as_ref().map(|link| device(&host.netlink, link)),
+        datapath: Carried {
+            datapath: "userspace".to_owned(),
+            overlay: if live.peer.is_some() { "veth" } else { "tun" }.to_owned(),
+            underlay: live.decision.receive.word().to_owned(),
+            why: live.decision.why.clone(),
+        },
+        counters: Counters {
+            received_packets: counted.rx_packets,
+            received_bytes: counted.rx_bytes,
+            sent_packets: counted.tx_packets,
+            sent_bytes: counted.tx_bytes,
+        },
+        last_received_seconds: last(counted.last_rx_ms),
+        last_sent_seconds: last(counted.last_tx_ms),
+        drops: drops(&counted),
+        peer: inner_peer(&host.netlink, live.index).map(|address| peer(address, &spec, asked)),
+        notes: notes::of_tunnel(host, live, link.as_ref()),
+        spec,
+    };
+    (tunnel.state, tunnel.verdict) = Facts { tunnel: &tunnel, unmatched }.verdict();
+    tunnel
+}
+
+fn device(netlink: &Netlink, link: &Link) -> Device {
+    let entries = netlink.addresses(Some(link.index)).unwrap_or_default();
+    Device {
+        index: link.index,
+        up: link.up,
+        mtu: link.mtu,
+        addresses: entries.iter().map(|entry| entry.address.to_string()).collect(),
+    }
+}
+
+fn drops(counted: &CounterSnapshot) -> Vec<Drop> {
+    let words = |reason: DropReason| match reason.direction() {
+        Direction::Receive => "receive",
+        Direction::Transmit => "transmit",
+    };
+    let row = |(reason, packets): &(DropReason, u64)| Drop {
+        reason: reason.name().to_owned(),
+        direction: words(*reason).to_owned(),
+        packets: *packets,
+        explanation: reason.explain().to_owned(),
+    };
+    counted.drops.iter().map(row).collect()
+}
+
+fn peer(address: IpAddr, spec: &TunnelSpec, asked: Option<&Asked>) -> Peer {
+    let answer = asked.and_then(|asked| asked.iter().find(|(name, _)| *name == spec.name));
+    Peer {
+        address: address.to_string(),
+        answers: answer.map(|(_, round_trip)| round_trip.is_some()),
+        round_trip_ms: answer.and_then(|(_, round_trip)| *round_trip),
+    }
+}
+
+/// The peer's inner address, by the addresses on the device now: people add them with `ip`.
+fn inner_peer(netlink: &Netlink, index: u32) -> Option<IpAddr> {
+    let entries = netlink.addresses(Some(index)).ok()?;
+    let mut peers = entries.iter().filter_map(|entry| {
+        crate::peer::of_address(&InnerAddress {
+            local: entry.address.local,
+            peer: entry.address.peer,
+            prefix_length: entry.address.prefix_length,
+        })
+    });
+    peers.next()
+}
+
+fn seconds_since(then_ms: u64, now_ms: u64) -> f64 {
+    now_ms.saturating_sub(then_ms) as f64 / 1000.0
+}

@@ -1,0 +1,107 @@
+//! What is there now: read from the kernel, never changed here.
+
+use greway_netlink::{Netlink, NetlinkError};
+use greway_spec::{DeviceName, InnerAddress, InnerRoute, TunnelSpec};
+
+use crate::sysctl::{self, Forwarding};
+
+/// The part of the host that a plan for one tunnel depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The device of the tunnel's name.
+    pub device: Option<ObservedDevice>,
+    /// MTU of the way to the remote in bytes, where there is one.
+    pub path_mtu: Option<u32>,
+    /// Whether IPv4 is forwarded.
+    pub forwarding_v4: bool,
+    /// Whether IPv6 is forwarded.
+    pub forwarding_v6: bool,
+}
+
+/// A device that has the tunnel's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedDevice {
+    /// Interface index.
+    pub index: u32,
+    /// Whether it carries our mark.
+    pub ours: bool,
+    /// The kernel's name for its kind, for messages.
+    pub kind: String,
+    /// Administratively up.
+    pub up: bool,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Addresses on it.
+    pub addresses: Vec<InnerAddress>,
+    /// Routes of the main table through it, those of the kernel's own making left out.
+    pub routes: Vec<InnerRoute>,
+}
+
+/// The mark in the alias of a device that is ours; what follows it is for people.
+pub const OWNER_MARK: &str = "greway ";
+
+impl Observed {
+    /// Reads what a plan for `spec` needs.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn read(netlink: &Netlink, spec: &TunnelSpec) -> Result<Self, NetlinkError> {
+        let path_mtu = path_mtu(netlink, spec)?;
+        Ok(Self {
+            device: device(netlink, &spec.name)?,
+            path_mtu,
+            forwarding_v4: sysctl::forwarding(Forwarding::Ipv4),
+            forwarding_v6: sysctl::forwarding(Forwarding::Ipv6),
+        })
+    }
+}
+
+fn device(netlink: &Netlink, name: &DeviceName) -> Result<Option<ObservedDevice>, NetlinkError> {
+    let Some(link) = netlink.link_by_name(name.as_str())? else { return Ok(None) };
+    let addresses = netlink
+        .addresses(Some(link.index))?
+        .into_iter()
+        .map(|found| InnerAddress {
+            local: found.address.local,
+            peer: found.address.peer,
+            prefix_length: found.address.prefix_length,
+        })
+        .collect();
+    let routes = crate::routes::through(netlink, link.index)?;
+    Ok(Some(ObservedDevice {
+        index: link.index,
+        ours: link.alias.as_deref().is_some_and(|alias| alias.starts_with(OWNER_MARK)),
+        kind: link.kind.unwrap_or_else(|| "hardware".to_owned()),
+        up: link.up,
+        mtu: link.mtu,
+        addresses,
+        routes,
+    }))
+}
+
+/// MTU of the route to the remote, of its device where the route names none, of `dev` where there
+/// is no route (linux net/ipv4/ip_tunnel.c `ip_tunnel_bind_dev`, v6.14).
+fn path_mtu(netlink: &Netlink, spec: &TunnelSpec) -> Result<Option<u32>, NetlinkError> {
+    let bound = match &spec.dev {
+        Some(dev) => netlink.link_by_name(dev.as_str())?,
+        None => None,
+    };
+    let options = greway_netlink::RouteOptions {
+        source: spec.local.map(Into::into),
+        oif: bound.as_ref().map(|link| link.index),
+        ..Default::default()
+    };
+    // With `local` not on this host the kernel refuses the source; the way is the same without.
+    let route = netlink
+        .route_to(spec.remote.into(), &options)
+        .or_else(|_| netlink.route_to(spec.remote.into(), &greway_netlink::RouteOptions { source: None, ..options }));
+    let way = match route {
+        Ok(route) => match route.mtu {
+            Some(mtu) => return Ok(Some(mtu)),
+            None => netlink.link_by_index(route.ifindex)?,
+        },
+        Err(_) => bound,
+    };
+    // A route to ourselves goes by the loopback device, whose 65,536 says nothing about a tunnel.
+    Ok(way.map(|link| link.mtu).filter(|mtu| *mtu <= 65_535))
+}

@@ -1,0 +1,315 @@
+//! From what should be and what is to what is to be done. Pure: `--dry-run` prints the result.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use greway_spec::{DeviceName, InnerAddress, InnerRoute, TunnelSpec};
+
+use crate::observe::Observed;
+use crate::sysctl::Forwarding;
+
+/// One step. The order in a plan is the order of execution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Write the tunnel into the state directory, so that a restarted daemon knows it.
+    Remember(Box<TunnelSpec>),
+    /// Make the device, down.
+    CreateDevice {
+        /// The tunnel it is for.
+        spec: Box<TunnelSpec>,
+        /// Its MTU in bytes.
+        mtu: u32,
+    },
+    /// Open the sockets and start to carry.
+    StartDatapath(Box<TunnelSpec>),
+    /// Carry with other parameters from the next packet on.
+    UpdateDatapath(Box<TunnelSpec>),
+    /// Set the MTU of the device.
+    SetMtu {
+        /// Which device.
+        name: DeviceName,
+        /// Bytes.
+        mtu: u32,
+        /// What it was, for the way back.
+        was: u32,
+    },
+    /// Bring the device up.
+    SetUp(DeviceName),
+    /// Put an address on the device.
+    AddAddress(DeviceName, InnerAddress),
+    /// Take an address off that an earlier version of the file put there.
+    RemoveAddress(DeviceName, InnerAddress),
+    /// Add a route through the device.
+    AddRoute(DeviceName, InnerRoute),
+    /// Remove a route that an earlier version of the file added.
+    RemoveRoute(DeviceName, InnerRoute),
+    /// Turn forwarding on, host-wide, for this tunnel.
+    Forward(DeviceName, Forwarding),
+    /// Turn forwarding off again that a tunnel had turned on.
+    StopForwarding(Forwarding),
+    /// Translate what comes from the peer.
+    InstallSnat(Snat),
+    /// End the translation.
+    RemoveSnat(Snat),
+    /// Stop carrying and close the sockets.
+    StopDatapath(DeviceName),
+    /// Delete the device, and with it its addresses and routes.
+    DeleteDevice(DeviceName),
+    /// Forget the tunnel.
+    Forget(Box<TunnelSpec>),
+}
+
+/// Source translation for scenario 1: packets from the peer's inner address that leave by any
+/// other device than the tunnel get `to` as their source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snat {
+    /// The tunnel.
+    pub name: DeviceName,
+    /// The peer's inner address.
+    pub peer: Ipv4Addr,
+    /// The new source.
+    pub to: Ipv4Addr,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The name belongs to somebody else.
+    #[error(
+        "{name}: a device of that name exists and is not greway's (kind {kind}): \
+         choose another name, or remove it with `ip link del {name}`"
+    )]
+    NameTaken {
+        /// The name.
+        name: DeviceName,
+        /// The kind of the device that has it.
+        kind: String,
+    },
+    /// `snat` without a peer to translate.
+    #[error("{name}: snat needs the peer's inner address: set `peer` in [inner]")]
+    SnatWithoutPeer {
+        /// The tunnel.
+        name: DeviceName,
+    },
+}
+
+/// The MTU that a new device gets when the spec names none: that of the way to the remote (1,500
+/// where there is none yet) less what encapsulation adds, at least 68 (linux net/ipv4/ip_tunnel.c
+/// `ip_tunnel_bind_dev`, v6.14; rule CF-06).
+pub fn default_mtu(spec: &TunnelSpec, path_mtu: Option<u32>) -> u32 {
+    path_mtu.unwrap_or(1500).saturating_sub(spec.overhead()).max(68)
+}
+
+/// What leads from `current` (the tunnel as this daemon runs it) and `observed` to `desired`.
+/// Empty when nothing is to be done.
+///
+/// # Errors
+/// When the name is somebody else's or the spec cannot be carried out.
+pub fn up(
+    desired: &TunnelSpec,
+    current: Option<&TunnelSpec>,
+    observed: &Observed,
+) -> Result<Vec<Action>, PlanError> {
+    let name = &desired.name;
+    let mut plan = Vec::new();
+    let device = observed.device.as_ref();
+    if let Some(device) = device
+        && !(device.ours && current.is_some())
+    {
+        return Err(PlanError::NameTaken { name: name.clone(), kind: device.kind.clone() });
+    }
+    if current.is_none_or(|current| current != desired) {
+        plan.push(Action::Remember(Box::new(desired.clone())));
+    }
+    let mtu = desired.mtu.unwrap_or_else(|| default_mtu(desired, observed.path_mtu));
+    match (device, current) {
+        (Some(device), Some(current)) => {
+            if carries_differently(current, desired) {
+                plan.push(Action::UpdateDatapath(Box::new(desired.clone())));
+            }
+            let follows = desired.mtu.is_some()
+                || current.mtu.is_some()
+                || current.overhead() != desired.overhead();
+            if follows && device.mtu != mtu {
+                plan.push(Action::SetMtu { name: name.clone(), mtu, was: device.mtu });
+            }
+        }
+        _ => {
+            plan.push(Action::CreateDevice { spec: Box::new(desired.clone()), mtu });
+            plan.push(Action::StartDatapath(Box::new(desired.clone())));
+        }
+    }
+    if device.is_none_or(|device| !device.up) {
+        plan.push(Action::SetUp(name.clone()));
+    }
+    plan_addresses(desired, current, observed, &mut plan);
+    plan_routes(desired, current, observed, &mut plan);
+    plan_forwarding(desired, observed, &mut plan);
+    plan_snat(desired, current, &mut plan)?;
+    Ok(plan)
+}
+
+/// What removes a tunnel. `stop_forwarding` names what it had turned on and nobody else needs.
+pub fn down(current: &TunnelSpec, stop_forwarding: &[Forwarding]) -> Vec<Action> {
+    let mut plan = Vec::new();
+    if let Some(snat) = snat_of(current) {
+        plan.push(Action::RemoveSnat(snat));
+    }
+    plan.push(Action::StopDatapath(current.name.clone()));
+    plan.push(Action::DeleteDevice(current.name.clone()));
+    plan.extend(stop_forwarding.iter().map(|family| Action::StopForwarding(*family)));
+    plan.push(Action::Forget(Box::new(current.clone())));
+    plan
+}
+
+/// The translation that a spec asks for; `None` also where the peer is unknown.
+pub fn snat_of(spec: &TunnelSpec) -> Option<Snat> {
+    let to = spec.inner.snat?;
+    let peer = spec.inner.addresses.iter().find_map(crate::peer::of_address)?;
+    match peer {
+        IpAddr::V4(peer) => Some(Snat { name: spec.name.clone(), peer, to }),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn carries_differently(current: &TunnelSpec, desired: &TunnelSpec) -> bool {
+    let on_the_wire = |spec: &TunnelSpec| TunnelSpec {
+        inner: Default::default(),
+        origin: Default::default(),
+        mtu: None,
+        ..spec.clone()
+    };
+    on_the_wire(current) != on_the_wire(desired)
+}
+
+fn plan_addresses(
+    desired: &TunnelSpec,
+    current: Option<&TunnelSpec>,
+    observed: &Observed,
+    plan: &mut Vec<Action>,
+) {
+    let present = observed.device.iter().flat_map(|device| &device.addresses).collect::<Vec<_>>();
+    for old in current.iter().flat_map(|current| &current.inner.addresses) {
+        if !desired.inner.addresses.contains(old) && present.contains(&old) {
+            plan.push(Action::RemoveAddress(desired.name.clone(), *old));
+        }
+    }
+    for address in &desired.inner.addresses {
+        if !present.contains(&address) {
+            plan.push(Action::AddAddress(desired.name.clone(), *address));
+        }
+    }
+}
+
+fn plan_routes(
+    desired: &TunnelSpec,
+    current: Option<&TunnelSpec>,
+    observed: &Observed,
+    plan: &mut Vec<Action>,
+) {
+    let present = observed.device.iter().flat_map(|device| &device.routes).collect::<Vec<_>>();
+    for old in current.iter().flat_map(|current| &current.inner.routes) {
+        if !desired.inner.routes.contains(old) && present.contains(&old) {
+            plan.push(Action::RemoveRoute(desired.name.clone(), *old));
+        }
+    }
+    for route in &desired.inner.routes {
+        if !present.contains(&route) {
+            plan.push(Action::AddRoute(desired.name.clone(), *route));
+        }
+    }
+}
+
+fn plan_forwarding(desired: &TunnelSpec, observed: &Observed, plan: &mut Vec<Action>) {
+    if !desired.inner.forward {
+        return;
+    }
+    let addresses = &desired.inner.addresses;
+    let ipv6 = addresses.iter().any(|address| address.local.is_ipv6());
+    if !observed.forwarding_v4 {
+        plan.push(Action::Forward(desired.name.clone(), Forwarding::Ipv4));
+    }
+    if ipv6 && !observed.forwarding_v6 {
+        plan.push(Action::Forward(desired.name.clone(), Forwarding::Ipv6));
+    }
+}
+
+fn plan_snat(
+    desired: &TunnelSpec,
+    current: Option<&TunnelSpec>,
+    plan: &mut Vec<Action>,
+) -> Result<(), PlanError> {
+    let wanted = snat_of(desired);
+    if desired.inner.snat.is_some() && wanted.is_none() {
+        return Err(PlanError::SnatWithoutPeer { name: desired.name.clone() });
+    }
+    let present = current.and_then(snat_of);
+    if wanted != present {
+        plan.extend(present.map(Action::RemoveSnat));
+        plan.extend(wanted.map(Action::InstallSnat));
+    }
+    Ok(())
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remember(spec) => write!(f, "remember {}", spec.name),
+            Self::CreateDevice { spec, mtu } => write!(f, "create device {}, mtu {mtu}", spec.name),
+            Self::StartDatapath(spec) => {
+                write!(f, "carry {} to {}", spec.name, spec.remote)?;
+                match spec.okey {
+                    Some(key) => write!(f, " with key {key}"),
+                    None => Ok(()),
+                }
+            }
+            Self::UpdateDatapath(spec) => write!(f, "carry {} with the changed parameters", spec.name),
+            Self::SetMtu { name, mtu, was } => write!(f, "set mtu of {name} from {was} to {mtu}"),
+            Self::SetUp(name) => write!(f, "set {name} up"),
+            Self::AddAddress(name, address) => write!(f, "add address {} to {name}", Words(address)),
+            Self::RemoveAddress(name, address) => {
+                write!(f, "remove address {} from {name}", Words(address))
+            }
+            Self::AddRoute(name, route) => write!(f, "add route {} dev {name}", Words(route)),
+            Self::RemoveRoute(name, route) => write!(f, "remove route {} dev {name}", Words(route)),
+            Self::Forward(_, family) => write!(f, "set {} = 1", family.name()),
+            Self::StopForwarding(family) => write!(f, "set {} = 0, as it was", family.name()),
+            Self::InstallSnat(Snat { name, peer, to }) => {
+                write!(f, "translate source {peer} to {to} for what leaves by other devices than {name}")
+            }
+            Self::RemoveSnat(Snat { peer, to, .. }) => {
+                write!(f, "stop translating source {peer} to {to}")
+            }
+            Self::StopDatapath(name) => write!(f, "stop carrying {name}"),
+            Self::DeleteDevice(name) => write!(f, "delete device {name}"),
+            Self::Forget(spec) => write!(f, "forget {}", spec.name),
+        }
+    }
+}
+
+/// An address or route as `ip` writes it.
+struct Words<'a, T>(&'a T);
+
+impl fmt::Display for Words<'_, InnerAddress> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let InnerAddress { local, peer, prefix_length } = self.0;
+        match peer {
+            Some(peer) => write!(f, "{local} peer {peer}/{prefix_length}"),
+            None => write!(f, "{local}/{prefix_length}"),
+        }
+    }
+}
+
+impl fmt::Display for Words<'_, InnerRoute> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let InnerRoute { destination, via, metric } = self.0;
+        write!(f, "{}/{}", destination.address, destination.length)?;
+        if let Some(via) = via {
+            write!(f, " via {via}")?;
+        }
+        match metric {
+            Some(metric) => write!(f, " metric {metric}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The state of tunnels as the daemon tells it: facts first, then the one-line verdict drawn from
+//! them. These types are also the JSON of `greway status --json`.
+
+use std::fmt;
+
+use greway_spec::TunnelSpec;
+use serde::{Deserialize, Serialize};
+
+/// Everything `greway status` shows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The tunnels, by name.
+    pub tunnels: Vec<TunnelStatus>,
+    /// GRE packets that matched no tunnel, latest first.
+    pub unmatched: Vec<Unmatched>,
+    /// What on this host will stop or bend traffic.
+    pub notes: Vec<String>,
+    /// The daemon that answered.
+    pub daemon: Daemon,
+}
+
+/// The daemon that answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Version of its binary.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+}
+
+/// One tunnel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TunnelStatus {
+    /// What it should be, with its origin.
+    pub spec: TunnelSpec,
+    /// One line for people.
+    pub verdict: String,
+    /// The same for programs.
+    pub state: State,
+    /// The device.
+    pub device: Option<Device>,
+    /// How it is carried and why so.
+    pub datapath: Carried,
+    /// Packets and bytes, counted in payload packets.
+    pub counters: Counters,
+    /// Seconds since the last packet was received.
+    pub last_received_seconds: Option<f64>,
+    /// Seconds since the last packet was sent.
+    pub last_sent_seconds: Option<f64>,
+    /// Dropped packets by reason; reasons that never struck are left out.
+    pub drops: Vec<Drop>,
+    /// The inner peer and what came of the echo.
+    pub peer: Option<Peer>,
+    /// What will stop or bend this tunnel's traffic.
+    pub notes: Vec<String>,
+}
+
+/// Whether a tunnel works, as far as can be told from this end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Packets came from the peer.
+    Up,
+    /// Nothing was ever received.
+    NoAnswer,
+    /// Nothing was sent or received yet.
+    Idle,
+    /// The device is down, gone, or not carried.
+    Down,
+}
+
+/// The tunnel device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Interface index.
+    pub index: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Addresses, as `ip addr` writes them.
+    pub addresses: Vec<String>,
+}
+
+/// How a tunnel is carried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// `userspace`.
+    pub datapath: String,
+    /// `veth` or `tun`.
+    pub overlay: String,
+    /// `packet` or `raw`.
+    pub underlay: String,
+    /// Why this underlay.
+    pub why: String,
+}
+
+/// Packets and bytes of payload packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Packets received and handed to the tunnel device.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Packets sent; a super-packet counts as the packets it was split into.
+    pub sent_packets: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+}
+
+/// Packets dropped for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drop {
+    /// Stable name.
+    pub reason: String,
+    /// `receive` or `transmit`.
+    pub direction: String,
+    /// How many.
+    pub packets: u64,
+    /// What it means, for people.
+    pub explanation: String,
+}
+
+/// The inner peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its address.
+    pub address: String,
+    /// Whether it was asked and answered; `None`: not asked.
+    pub answers: Option<bool>,
+    /// Round trip in milliseconds, when it answered.
+    pub round_trip_ms: Option<f64>,
+}
+
+/// GRE packets that matched no tunnel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unmatched {
+    /// Outer source.
+    pub source: String,
+    /// Outer destination.
+    pub destination: String,
+    /// Key, when one was there.
+    pub key: Option<u32>,
+    /// GRE protocol type.
+    pub protocol_type: u16,
+    /// How many.
+    pub packets: u64,
+    /// Seconds since the last one.
+    pub last_seen_seconds: f64,
+}
+
+/// What a verdict is drawn from.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    /// The tunnel as far as it is filled in.
+    pub tunnel: &'a TunnelStatus,
+    /// All that matched no tunnel.
+    pub unmatched: &'a [Unmatched],
+}
+
+impl Facts<'_> {
+    /// The state and the line that says it.
+    pub fn verdict(&self) -> (State, String) {
+        let tunnel = self.tunnel;
+        let name = &tunnel.spec.name;
+        let Some(device) = &tunnel.device else {
+            return (State::Down, format!("{name} down · its device is gone: `greway tunnel del {name}`"));
+        };
+        if !device.up {
+            return (State::Down, format!("{name} down · the device is down: `ip link set {name} up`"));
+        }
+        let counters = &tunnel.counters;
+        let peer = tunnel.peer.as_ref();
+        if counters.received_packets > 0 {
+            let mut line = format!("{name} up");
+            if let Some(seconds) = tunnel.last_received_seconds {
+                line.push_str(&format!(" · last received {} ago", Ago(seconds)));
+            }
+            match peer {
+                Some(Peer { address, round_trip_ms: Some(ms), .. }) => {
+                    line.push_str(&format!(" · peer {address} answers, {}", Milliseconds(*ms)));
+                }
+                Some(Peer { address, answers: Some(false), .. }) => {
+                    line.push_str(&format!(" · peer {address} does not answer an echo now"));
+                }
+                _ => {}
+            }
+            return (State::Up, line);
+        }
+        let sent = counters.sent_packets;
+        if let Some(cause) = self.cause_of_silence() {
+            return (State::NoAnswer, format!("{name} not working · sent {sent}, received 0: {cause}"));
+        }
+        if sent == 0 && tunnel.drops.is_empty() {
+            let hint = match peer {
+                None => " · no inner peer address is known, so nothing was asked",
+                Some(_) => "",
+            };
+            return (State::Idle, format!("{name} up · nothing sent or received yet{hint}"));
+        }
+        let line = format!(
+            "{name} no answer · sent {sent}, received 0: \
+             the far end is not up or protocol 47 is filtered on the way"
+        );
+        (State::NoAnswer, line)
+    }
+
+    /// What this end can see of why nothing arrives.
+    fn cause_of_silence(&self) -> Option<String> {
+        let spec = &self.tunnel.spec;
+        let most = self.tunnel.drops.iter().max_by_key(|drop| drop.packets);
+        if let Some(drop) = most {
+            return Some(format!("{} dropped, {}: {}", drop.packets, drop.reason, drop.explanation));
+        }
+        let remote = spec.remote.to_string();
+        let stranger = self.unmatched.iter().find(|packet| packet.source == remote)?;
+        let has = stranger.key.map_or("no key".to_owned(), |key| format!("key {key}"));
+        let wants = spec.ikey.map_or("no key".to_owned(), |key| format!("key {key}"));
+        if stranger.key != spec.ikey {
+            return Some(format!("{remote} sends packets with {has}, this tunnel takes {wants}"));
+        }
+        Some(format!("{remote} sends packets to {}, which is not this tunnel's `local`", stranger.destination))
+    }
+}
+
+/// A time span as people say it.
+pub struct Ago(pub f64);
+
+impl fmt::Display for Ago {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            seconds if seconds < 1.0 => write!(f, "less than 1 s"),
+            seconds if seconds < 120.0 => write!(f, "{seconds:.0} s"),
+            seconds if seconds < 7_200.0 => write!(f, "{:.0} min", seconds / 60.0),
+            seconds if seconds < 172_800.0 => write!(f, "{:.0} h", seconds / 3_600.0),
+            seconds => write!(f, "{:.0} days", seconds / 86_400.0),
+        }
+    }
+}
+
+/// Milliseconds with as many digits as mean something.
+pub struct Milliseconds(pub f64);
+
+impl fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ms if ms < 1.0 => write!(f, "{ms:.2} ms"),
+            ms if ms < 10.0 => write!(f, "{ms:.1} ms"),
+            ms => write!(f, "{ms:.0} ms"),
+        }
+    }
+}

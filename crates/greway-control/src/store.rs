@@ -1,0 +1,126 @@
+//! What survives the daemon, but not a reboot: one JSON file a tunnel in the state directory, and
+//! beside it the sequence number up to which the daemon may have sent.
+//!
+//! Files are replaced whole (written beside and renamed), so that a crash or a full disk leaves
+//! the old one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use greway_datapath::ReserveSequence;
+use greway_spec::{DeviceName, TunnelSpec};
+use serde::{Deserialize, Serialize};
+
+use crate::sysctl::Forwarding;
+
+/// A tunnel as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stored {
+    /// The tunnel.
+    pub spec: TunnelSpec,
+    /// What this tunnel turned on and its removal turns off again.
+    pub turned_on: Vec<Forwarding>,
+}
+
+/// The state directory.
+#[derive(Clone, Debug)]
+pub struct Store {
+    directory: PathBuf,
+}
+
+impl Store {
+    /// The store in `directory`, which exists.
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    /// All that is stored. A file that cannot be read is reported and skipped: one bad file may not
+    /// keep the other tunnels down.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn load(&self) -> io::Result<BTreeMap<DeviceName, Stored>> {
+        let mut tunnels = BTreeMap::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let parsed = fs::read(&path)
+                .and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).map_err(io::Error::from));
+            match parsed {
+                Ok(stored) => {
+                    tunnels.insert(stored.spec.name.clone(), stored);
+                }
+                Err(error) => tracing::error!(path = %path.display(), %error, "state file left out"),
+            }
+        }
+        Ok(tunnels)
+    }
+
+    /// Keeps a tunnel.
+    ///
+    /// # Errors
+    /// The system's, for example a full disk; the old file is there still.
+    pub fn save(&self, stored: &Stored) -> io::Result<()> {
+        let bytes = serde_json::to_vec_pretty(stored).map_err(io::Error::other)?;
+        replace(&self.file(&stored.spec.name, "json"), &bytes)
+    }
+
+    /// Forgets a tunnel and its sequence number.
+    ///
+    /// # Errors
+    /// The system's; that it was not there is none.
+    pub fn remove(&self, name: &DeviceName) -> io::Result<()> {
+        for kind in ["json", "sequence"] {
+            match fs::remove_file(self.file(name, kind)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The first sequence number that was surely never sent, 0 for a new tunnel.
+    pub fn sequence(&self, name: &DeviceName) -> u32 {
+        let text = fs::read_to_string(self.file(name, "sequence")).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+
+    /// Where the data plane writes how far it may send.
+    pub fn sequence_file(&self, name: &DeviceName) -> SequenceFile {
+        SequenceFile { path: self.file(name, "sequence") }
+    }
+
+    fn file(&self, name: &DeviceName, kind: &str) -> PathBuf {
+        self.directory.join(format!("{name}.{kind}"))
+    }
+}
+
+/// The file with a tunnel's reserved sequence number.
+#[derive(Debug)]
+pub struct SequenceFile {
+    path: PathBuf,
+}
+
+impl ReserveSequence for SequenceFile {
+    fn reserve(&mut self, up_to: u32) -> io::Result<()> {
+        replace(&self.path, up_to.to_string().as_bytes())
+    }
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let written = fs::File::create(&beside).and_then(|mut file| file.write_all(bytes));
+    let replaced = written.and_then(|()| fs::rename(&beside, path));
+    if replaced.is_err() {
+        // Half a file beside is of no use, and the disk may be full.
+        let _ = fs::remove_file(&beside);
+    }
+    replaced
+}
