@@ -1,0 +1,42 @@
+//! The lab: hosts in network namespaces, cables between them, traffic, captures, and a real Linux kernel as a
+//! peer. `greway demo` is made of it, and so are the tests that need whole tunnels.
+//!
+//! It needs no program of the system (no `ip`, no `ping`, PATH may be empty), leaves nothing behind, and touches
+//! no namespace but its own. The one exception is [`uml`], for tests only, which starts User Mode Linux.
+//!
+//! It knows nothing of tunnels: those are made by what is shown or tested, never by the lab. It asserts nothing
+//! either; it reports, and the caller decides what is right.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use greway_testbed::{Guide, PingOptions, guide, ping};
+//!
+//! let guide = Guide::build()?;
+//! let report = ping(&guide.linux1, guide::OUTER[1].into(), &PingOptions::default())?;
+//! assert!(report.complete(), "{report}");
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod capture;
+mod error;
+pub mod guide;
+mod host;
+mod link;
+pub mod pattern;
+pub mod pcap;
+mod ping;
+mod poll;
+pub mod privilege;
+pub mod tcp;
+pub mod uml;
+
+pub use capture::{Capture, CapturedPacket, inject};
+pub use error::Error;
+pub use guide::Guide;
+pub use host::Host;
+pub use link::{LinkOptions, link, offloads};
+pub use ping::{IcmpError, PingOptions, PingReport, ping};
+pub use poll::{Deadline, poll_until};
