@@ -1,0 +1,34 @@
+//! Puts greway's BPF programs to work and takes them away again: probe, load, attach, pin, adopt, remove.
+//!
+//! It exists so that the rest of greway can ask for the fast path in plain words and be told in plain words
+//! why there is none. aya stays inside: none of its types is in a signature, and every refusal keeps the
+//! kernel's own words. It refuses to decide by a kernel's version number (it tries, and listens), to attach
+//! in front of anybody, and to leave anything behind that [`remove_all`] would not find.
+//!
+//! ```text
+//!                      a bpffs that lasts                 no such bpffs
+//!  tcx works           link pinned: outlives the          link held: dies with
+//!                      process, adopted by the next       the process
+//!  only clsact works   filter of priority 60000: outlives kill -9, adopted by its name
+//! ```
+//!
+//! Pins are at `/sys/fs/bpf/greway/v<layout>/net-<inode of the network namespace>/`: the counters map, and
+//! one link a device and point. They are used only in a bpffs that lasts, which is one in the mount
+//! namespace of PID 1: a pin in the private mount namespace of `ip netns exec` would die with it.
+
+mod bpffs;
+mod error;
+mod fastpath;
+mod filter;
+mod link;
+mod netns;
+mod object;
+mod pins;
+mod probe;
+mod remove;
+
+pub use error::FastpathError;
+pub use fastpath::{Adopted, Attachment, Fastpath, Hook, HookChoice, Options, PinPolicy, Pinning};
+pub use greway_ebpf_abi::{Counters, Decline, LAYOUT, Point};
+pub use probe::{Ability, Probe, probe};
+pub use remove::remove_all;

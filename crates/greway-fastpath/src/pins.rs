@@ -1,0 +1,136 @@
+//! The names of our pins in a bpffs, and the folders they stand in.
+//!
+//! ```text
+//! <bpffs>/greway/v1/net-4026531840/counters       the map that both programs write
+//!                                  overlay-12     the link on device 12's peer end
+//!                                  underlay-2     the link on device 2
+//! ```
+//!
+//! One bpffs is seen from many network namespaces, each with a daemon of its own, hence the inode; a device is
+//! named by its index, because names change. A bpffs accepts no dot in a name.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use greway_ebpf_abi::{LAYOUT, Point};
+
+use crate::{bpffs, error::FastpathError, netns};
+
+/// The folder of one network namespace in one bpffs.
+#[derive(Clone, Debug)]
+pub(crate) struct Pins {
+    bpffs: PathBuf,
+    folder: PathBuf,
+}
+
+/// A link's pin, as its name tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LinkPin {
+    pub(crate) point: Point,
+    pub(crate) index: u32,
+    pub(crate) path: PathBuf,
+}
+
+impl Pins {
+    /// The folder of the calling thread's network namespace. It need not exist.
+    pub(crate) fn of_this_namespace(bpffs: &Path) -> Result<Self, FastpathError> {
+        let folder = bpffs.join("greway").join(format!("v{LAYOUT}")).join(format!("net-{}", netns::inode()?));
+        Ok(Self { bpffs: bpffs.to_owned(), folder })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn counters(&self) -> PathBuf {
+        self.folder.join("counters")
+    }
+
+    pub(crate) fn link(&self, point: Point, index: u32) -> PathBuf {
+        self.folder.join(format!("{}-{index}", point.name()))
+    }
+
+    pub(crate) fn create_folder(&self) -> Result<(), FastpathError> {
+        bpffs::make_folders(&self.bpffs, &self.folder).map_err(|source| FastpathError::Pin {
+            action: "create",
+            path: self.folder.clone(),
+            kernel: source.to_string(),
+        })
+    }
+
+    /// The links pinned here, none when there is no folder.
+    pub(crate) fn links(&self) -> Result<Vec<LinkPin>, FastpathError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(self.error("read", &self.folder, &source)),
+        };
+        let mut links = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|source| self.error("read", &self.folder, &source))?;
+            links.extend(LinkPin::parse(&entry.path()));
+        }
+        links.sort_by_key(|link| (link.index, link.point));
+        Ok(links)
+    }
+
+    /// Removes one pin; one that is not there is no error.
+    pub(crate) fn remove(&self, path: &Path) -> Result<(), FastpathError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.error("remove", path, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the counters and every folder of ours that is empty then.
+    pub(crate) fn remove_folder(&self) -> Result<(), FastpathError> {
+        self.remove(&self.counters())?;
+        for folder in self.folder.ancestors().take_while(|folder| *folder != self.bpffs) {
+            match fs::remove_dir(folder) {
+                // Another namespace's pins, or another layout's, are in it.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => return Ok(()),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.error("remove", folder, &error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn error(&self, action: &'static str, path: &Path, source: &io::Error) -> FastpathError {
+        FastpathError::Pin { action, path: path.to_owned(), kernel: source.to_string() }
+    }
+}
+
+impl LinkPin {
+    fn parse(path: &Path) -> Option<Self> {
+        let (word, index) = path.file_name()?.to_str()?.split_once('-')?;
+        let point = Point::ALL.into_iter().find(|point| point.name() == word)?;
+        Some(Self { point, index: index.parse().ok()?, path: path.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_links_name_tells_its_point_and_device() {
+        let pins = Pins::of_this_namespace(Path::new("/bpf")).unwrap();
+        assert!(pins.folder().starts_with("/bpf/greway/v1"), "{}", pins.folder().display());
+        for point in Point::ALL {
+            let path = pins.link(point, 12);
+            assert_eq!(LinkPin::parse(&path), Some(LinkPin { point, index: 12, path }));
+        }
+    }
+
+    #[test]
+    fn other_names_are_no_links() {
+        for name in ["counters", "overlay", "overlay-", "overlay-x", "egress-3"] {
+            assert_eq!(LinkPin::parse(&Path::new("/bpf").join(name)), None, "{name}");
+        }
+    }
+}

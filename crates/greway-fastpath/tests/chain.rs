@@ -1,0 +1,140 @@
+//! A decline ends nothing: whoever stands behind our program still sees every packet (`TC_ACT_UNSPEC`, -1).
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
+mod support;
+
+use greway_fastpath::{Decline, Fastpath, HookChoice, Options, Point};
+use greway_linux::packet::Protocol;
+use support::*;
+
+const PACKETS: u32 = 20;
+const TC_ACT_OK: i32 = 0;
+
+/// Ours first, a counting program behind it: by tcx both, by clsact both, and across.
+const CHAINS: [(HookChoice, HookChoice); 3] = [
+    (HookChoice::Tcx, HookChoice::Tcx),
+    (HookChoice::Tcx, HookChoice::Clsact),
+    (HookChoice::Clsact, HookChoice::Clsact),
+];
+
+#[test]
+fn those_behind_us_see_every_packet() {
+    in_namespace("those_behind_us_see_every_packet", |wire| {
+        for point in Point::ALL {
+            for chain in CHAINS {
+                assert_eq!(
+                    counted_behind(wire, &options(), point, chain),
+                    Some(u64::from(PACKETS)),
+                    "{point:?} {chain:?}"
+                );
+            }
+        }
+    });
+}
+
+/// The same program with TC_ACT_OK hides every packet, so the test above can fail.
+#[test]
+fn tc_act_ok_would_hide_them() {
+    in_namespace("tc_act_ok_would_hide_them", |wire| {
+        let hiding = options_with_verdict(TC_ACT_OK);
+        for point in Point::ALL {
+            for chain in CHAINS {
+                assert_eq!(counted_behind(wire, &hiding, point, chain), Some(0), "{point:?} {chain:?}");
+            }
+        }
+    });
+}
+
+/// How many of `PACKETS` a second set of programs counts, attached after `first`.
+fn counted_behind(
+    wire: &Wire,
+    first: &Options,
+    point: Point,
+    (first_hook, second_hook): (HookChoice, HookChoice),
+) -> Option<u64> {
+    let protocol = protocol_at(point);
+    let (first, _attachment) = attached(&Options { hook: first_hook, ..first.clone() }, point);
+    // Behind ours at the other point's name: two filters of one name would not be told apart on removal.
+    let behind = Point::ALL.into_iter().find(|other| *other != point)?;
+    let mut second =
+        Fastpath::load_with(&Options { hook: second_hook, clsact_priority: 60_001, ..options() }).unwrap();
+    second.attach(FAR, behind).unwrap();
+    let mut ip_stack = wire.ip_stack(protocol);
+
+    wire.send(protocol, 0..PACKETS);
+
+    assert_eq!(ip_stack.until(PACKETS - 1).len(), PACKETS as usize, "declined or accepted, all go on to IP");
+    assert_eq!(seen(&first, point), u64::from(PACKETS));
+    Some(seen(&second, behind))
+}
+
+#[test]
+fn each_reason_is_counted_by_its_name() {
+    in_namespace("each_reason_is_counted_by_its_name", |wire| {
+        let (fastpath, _attachment) = attached(&options(), Point::Underlay);
+        let gre = |flags: [u8; 2], fragment: u16| {
+            let payload = [&flags[..], &[0x08, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+            ethernet(0x0800, &[ipv4(IPPROTO_GRE, payload.len(), fragment), payload].concat())
+        };
+        let mut to_another = gre([0, 0], 0);
+        to_another[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+        let mut with_options = ipv4(IPPROTO_GRE, 8, 0);
+        with_options[0] = 0x46;
+        with_options.extend([1, 1, 1, 0, 0, 0, 0x08, 0]);
+        let mut tagged = gre([0, 0], 0);
+        tagged.splice(12..12, [0x81, 0, 0, 7]);
+        let ipv6 = |protocol: u8, payload: &[u8]| {
+            let mut header = vec![0x60, 0, 0, 0, 0, payload.len() as u8, protocol, 64];
+            header.resize(40, 0);
+            ethernet(0x86dd, &[header, payload.to_vec()].concat())
+        };
+        let cases: [(Decline, bool, Vec<u8>); 15] = [
+            (Decline::CountsOnly, true, gre([0, 0], 0)),
+            (Decline::CountsOnly, true, gre([0x20, 0], 0x4000)),
+            (Decline::CountsOnly, true, ipv6(IPPROTO_GRE, &[0, 0, 0x86, 0xdd])),
+            (Decline::NotIp, false, ethernet(0x88b5, &[0; 46])),
+            (Decline::NotGre, false, ethernet(0x0800, &ipv4(IPPROTO_TEST, 0, 0))),
+            (Decline::NotGre, false, ipv6(IPPROTO_TEST, &[])),
+            (Decline::Truncated, false, ethernet(0x0800, &ipv4(IPPROTO_GRE, 0, 0)[..12])),
+            (Decline::Truncated, true, ethernet(0x0800, &[ipv4(IPPROTO_GRE, 3, 0), vec![0; 3]].concat())),
+            (Decline::VlanTagged, false, tagged),
+            (Decline::OtherHost, true, to_another),
+            (Decline::IpOptions, true, ethernet(0x0800, &with_options)),
+            (Decline::Fragment, true, gre([0, 0], 0x2000)),
+            (Decline::GreVersion, true, gre([0x20, 0x01], 0)),
+            (Decline::GreRouting, true, gre([0x40, 0], 0)),
+            (Decline::GreCheckedField, true, gre([0x80, 0], 0)),
+        ];
+        let named: std::collections::BTreeSet<Decline> = cases.iter().map(|(reason, ..)| *reason).collect();
+        assert_eq!(named.len(), Decline::COUNT, "a case for each reason");
+        for (reason, is_gre, frame) in cases {
+            let before = fastpath.counters(Point::Underlay).unwrap();
+            wire.send_frame(&frame);
+            until(reason.name(), || seen(&fastpath, Point::Underlay) > before.seen);
+            let mut expected = before;
+            expected.seen += 1;
+            expected.gre += u64::from(is_gre);
+            expected.declined[reason as usize] += 1;
+            assert_eq!(fastpath.counters(Point::Underlay).unwrap(), expected, "{}", reason.name());
+        }
+        assert_eq!(seen(&fastpath, Point::Overlay), 0, "the other point's counters are its own");
+    });
+}
+
+/// The overlay program sees payload packets of any kind; a GRE packet among them is counted as one.
+#[test]
+fn payload_packets_are_counted_on_the_overlay() {
+    in_namespace("payload_packets_are_counted_on_the_overlay", |wire| {
+        let (fastpath, _attachment) = attached(&options(), Point::Overlay);
+        let mut tap = wire.tap(Protocol::All);
+        wire.send(IPPROTO_TEST, 0..3);
+        wire.send(IPPROTO_GRE, 3..5);
+        wire.send_frame(&ethernet(0x88b5, &[0; 46]));
+        assert_eq!(tap.until(4).len(), 5);
+        until("the last one is counted", || seen(&fastpath, Point::Overlay) == 6);
+        let counters = fastpath.counters(Point::Overlay).unwrap();
+        assert_eq!(counters.gre, 2);
+        assert_eq!(counters.declined_for(Decline::CountsOnly), 5);
+        assert_eq!(counters.declined_for(Decline::NotIp), 1);
+    });
+}

@@ -1,0 +1,281 @@
+//! A namespace with one wire in it, packets to send along it, and taps to see them arrive.
+//!
+//! ```text
+//!  near0 ═══════ veth ═══════ far0: ETH_P_ALL tap ─► tc ingress ─► ETH_P_IP tap ─► IP stack (raw socket)
+//!  02::1  192.0.2.2           02::2  192.0.2.1/24
+//! ```
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    fs,
+    io::Write as _,
+    net::{IpAddr, Ipv4Addr},
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use aya::programs::{SchedClassifier, TcAttachType};
+use greway_fastpath::{Attachment, Counters, Fastpath, FastpathError, Options, Point};
+use greway_linux::{
+    netns,
+    packet::{Config, PacketSocket, Protocol},
+    raw::RawSocket,
+};
+use greway_netlink::{Address, LinkChange, Netlink, VethEnd, VethPair, VethSpec};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{RecvFlags, SendFlags, recv, send},
+};
+
+/// The receiving end, where programs are attached.
+pub(crate) const FAR: &str = "far0";
+pub(crate) const NEAR: &str = "near0";
+pub(crate) const IPPROTO_GRE: u8 = 47;
+/// RFC 3692: for experiments. Stands for any payload.
+pub(crate) const IPPROTO_TEST: u8 = 253;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const NEAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const NEAR_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const FAR_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// In front of the number in each packet, to tell ours from any other.
+const MARK: [u8; 4] = *b"grwy";
+
+/// Runs `test` on a thread of its own, in a network namespace of its own, or says why it cannot.
+pub(crate) fn in_namespace(name: &str, test: impl FnOnce(&Wire) + Send) {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            if let Err(error) = netns::unshare_net() {
+                return not_run(name, &format!("no network namespace: {error}"));
+            }
+            if let Err(FastpathError::Load { kernel }) = Fastpath::load_with(&options())
+                && (kernel.contains("(os error 1)") || kernel.contains("(os error 38)"))
+            {
+                return not_run(name, &format!("this process may not load BPF programs: {kernel}"));
+            }
+            test(&Wire::new());
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// One line for the table of tests that could not run. In one write and past the harness's capture, so that it
+/// arrives whole and always.
+pub(crate) fn not_run(name: &str, reason: &str) {
+    let line = format!("not run: {name}: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
+/// Options without pins, on the object under test: a fresh one when GREWAY_EBPF_OBJECT names it.
+pub(crate) fn options() -> Options {
+    let object = std::env::var_os("GREWAY_EBPF_OBJECT").map(|path| Cow::Owned(fs::read(path).unwrap()));
+    Options { pins: greway_fastpath::PinPolicy::Never, object, ..Options::default() }
+}
+
+/// The same programs, but with another verdict for every packet, so that a test of the verdict can fail.
+pub(crate) fn options_with_verdict(verdict: i32) -> Options {
+    let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/obj/greway.bpf.o");
+    let mut object = options().object.map_or_else(|| fs::read(committed).unwrap(), Cow::into_owned);
+    let mut patched = 0;
+    for at in (0..object.len() - 8).step_by(4) {
+        // r0 = -1: as 64 bits from two words, as 64 bits sign-extended, or as 32 bits
+        // (Documentation/bpf/standardization/instruction-set.rst, v6.6).
+        if let [0x18 | 0xb7 | 0xb4, 0, 0, 0, 0xff, 0xff, 0xff, 0xff] = object[at..at + 8] {
+            object[at + 4..at + 8].copy_from_slice(&verdict.to_le_bytes());
+            patched += 1;
+        }
+    }
+    assert_eq!(patched, 2, "each program has one verdict");
+    Options { object: Some(Cow::Owned(object)), ..options() }
+}
+
+/// Both ends of a veth pair in the calling thread's namespace.
+pub(crate) struct Wire {
+    netlink: Netlink,
+    sender: PacketSocket,
+    pub(crate) pair: VethPair,
+}
+
+impl Wire {
+    fn new() -> Self {
+        // Neighbour discovery would be counted too. No file means no IPv6.
+        let _ = fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+        let netlink = Netlink::open().unwrap();
+        let end = |name, mac: [u8; 6]| VethEnd { address: Some(mac), ..VethEnd::new(name) };
+        let spec = VethSpec { end: end(NEAR, NEAR_MAC), peer: end(FAR, FAR_MAC), peer_netns: None };
+        let pair = netlink.create_veth(&spec).unwrap();
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
+        netlink.change_link(pair.index, &up).unwrap();
+        netlink.change_link(pair.peer_index, &up).unwrap();
+        netlink.add_address(pair.peer_index, Address::new(IpAddr::V4(FAR_IP), 24)).unwrap();
+        let config = Config { ifindex: Some(pair.index), ..Config::default() };
+        let sender = PacketSocket::open(&config).unwrap();
+        let wire = Self { netlink, sender, pair };
+        until("the wire carries", || {
+            wire.netlink.link_by_index(pair.peer_index).unwrap().is_some_and(|link| link.running)
+        });
+        wire
+    }
+
+    /// Sends one frame to the far end as it is.
+    pub(crate) fn send_frame(&self, frame: &[u8]) {
+        assert_eq!(send(self.sender.as_fd(), frame, SendFlags::empty()).unwrap(), frame.len());
+    }
+
+    /// Sends packets with these numbers, one after the other.
+    pub(crate) fn send(&self, protocol: u8, numbers: std::ops::Range<u32>) {
+        for number in numbers {
+            self.send_frame(&frame(protocol, number));
+        }
+    }
+
+    pub(crate) fn delete(&self) {
+        self.netlink.delete_link(self.pair.index).unwrap();
+    }
+
+    /// A packet socket at the far end.
+    pub(crate) fn tap(&self, protocol: Protocol) -> Tap {
+        let config = Config {
+            protocol,
+            ifindex: Some(self.pair.peer_index),
+            ignore_outgoing: true,
+            ..Config::default()
+        };
+        Tap { socket: PacketSocket::open(&config).unwrap().into(), seen: BTreeSet::new() }
+    }
+
+    /// What the IP stack delivers to a raw socket.
+    pub(crate) fn ip_stack(&self, protocol: u8) -> Tap {
+        Tap { socket: RawSocket::open_ipv4(protocol).unwrap().into(), seen: BTreeSet::new() }
+    }
+}
+
+/// A socket, and the numbers of our packets that arrived there.
+pub(crate) struct Tap {
+    socket: rustix::fd::OwnedFd,
+    seen: BTreeSet<u32>,
+}
+
+impl Tap {
+    /// Waits for packet `number`, and tells the numbers of all packets that came until then.
+    pub(crate) fn until(&mut self, number: u32) -> BTreeSet<u32> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.seen.contains(&number) {
+            assert!(Instant::now() < deadline, "packet {number} did not come, only {:?}", self.seen);
+            let wait = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&wait)).unwrap();
+            self.drain();
+        }
+        self.seen.clone()
+    }
+
+    fn drain(&mut self) {
+        let mut buffer = [0; 2048];
+        loop {
+            match recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
+                Ok((len, _)) => self.seen.extend(number(&buffer[..len])),
+                Err(Errno::AGAIN) => return,
+                Err(errno) => panic!("recv: {errno}"),
+            }
+        }
+    }
+}
+
+/// An Ethernet frame with an IPv4 packet of `protocol`; for 47, plain GRE with an empty IPv4 header inside.
+pub(crate) fn frame(protocol: u8, number: u32) -> Vec<u8> {
+    let mut payload = Vec::new();
+    if protocol == IPPROTO_GRE {
+        payload.extend([0, 0, 0x08, 0]);
+        payload.extend(ipv4(IPPROTO_TEST, 8, 0x4000));
+    }
+    payload.extend(MARK);
+    payload.extend(number.to_be_bytes());
+    ethernet(0x0800, &[ipv4(protocol, payload.len(), 0x4000), payload].concat())
+}
+
+/// A frame to the far end.
+pub(crate) fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    [&FAR_MAC[..], &NEAR_MAC, &ethertype.to_be_bytes(), payload].concat()
+}
+
+/// An IPv4 header without options for `len` bytes of payload, with these flags and fragment offset.
+pub(crate) fn ipv4(protocol: u8, len: usize, fragment: u16) -> Vec<u8> {
+    let mut header = vec![0x45, 0];
+    header.extend((20 + len as u16).to_be_bytes());
+    header.extend([0, 0]);
+    header.extend(fragment.to_be_bytes());
+    header.extend([64, protocol, 0, 0]);
+    header.extend(NEAR_IP.octets());
+    header.extend(FAR_IP.octets());
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = !((sum & 0xffff) + (sum >> 16)) as u16;
+    header[10..12].copy_from_slice(&folded.to_be_bytes());
+    header
+}
+
+fn number(packet: &[u8]) -> Option<u32> {
+    let at = packet.windows(MARK.len()).position(|window| window == MARK)? + MARK.len();
+    Some(u32::from_be_bytes(*packet.get(at..)?.first_chunk()?))
+}
+
+/// Polls until `holds`.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// The protocol that a test of `point` sends.
+pub(crate) fn protocol_at(point: Point) -> u8 {
+    match point {
+        Point::Overlay => IPPROTO_TEST,
+        Point::Underlay => IPPROTO_GRE,
+    }
+}
+
+/// Loads and attaches in one go.
+pub(crate) fn attached(options: &Options, point: Point) -> (Fastpath, Attachment) {
+    let mut fastpath = Fastpath::load_with(options).unwrap();
+    let attachment = fastpath.attach(FAR, point).unwrap();
+    (fastpath, attachment)
+}
+
+pub(crate) fn seen(fastpath: &Fastpath, point: Point) -> u64 {
+    sound(fastpath.counters(point).unwrap()).seen
+}
+
+/// Counters whose parts add up.
+pub(crate) fn sound(counters: Counters) -> Counters {
+    assert_eq!(counters.seen, counters.declined.iter().sum::<u64>(), "{counters:?}");
+    assert!(counters.gre <= counters.seen, "{counters:?}");
+    counters
+}
+
+/// The programs in the tcx ingress chain of `device`, first to last. None where the kernel has no tcx.
+pub(crate) fn tcx_chain(device: &str) -> Vec<(u32, String)> {
+    let Ok((_revision, programs)) = SchedClassifier::query_tcx(device, TcAttachType::Ingress) else {
+        return Vec::new();
+    };
+    programs
+        .iter()
+        .map(|program| (program.id(), program.name_as_str().unwrap_or_default().to_owned()))
+        .collect()
+}
+
+/// What tc itself lists at the far end; `None` when there is no tc to ask.
+pub(crate) fn tc_lists() -> Option<String> {
+    let ask = |words: &[&str]| {
+        let output = std::process::Command::new("tc").args(words).output().ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    Some(ask(&["qdisc", "show", "dev", FAR, "clsact"])? + &ask(&["filter", "show", "dev", FAR, "ingress"])?)
+}

@@ -1,0 +1,303 @@
+//! What outlives whom: pinned links the process, held links nothing, and removal leaves nothing.
+//!
+//! The bpffs of these tests is mounted nowhere: it lives as long as the test's descriptor of it.
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
+mod support;
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use greway_fastpath::{
+    Ability, Fastpath, FastpathError, Hook, HookChoice, Options, PinPolicy, Pinning, Point, probe, remove_all,
+};
+use rustix::{
+    fd::OwnedFd,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, fsconfig_create,
+        fsmount, fsopen, mount, mount_change,
+    },
+    thread::UnshareFlags,
+};
+use support::*;
+
+const POINT: Point = Point::Underlay;
+
+/// Names the bpffs to the process that will be killed, and the way to attach.
+const CHILD_BPFFS: &str = "GREWAY_TEST_CHILD_BPFFS";
+const CHILD_HOOK: &str = "GREWAY_TEST_CHILD_HOOK";
+
+#[test]
+fn pinned_links_count_on_and_are_adopted() {
+    let name = "pinned_links_count_on_and_are_adopted";
+    in_namespace(name, |wire| {
+        let Some(bpffs) = Bpffs::new(name) else { return };
+        let options = bpffs.options(HookChoice::Tcx);
+        let (first, attachment) = attached(&options, POINT);
+        assert_eq!((attachment.hook, attachment.adopted), (Hook::Tcx, false));
+        assert!(matches!(first.pinning(), Pinning::Lasting(folder) if folder.starts_with(&bpffs.path)));
+        send_and_count(wire, &first, 5);
+        let chain = tcx_chain(FAR);
+        assert_eq!(chain.len(), 1, "{chain:?}");
+
+        drop(first);
+        assert_eq!(tcx_chain(FAR), chain, "the pin holds the program");
+        wire.send(IPPROTO_GRE, 0..5);
+
+        let mut second = Fastpath::load_with(&options).unwrap();
+        until("it counted while nobody was there", || seen(&second, POINT) == 10);
+        let adopted = second.adopt();
+        assert!(adopted.errors.is_empty() && adopted.gone.is_empty(), "{adopted:?}");
+        let [attachment] = &adopted.attachments[..] else { panic!("{adopted:?}") };
+        assert_eq!((attachment.device.as_str(), attachment.point, attachment.adopted), (FAR, POINT, true));
+        let replaced = tcx_chain(FAR);
+        assert_eq!(replaced.len(), 1, "one program in the place of the other: {replaced:?}");
+        assert_ne!(replaced, chain, "the new process runs its own program");
+        send_and_count(wire, &second, 15);
+        assert!(second.adopt().attachments.is_empty(), "once is enough");
+
+        second.remove_all().unwrap();
+        assert_eq!(tcx_chain(FAR), []);
+        assert!(!bpffs.has_pins());
+    });
+}
+
+#[test]
+fn a_killed_process_leaves_its_programs_counting() {
+    let name = "a_killed_process_leaves_its_programs_counting";
+    if let Some(path) = std::env::var_os(CHILD_BPFFS) {
+        return be_killed(Path::new(&path));
+    }
+    in_namespace(name, |wire| {
+        let Some(bpffs) = Bpffs::new(name) else { return };
+        for (hook, word) in [(HookChoice::Tcx, "tcx"), (HookChoice::Clsact, "clsact")] {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--nocapture", "--test-threads=1"])
+                .env(CHILD_BPFFS, &bpffs.path)
+                .env(CHILD_HOOK, word)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let attached = lines.map_while(Result::ok).any(|line| line.ends_with("attached"));
+            assert!(attached, "the child attaches by {word}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+
+            let mut fastpath = Fastpath::load_with(&bpffs.options(hook)).unwrap();
+            send_and_count(wire, &fastpath, 5);
+            let adopted = fastpath.adopt();
+            assert!(adopted.errors.is_empty(), "{adopted:?}");
+            assert_eq!(adopted.attachments.len(), 1, "{word}: {adopted:?}");
+            send_and_count(wire, &fastpath, 10);
+            drop(fastpath);
+
+            // And without loading anything: what `greway daemon --stop` and an uninstaller do.
+            remove_all(&PinPolicy::At(bpffs.path.clone())).unwrap();
+            assert_nothing_left(&bpffs, word);
+        }
+    });
+}
+
+/// The child: attaches, says so, and waits for its end.
+fn be_killed(bpffs: &Path) {
+    let hook = match std::env::var(CHILD_HOOK).as_deref() {
+        Ok("tcx") => HookChoice::Tcx,
+        _ => HookChoice::Clsact,
+    };
+    let options = Options { pins: PinPolicy::At(bpffs.to_owned()), hook, ..options() };
+    let (_fastpath, _attachment) = attached(&options, POINT);
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "\nattached").unwrap();
+    stdout.flush().unwrap();
+    // Ends when the parent does, should that forget to kill.
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
+
+#[test]
+fn without_a_bpffs_programs_end_with_their_holder() {
+    in_namespace("without_a_bpffs_programs_end_with_their_holder", |wire| {
+        for hook in [HookChoice::Tcx, HookChoice::Clsact] {
+            let (fastpath, _attachment) = attached(&Options { hook, ..options() }, POINT);
+            assert!(matches!(fastpath.pinning(), Pinning::Process(_)), "{:?}", fastpath.pinning());
+            send_and_count(wire, &fastpath, 5);
+            drop(fastpath);
+            until("the kernel lets go of the link", || tcx_chain(FAR).is_empty());
+            if let Some(lists) = tc_lists() {
+                assert_eq!(lists, "", "{hook:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_clsact_of_somebody_else_stays() {
+    let name = "a_clsact_of_somebody_else_stays";
+    in_namespace(name, |_wire| {
+        if tc_lists().is_none() {
+            return not_run(name, "no tc to make somebody else's clsact with");
+        }
+        let tc = |words: &[&str]| {
+            let status = Command::new("tc").args(words).status().unwrap();
+            assert!(status.success(), "tc {words:?}: {status}");
+        };
+        tc(&["qdisc", "add", "dev", FAR, "clsact"]);
+        // A classic BPF program of one instruction, "no match": small kernels have no other classifier.
+        tc(&["filter", "add", "dev", FAR, "ingress", "bpf", "bytecode", "1,6 0 0 0", "flowid", "1:1"]);
+        let theirs = tc_lists().unwrap();
+        let (mut fastpath, attachment) = attached(&Options { hook: HookChoice::Clsact, ..options() }, POINT);
+        let with_ours = tc_lists().unwrap();
+        let place = |word: &str| with_ours.find(word).unwrap_or_else(|| panic!("no {word} in {with_ours}"));
+        assert!(place("bytecode") < place("greway_underlay"), "ours is behind: {with_ours}");
+        fastpath.detach(&attachment).unwrap();
+        assert_eq!(tc_lists().unwrap(), theirs);
+
+        tc(&["filter", "del", "dev", FAR, "ingress"]);
+        let (fastpath, _attachment) = attached(&Options { hook: HookChoice::Clsact, ..options() }, POINT);
+        drop(fastpath);
+        assert!(tc_lists().unwrap().contains("clsact"), "empty, but not ours");
+    });
+}
+
+#[test]
+fn the_pin_of_a_device_that_is_gone_is_removed() {
+    let name = "the_pin_of_a_device_that_is_gone_is_removed";
+    in_namespace(name, |wire| {
+        let Some(bpffs) = Bpffs::new(name) else { return };
+        let options = bpffs.options(HookChoice::Tcx);
+        let (first, attachment) = attached(&options, POINT);
+        drop(first);
+        wire.delete();
+
+        let mut second = Fastpath::load_with(&options).unwrap();
+        let adopted = second.adopt();
+        assert!(adopted.attachments.is_empty() && adopted.errors.is_empty(), "{adopted:?}");
+        assert_eq!(adopted.gone.len(), 1, "{adopted:?}");
+        let error = second.detach(&attachment).unwrap_err();
+        assert!(matches!(error, FastpathError::NotAttached { .. }), "{error}");
+        second.remove_all().unwrap();
+        assert!(!bpffs.has_pins());
+    });
+}
+
+#[test]
+fn a_device_that_goes_away_is_detached_quietly() {
+    let name = "a_device_that_goes_away_is_detached_quietly";
+    in_namespace(name, |wire| {
+        let Some(bpffs) = Bpffs::new(name) else { return };
+        let (mut fastpath, attachment) = attached(&bpffs.options(HookChoice::Auto), POINT);
+        wire.delete();
+        fastpath.detach(&attachment).unwrap();
+        fastpath.remove_all().unwrap();
+        assert!(!bpffs.has_pins());
+    });
+}
+
+#[test]
+fn refusals_name_the_device_and_the_kernels_words() {
+    in_namespace("refusals_name_the_device_and_the_kernels_words", |_wire| {
+        let (mut fastpath, attachment) = attached(&options(), POINT);
+        let error = fastpath.attach("nosuch0", POINT).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no device nosuch0 in this network namespace: No such device (os error 19)"
+        );
+        let error = fastpath.attach(FAR, POINT).unwrap_err();
+        assert_eq!(error.to_string(), "the underlay program is on far0 already");
+        fastpath.detach(&attachment).unwrap();
+        let error = fastpath.detach(&attachment).unwrap_err();
+        assert_eq!(error.to_string(), "the underlay program is not on far0");
+
+        let broken = Options { object: Some(b"not an object".as_slice().into()), ..options() };
+        let error = Fastpath::load_with(&broken).unwrap_err();
+        assert!(error.to_string().starts_with("cannot load the BPF programs: "), "{error}");
+    });
+}
+
+/// `ip netns exec` gives its command such a mount namespace: pins there would die with it.
+#[test]
+fn a_private_mount_namespace_is_no_place_for_pins() {
+    let name = "a_private_mount_namespace_is_no_place_for_pins";
+    in_namespace(name, |wire| {
+        if let Err(errno) = mount_private_bpffs() {
+            return not_run(name, &format!("no private mount namespace with a bpffs: {errno}"));
+        }
+        let by_default = Options { pins: PinPolicy::Auto, ..options() };
+        let (fastpath, _attachment) = attached(&by_default, POINT);
+        let Pinning::Process(reason) = fastpath.pinning() else { panic!("{:?}", fastpath.pinning()) };
+        assert!(reason.contains("private mount namespace"), "{reason}");
+        assert!(!Path::new("/sys/fs/bpf/greway").exists());
+        send_and_count(wire, &fastpath, 5);
+        let Ability::Refused(words) = probe().lasting_bpffs else { panic!("it does not last") };
+        assert_eq!(words, *reason);
+    });
+}
+
+/// For the calling thread alone: a bpffs at the usual place, in a mount namespace of its own.
+fn mount_private_bpffs() -> rustix::io::Result<()> {
+    #[expect(deprecated, reason = "the unsafe successor warns of CLONE_FILES, which is not used here")]
+    rustix::thread::unshare(UnshareFlags::NEWNS)?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    mount("bpf", "/sys/fs/bpf", "bpf", MountFlags::empty(), None)
+}
+
+#[test]
+fn what_is_no_bpffs_is_not_used() {
+    in_namespace("what_is_no_bpffs_is_not_used", |_wire| {
+        let nowhere = PathBuf::from("/proc");
+        let fastpath = Fastpath::load_with(&Options { pins: PinPolicy::At(nowhere), ..options() }).unwrap();
+        assert_eq!(*fastpath.pinning(), Pinning::Process("/proc is not in a bpffs".to_owned()));
+    });
+}
+
+fn send_and_count(wire: &Wire, fastpath: &Fastpath, seen_then: u64) {
+    wire.send(IPPROTO_GRE, 0..5);
+    until("five more are counted", || seen(fastpath, POINT) == seen_then);
+}
+
+fn assert_nothing_left(bpffs: &Bpffs, way: &str) {
+    assert_eq!(tcx_chain(FAR), [], "{way}");
+    assert!(!bpffs.has_pins(), "{way}");
+    if let Some(lists) = tc_lists() {
+        assert_eq!(lists, "", "{way}");
+    }
+}
+
+/// A bpffs that no mount namespace has, reached through a descriptor of this process.
+struct Bpffs {
+    path: PathBuf,
+    _mount: OwnedFd,
+}
+
+impl Bpffs {
+    fn new(test: &str) -> Option<Self> {
+        let mount = || {
+            let context = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            fsconfig_create(&context)?;
+            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        };
+        match mount() {
+            Ok(mount) => {
+                let path = format!("/proc/{}/fd/{}", std::process::id(), mount.as_raw_fd());
+                Some(Self { path: path.into(), _mount: mount })
+            }
+            Err(errno) => {
+                not_run(test, &format!("no bpffs may be mounted: {errno}"));
+                None
+            }
+        }
+    }
+
+    fn options(&self, hook: HookChoice) -> Options {
+        Options { pins: PinPolicy::At(self.path.clone()), hook, ..options() }
+    }
+
+    fn has_pins(&self) -> bool {
+        self.path.join("greway").exists()
+    }
+}
