@@ -1,0 +1,48 @@
+//! `cargo xtask TASK`: what is done with the project, beside building it.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for people at a terminal")]
+
+mod arch;
+mod ebpf;
+mod peers;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  test [--require all] [--only STAGE]
+          everything: format, lints, architecture, unit and property tests, tunnels between
+          namespaces, real peers, the demo; as root it installs with apt the peers that it needs
+  arch    does the dependency graph of the crates hold?
+  ebpf [--check | --verify | --out FILE]
+          build the eBPF programs; --check: is the committed object of these sources?
+          --verify: does building them again give the same bytes?
+";
+
+fn main() -> ExitCode {
+    let arguments = std::env::args().skip(1).collect::<Vec<_>>();
+    let rest = arguments.get(1..).unwrap_or_default();
+    let done = match arguments.first().map(String::as_str) {
+        Some("test") => test::run(rest),
+        Some("arch") => arch::run(),
+        Some("ebpf") => ebpf::run(rest),
+        Some("help" | "--help" | "-h") => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => {
+            eprint!("unknown task {:?}\n\n{USAGE}", other.unwrap_or(""));
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

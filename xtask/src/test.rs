@@ -1,0 +1,281 @@
+//! `cargo xtask test`: everything that this machine can run, and a table of what it could not.
+//!
+//! Only test binaries run with privileges, never cargo: the binaries are built first, then run one
+//! by one. A test that cannot run says `not run: NAME: REASON` on stderr; those lines become the
+//! table at the end, and with `--require all` a failure.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::{arch, ebpf, peers, shell};
+
+/// Runs the stages.
+pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
+    let options = Options::parse(arguments)?;
+    let mut report = Report::default();
+    let stages: &[(&str, Stage)] = &[
+        ("format", |_| shell::run(&mut shell::cargo(&["fmt", "--all", "--check"]))),
+        ("arch", |_| arch::run()),
+        ("ebpf digest", |_| ebpf::run(&["--check".to_owned()])),
+        ("lints", |_| {
+            let arguments = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+            shell::run(&mut shell::cargo(&arguments))
+        }),
+        ("peers", |report| {
+            report.not_run.extend(peers::provide());
+            Ok(())
+        }),
+        ("tests", tests),
+        ("docs", |_| {
+            let mut doc = shell::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+            shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
+        }),
+        ("demo", demo),
+        ("demo, unprivileged", unprivileged_demo),
+    ];
+    for (name, stage) in stages {
+        if options.only.as_deref().is_some_and(|only| !name.starts_with(only)) {
+            continue;
+        }
+        let start = Instant::now();
+        println!("\n== {name}");
+        if let Err(error) = stage(&mut report) {
+            println!("FAILED: {error:#}");
+            report.failures.push(format!("{name}: {error:#}"));
+        }
+        report.minutes.push(((*name).to_owned(), start.elapsed().as_secs_f64() / 60.0));
+    }
+    report.conclude(options.require_all)
+}
+
+type Stage = fn(&mut Report) -> anyhow::Result<()>;
+
+struct Options {
+    require_all: bool,
+    only: Option<String>,
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> anyhow::Result<Self> {
+        let mut options = Self { require_all: false, only: None };
+        let mut rest = arguments.iter().map(String::as_str);
+        while let Some(argument) = rest.next() {
+            match (argument, argument == "--require" || argument == "--only") {
+                ("--require", _) if rest.next() == Some("all") => options.require_all = true,
+                ("--only", _) => options.only = Some(rest.next().context("--only needs a stage")?.to_owned()),
+                _ => bail!("\"{argument}\" is unknown: use --require all, --only STAGE"),
+            }
+        }
+        Ok(options)
+    }
+}
+
+#[derive(Default)]
+struct Report {
+    passed: u64,
+    failed: u64,
+    failures: Vec<String>,
+    /// What could not run, and why.
+    not_run: BTreeSet<(String, String)>,
+    minutes: Vec<(String, f64)>,
+}
+
+impl Report {
+    fn conclude(self, require_all: bool) -> anyhow::Result<()> {
+        println!("\n== minutes");
+        for (stage, minutes) in &self.minutes {
+            println!("{minutes:6.1}  {stage}");
+        }
+        if self.not_run.is_empty() {
+            println!("\nEverything ran.");
+        } else {
+            println!("\n== not run");
+            for (what, why) in &self.not_run {
+                println!("not run: {what} because {why}");
+            }
+        }
+        for failure in &self.failures {
+            println!("failed: {failure}");
+        }
+        println!("\n{} passed, {} failed, {} skipped", self.passed, self.failed, self.not_run.len());
+        if !self.failures.is_empty() {
+            bail!("{} stage(s) failed", self.failures.len());
+        }
+        if require_all && !self.not_run.is_empty() {
+            bail!("--require all: {} test(s) could not run", self.not_run.len());
+        }
+        Ok(())
+    }
+}
+
+/// Builds every test binary, then runs each in its package's directory.
+fn tests(report: &mut Report) -> anyhow::Result<()> {
+    let root = !shell::is_root() && Command::new("sudo").args(["-n", "true"]).status().is_ok_and(|s| s.success());
+    let mut failed = Vec::new();
+    for binary in test_binaries()? {
+        let name = binary.name.clone();
+        println!("\n-- {name}");
+        let outcome = run_binary(&binary, root, report)?;
+        if !outcome {
+            failed.push(name);
+        }
+    }
+    let mut doctests = shell::cargo(&["test", "--workspace", "--doc", "--quiet"]);
+    if shell::run(&mut doctests).is_err() {
+        failed.push("doc tests".to_owned());
+    }
+    if !failed.is_empty() {
+        bail!("{}", failed.join(", "));
+    }
+    Ok(())
+}
+
+struct TestBinary {
+    name: String,
+    executable: PathBuf,
+    directory: PathBuf,
+}
+
+fn test_binaries() -> anyhow::Result<Vec<TestBinary>> {
+    let mut build = shell::cargo(&["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    let output = build.stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        bail!("the tests do not build");
+    }
+    let mut binaries = Vec::new();
+    for line in output.stdout.lines() {
+        let message: Value = serde_json::from_str(&line?)?;
+        let Some(executable) = message["executable"].as_str().filter(|_| message["profile"]["test"] == true)
+        else {
+            continue;
+        };
+        let manifest = PathBuf::from(message["manifest_path"].as_str().unwrap_or_default());
+        let directory = manifest.parent().context("a manifest has a directory")?.to_owned();
+        let package = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let target = message["target"]["name"].as_str().unwrap_or_default();
+        binaries.push(TestBinary {
+            name: format!("{package} {target}"),
+            executable: PathBuf::from(executable),
+            directory,
+        });
+    }
+    Ok(binaries)
+}
+
+/// Runs one binary; what it could not run goes into the report. False: a test failed.
+fn run_binary(binary: &TestBinary, elevate: bool, report: &mut Report) -> anyhow::Result<bool> {
+    let mut command = if elevate {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["-n", "--preserve-env=PATH,CARGO_MANIFEST_DIR"]).arg(&binary.executable);
+        sudo
+    } else {
+        Command::new(&binary.executable)
+    };
+    // Whole tunnels share two cores: one test at a time measures the tunnel, not its neighbours.
+    // --nocapture, since a captured `not run:` line of a passing test would be lost.
+    command.args(["--test-threads", "2", "--nocapture"]);
+    command.current_dir(&binary.directory).env("CARGO_MANIFEST_DIR", &binary.directory);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let stderr = child.stderr.take().context("stderr is piped")?;
+    let collect = std::thread::spawn(move || {
+        let mut not_run = Vec::new();
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            match line.strip_prefix("not run: ").and_then(|row| row.split_once(": ")) {
+                Some((what, why)) => not_run.push((what.to_owned(), why.to_owned())),
+                None => eprintln!("{line}"),
+            }
+        }
+        not_run
+    });
+    let stdout = child.stdout.take().context("stdout is piped")?;
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        report.count(&line);
+        // A passing test is worth a line only in a log of its own.
+        if !line.ends_with("... ok") && !line.is_empty() {
+            println!("{line}");
+        }
+    }
+    std::io::stdout().flush()?;
+    let rows = collect.join().ok().context("the reader of stderr")?;
+    for (what, why) in &rows {
+        println!("not run: {what}: {why}");
+    }
+    report.not_run.extend(rows);
+    Ok(child.wait()?.success())
+}
+
+impl Report {
+    /// Adds up libtest's closing line.
+    fn count(&mut self, line: &str) {
+        let Some(rest) = line.strip_prefix("test result: ") else { return };
+        let number = |word: &str| {
+            let before = rest.split(word).next().unwrap_or_default();
+            before.split_whitespace().last().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
+        };
+        self.passed += number(" passed");
+        self.failed += number(" failed");
+    }
+}
+
+/// The demo as the README names it.
+fn demo(_: &mut Report) -> anyhow::Result<()> {
+    shell::run(&mut shell::cargo(&["run", "--release", "--quiet", "--", "demo"]))
+}
+
+/// The demo and the verbs that only read, as nobody: root may run what users cannot.
+fn unprivileged_demo(report: &mut Report) -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt;
+
+    if !shell::is_root() {
+        report.not_run.insert(("the binary as uid 65534".into(), "this needs root to become nobody".into()));
+        return Ok(());
+    }
+    // The target directory may lie where nobody may not look.
+    let directory = std::env::temp_dir().join(format!("greway-xtask-{}", std::process::id()));
+    std::fs::create_dir(&directory)?;
+    let binary = directory.join("greway");
+    std::fs::copy(target_directory()?.join("release/greway"), &binary)?;
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new(&binary);
+        command.args(arguments).uid(65534).gid(65534).current_dir("/").env_clear().env("LC_ALL", "C.UTF-8");
+        shell::run(&mut command)
+    };
+    let ran = as_nobody(&["demo"]).and_then(|()| as_nobody(&["status"]));
+    std::fs::remove_dir_all(&directory)?;
+    ran
+}
+
+fn target_directory() -> anyhow::Result<PathBuf> {
+    let output = shell::cargo(&["metadata", "--format-version", "1", "--no-deps"]).output()?;
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(PathBuf::from(metadata["target_directory"].as_str().context("cargo names its target directory")?))
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn closing_lines_add_up() {
+        let mut report = Report::default();
+        report.count("test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
+        report.count("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
+        report.count("test something ... ok");
+        assert_eq!((report.passed, report.failed), (15, 2));
+    }
+
+    #[test]
+    fn options_that_are_unknown_are_refused() {
+        let parse = |words: &[&str]| Options::parse(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        assert!(parse(&["--require", "all"]).unwrap().require_all);
+        assert!(parse(&["--require", "some"]).is_err());
+        assert!(parse(&["--quick"]).is_err());
+    }
+}
