@@ -1,6 +1,6 @@
 //! What is there now: read from the kernel, never changed here.
 
-use greway_netlink::{Netlink, NetlinkError};
+use greway_netlink::{Netlink, NetlinkError, ResolvedRoute, RouteKind, RouteOptions};
 use greway_spec::{DeviceName, InnerAddress, InnerRoute, TunnelSpec};
 
 use crate::sysctl::{self, Forwarding};
@@ -86,21 +86,21 @@ fn path_mtu(netlink: &Netlink, spec: &TunnelSpec) -> Result<Option<u32>, Netlink
         Some(dev) => netlink.link_by_name(dev.as_str())?,
         None => None,
     };
-    let options = greway_netlink::RouteOptions {
+    let options = RouteOptions {
         source: spec.local.map(Into::into),
         oif: bound.as_ref().map(|link| link.index),
         ..Default::default()
     };
-    // With `local` not on this host the kernel refuses the source; the way is the same without.
-    let route = netlink
-        .route_to(spec.remote.into(), &options)
-        .or_else(|_| netlink.route_to(spec.remote.into(), &greway_netlink::RouteOptions { source: None, ..options }));
+    let resolve = |options: &RouteOptions| {
+        let route = netlink.route_to(spec.remote.into(), options).ok();
+        route.filter(|route| route.kind == RouteKind::Unicast)
+    };
+    // With `local` not on this host the kernel knows no way; it is the same without.
+    let route = resolve(&options).or_else(|| resolve(&RouteOptions { source: None, ..options }));
     let way = match route {
-        Ok(route) => match route.mtu {
-            Some(mtu) => return Ok(Some(mtu)),
-            None => netlink.link_by_index(route.ifindex)?,
-        },
-        Err(_) => bound,
+        Some(ResolvedRoute { mtu: Some(mtu), .. }) => return Ok(Some(mtu)),
+        Some(route) => netlink.link_by_index(route.ifindex)?,
+        None => bound,
     };
     // A route to ourselves goes by the loopback device, whose 65,536 says nothing about a tunnel.
     Ok(way.map(|link| link.mtu).filter(|mtu| *mtu <= 65_535))

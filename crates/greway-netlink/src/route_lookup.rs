@@ -84,16 +84,13 @@ impl Netlink {
             Ok(route) => return Ok(route),
             Err(error) => error,
         };
-        // A request that the kernel finds malformed comes with its words, a dead end without.
-        if error.kernel_message().is_some() {
-            return Err(error);
-        }
         match error.errno() {
             Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => {
                 Ok(ResolvedRoute::dead_end(RouteKind::Unreachable))
             }
             Some(libc::EACCES) => Ok(ResolvedRoute::dead_end(RouteKind::Prohibit)),
-            Some(libc::EINVAL) => {
+            // A request that the kernel finds malformed is refused with its words, a blackhole without.
+            Some(libc::EINVAL) if error.kernel_message().is_none() => {
                 Ok(ResolvedRoute::dead_end(self.blackhole_or_source(subject, destination, options)))
             }
             _ => Err(error),

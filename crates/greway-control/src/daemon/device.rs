@@ -203,7 +203,7 @@ pub(super) fn wait_until_running(netlink: &Netlink, index: u32) {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         match netlink.link_by_index(index) {
-            Ok(Some(link)) if link.up && !link.running => thread::sleep(Duration::from_millis(1)),
+            Ok(Some(link)) if link.up && !link.operational() => thread::sleep(Duration::from_millis(1)),
             _ => return,
         }
     }

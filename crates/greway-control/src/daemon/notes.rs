@@ -1,7 +1,7 @@
 //! What on this host will stop or bend traffic, with the command that cures it. Only what is
 //! certain from here; `status` reads, it changes nothing.
 
-use greway_netlink::Link;
+use greway_netlink::{Link, RouteKind};
 
 use super::host::{Host, Live};
 use crate::sysctl::{self, Forwarding};
@@ -39,7 +39,8 @@ pub(super) fn of_tunnel(host: &Host, live: &Live, link: Option<&Link>) -> Vec<St
             "the route to {} leads into the tunnel itself: add a route to it by the underlay",
             spec.remote
         )),
-        Ok(_) => {}
+        Ok(route) if matches!(route.kind, RouteKind::Unicast | RouteKind::Local) => {}
+        Ok(_) => notes.push(format!("no route to remote {}: add one by the underlay", spec.remote)),
         Err(error) => notes.push(format!("no route to remote {}: {error}", spec.remote)),
     }
     if sysctl::reverse_path_filter(spec.name.as_str()) == 1 {

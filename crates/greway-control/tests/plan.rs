@@ -1,0 +1,209 @@
+//! The planner: what leads from what is to what should be, and back when a step fails.
+
+use greway_control::apply::{self, StepError, System};
+use greway_control::observe::{Observed, ObservedDevice};
+use greway_control::plan::{self, Action, PlanError};
+use greway_control::sysctl::Forwarding;
+use greway_spec::{Draft, InnerAddress, InnerRoute, Prefix, TunnelSpec};
+
+fn bare() -> TunnelSpec {
+    let address = |text: &str| text.parse().unwrap();
+    Draft::new("tun0".parse().unwrap(), address("100.0.1.100"), address("100.0.2.100")).into_spec().unwrap()
+}
+
+/// The guide's scenario 1, as linux2 sees it.
+fn guide() -> TunnelSpec {
+    let mut spec = bare();
+    spec.inner.addresses = vec![InnerAddress {
+        local: "172.16.0.2".parse().unwrap(),
+        peer: Some("172.16.0.1".parse().unwrap()),
+        prefix_length: 30,
+    }];
+    spec.inner.routes = vec![route("10.10.1.0", 24)];
+    spec.inner.forward = true;
+    spec.inner.snat = Some("10.10.2.1".parse().unwrap());
+    spec
+}
+
+fn route(address: &str, length: u8) -> InnerRoute {
+    let destination = Prefix { address: address.parse().unwrap(), length };
+    InnerRoute { destination, via: None, metric: None }
+}
+
+/// What is observed after `spec` was set up.
+fn after(spec: &TunnelSpec) -> Observed {
+    Observed {
+        device: Some(ObservedDevice {
+            index: 7,
+            ours: true,
+            kind: "veth".into(),
+            up: true,
+            mtu: plan::default_mtu(spec, Some(1500)),
+            addresses: spec.inner.addresses.clone(),
+            routes: spec.inner.routes.clone(),
+        }),
+        path_mtu: Some(1500),
+        forwarding_v4: spec.inner.forward,
+        forwarding_v6: false,
+    }
+}
+
+fn words(plan: &[Action]) -> Vec<String> {
+    plan.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_new_tunnel_is_made_in_the_order_that_survives_a_crash() {
+    let observed = Observed { path_mtu: Some(1500), ..Observed::default() };
+    let plan = plan::up(&guide(), None, &observed).unwrap();
+    assert_eq!(
+        words(&plan),
+        [
+            "remember tun0",
+            "create device tun0, mtu 1476",
+            "carry tun0 to 100.0.2.100",
+            "set tun0 up",
+            "add address 172.16.0.2 peer 172.16.0.1/30 to tun0",
+            "add route 10.10.1.0/24 dev tun0",
+            "set net.ipv4.ip_forward = 1",
+            "translate source 172.16.0.1 to 10.10.2.1 for what leaves by other devices than tun0",
+        ]
+    );
+}
+
+#[test]
+fn what_is_there_needs_nothing() {
+    for spec in [bare(), guide()] {
+        assert_eq!(plan::up(&spec, Some(&spec), &after(&spec)).unwrap(), []);
+    }
+}
+
+#[test]
+fn cf06_the_mtu_leaves_room_for_the_headers() {
+    let mut spec = bare();
+    assert_eq!(plan::default_mtu(&spec, Some(1500)), 1476);
+    assert_eq!(plan::default_mtu(&spec, None), 1476, "no route yet");
+    assert_eq!(plan::default_mtu(&spec, Some(9001)), 8977);
+    spec.okey = Some(0);
+    assert_eq!(plan::default_mtu(&spec, Some(1500)), 1472, "key 0 is a key");
+    (spec.ocsum, spec.oseq) = (true, true);
+    assert_eq!(plan::default_mtu(&spec, Some(1500)), 1464);
+    assert_eq!(plan::default_mtu(&spec, Some(80)), 68);
+}
+
+#[test]
+fn cf05_the_mtu_follows_a_change_of_the_headers_and_only_that() {
+    let old = bare();
+    let mut observed = after(&old);
+    let mut keyed = old.clone();
+    keyed.okey = Some(42);
+    let plan = plan::up(&keyed, Some(&old), &observed).unwrap();
+    assert!(words(&plan).contains(&"set mtu of tun0 from 1476 to 1472".to_owned()), "{plan:?}");
+    // An operator's own MTU stays where the headers do.
+    if let Some(device) = &mut observed.device {
+        device.mtu = 1400;
+    }
+    let mut other_ttl = old.clone();
+    other_ttl.ttl = greway_spec::Ttl::Fixed(9);
+    let plan = plan::up(&other_ttl, Some(&old), &observed).unwrap();
+    assert_eq!(words(&plan), ["remember tun0", "carry tun0 with the changed parameters"]);
+}
+
+#[test]
+fn what_the_file_no_longer_says_goes_and_what_others_added_stays() {
+    let old = guide();
+    let mut observed = after(&old);
+    if let Some(device) = &mut observed.device {
+        device.routes.push(route("192.0.2.0", 24));
+    }
+    let mut new = old.clone();
+    new.inner.routes = vec![route("10.10.3.0", 24)];
+    new.inner.snat = None;
+    let plan = plan::up(&new, Some(&old), &observed).unwrap();
+    assert_eq!(
+        words(&plan),
+        [
+            "remember tun0",
+            "remove route 10.10.1.0/24 dev tun0",
+            "add route 10.10.3.0/24 dev tun0",
+            "stop translating source 172.16.0.1 to 10.10.2.1",
+        ]
+    );
+}
+
+#[test]
+fn a_name_of_somebody_else_is_refused() {
+    let mut observed = after(&bare());
+    if let Some(device) = &mut observed.device {
+        (device.ours, device.kind) = (false, "dummy".into());
+    }
+    let refused = plan::up(&bare(), None, &observed).unwrap_err();
+    assert!(matches!(&refused, PlanError::NameTaken { kind, .. } if kind == "dummy"));
+    assert!(refused.to_string().contains("ip link del tun0"), "{refused}");
+    // Marked as ours, but not of this daemon: no tunnel to take over.
+    assert!(plan::up(&bare(), None, &after(&bare())).is_err());
+}
+
+/// A host that fails at the nth action and remembers what it did.
+struct Fake {
+    fails_at: usize,
+    done: Vec<String>,
+}
+
+impl System for Fake {
+    fn execute(&mut self, action: &Action) -> Result<(), StepError> {
+        if self.done.len() == self.fails_at {
+            self.fails_at = usize::MAX;
+            return Err(StepError("no space left on device".into()));
+        }
+        self.done.push(action.to_string());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_failure_takes_back_everything_before_it_wherever_it_strikes() {
+    let observed = Observed { path_mtu: Some(1500), ..Observed::default() };
+    let plan = plan::up(&guide(), None, &observed).unwrap();
+    for fails_at in 0..plan.len() {
+        let mut host = Fake { fails_at, done: Vec::new() };
+        let error = apply::set_up(&plan, None, &mut host).unwrap_err();
+        assert!(error.to_string().contains("no space left on device"), "{error}");
+        let undone = &host.done[fails_at..];
+        let has = |word: &str| undone.iter().any(|line| line == word);
+        assert_eq!(has("forget tun0"), fails_at > 0, "{fails_at}: {undone:?}");
+        assert_eq!(has("delete device tun0"), fails_at > 1, "{fails_at}: {undone:?}");
+        assert_eq!(has("stop carrying tun0"), fails_at > 2, "{fails_at}: {undone:?}");
+        assert_eq!(has("set net.ipv4.ip_forward = 0, as it was"), fails_at > 6, "{fails_at}: {undone:?}");
+    }
+}
+
+#[test]
+fn a_failed_change_restores_the_old_tunnel() {
+    let old = guide();
+    let mut new = old.clone();
+    new.okey = Some(42);
+    new.inner.routes = vec![route("10.10.3.0", 24)];
+    let plan = plan::up(&new, Some(&old), &after(&old)).unwrap();
+    let mut host = Fake { fails_at: plan.len() - 1, done: Vec::new() };
+    apply::set_up(&plan, Some(&old), &mut host).unwrap_err();
+    let undone = &host.done[plan.len() - 1..];
+    assert_eq!(
+        undone,
+        [
+            "add route 10.10.1.0/24 dev tun0",
+            "set mtu of tun0 from 1472 to 1476",
+            "carry tun0 with the changed parameters",
+            "remember tun0",
+        ]
+    );
+}
+
+#[test]
+fn teardown_goes_on_after_a_failure() {
+    let plan = plan::down(&guide(), &[Forwarding::Ipv4]);
+    let mut host = Fake { fails_at: 1, done: Vec::new() };
+    let failures = apply::tear_down(&plan, &mut host);
+    assert_eq!(failures, ["cannot stop carrying tun0: no space left on device"]);
+    assert_eq!(host.done.len(), plan.len() - 1);
+}
