@@ -8,6 +8,7 @@ mod answer;
 mod device;
 mod firewall;
 mod host;
+mod namespace;
 mod notes;
 mod probe;
 mod report;
@@ -17,7 +18,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use greway_linux::process;
 use greway_linux::signal::{Signal, Signals};
@@ -25,6 +26,9 @@ use greway_linux::signal::{Signal, Signals};
 use crate::api::server::Server;
 use crate::location::Location;
 use crate::start;
+
+/// The log and the namespace are looked at this often.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// A log in memory is cut to half of this when it grows past it.
 const LONGEST_LOG: u64 = 1 << 20;
@@ -83,8 +87,10 @@ pub fn run(location: &Location) -> Result<(), DaemonError> {
     let handler = answer::Answerer::new(Arc::clone(&host), stop);
     server.serve(Arc::new(handler)).map_err(|error| DaemonError::SetUp(error.to_string()))?;
     tracing::info!(socket = %location.socket.display(), "ready");
-    // A request to stop or a signal is felt within this time; the log is looked at as often.
+    // A request to stop or a signal is felt within this time.
     const GLANCE: Duration = Duration::from_millis(100);
+    let named = namespace::NamedNamespace::current();
+    let mut looked = Instant::now();
     loop {
         match stopped.recv_timeout(GLANCE) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
@@ -98,8 +104,21 @@ pub fn run(location: &Location) -> Result<(), DaemonError> {
             }
             Err(error) => return Err(DaemonError::SetUp(error.to_string())),
         }
+        if looked.elapsed() < HOUSEKEEPING {
+            continue;
+        }
+        looked = Instant::now();
         // Best effort: the log may not be a file at all.
         let _ = start::trim_log(&location.log, LONGEST_LOG);
+        if named.as_ref().is_some_and(namespace::NamedNamespace::is_deserted) {
+            tracing::info!("the network namespace was deleted: ends, and its tunnels with it");
+            if let Err(error) = locked(&host).delete_all() {
+                tracing::warn!(error, "not all could be removed");
+            }
+            drop(server);
+            location.clear();
+            return Ok(());
+        }
     }
     drop(server);
     Ok(())
