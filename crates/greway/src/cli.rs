@@ -1,0 +1,135 @@
+//! The command line: which verbs there are and what they take.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use greway_spec::DeviceName;
+
+use crate::demo::DemoArgs;
+
+/// GRE tunnels (RFC 2784, 2890, 7676) for Linux, without the kernel's GRE module.
+///
+/// Without a verb: the state of all tunnels.
+#[derive(Debug, Parser)]
+#[command(name = "greway", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Talk to the daemon at this socket instead of the one of this network namespace
+    #[arg(long, value_name = "PATH", env = greway_control::location::SOCKET_VARIABLE, global = true)]
+    pub(crate) socket: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) verb: Option<Verb>,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Make, change, remove and list tunnels with the words of `ip tunnel`
+    Tunnel(TunnelArgs),
+    /// Bring a tunnel up as a file says: greway's TOML or an ifcfg file with TYPE=GRE
+    Up(UpArgs),
+    /// Take a tunnel down and remove all that belongs to it
+    Down(DownArgs),
+    /// Say what works, what does not, and why
+    Status(StatusArgs),
+    /// Run the daemon in the foreground, or stop the one that runs
+    Daemon(DaemonArgs),
+    /// Show two hosts, two LANs and a tunnel at work, in namespaces that are gone afterwards
+    Demo(DemoArgs),
+}
+
+/// `greway tunnel`
+#[derive(Debug, Args)]
+pub(crate) struct TunnelArgs {
+    #[command(subcommand)]
+    pub(crate) action: TunnelAction,
+}
+
+/// What can be done with tunnels.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TunnelAction {
+    /// Make a tunnel: greway tunnel add tun0 mode gre remote 100.0.2.100 local 100.0.1.100 [key 42]
+    #[command(after_help = WORDS)]
+    Add(Words),
+    /// Change a tunnel; what is not named stays as it is
+    #[command(after_help = WORDS)]
+    Change(Words),
+    /// Remove a tunnel
+    #[command(visible_alias = "delete")]
+    Del {
+        /// The tunnel, also as `name NAME`
+        #[arg(required = true, num_args = 1..=2, value_name = "NAME")]
+        words: Vec<String>,
+    },
+    /// Show tunnels as `ip tunnel show` does
+    #[command(visible_alias = "list")]
+    Show {
+        /// One tunnel only
+        name: Option<DeviceName>,
+        /// For programs, in the shape of `ip -j tunnel show`
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A name and the words of `ip tunnel`.
+#[derive(Debug, Args)]
+pub(crate) struct Words {
+    /// NAME and the words of `ip tunnel`, then greway's own
+    #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) words: Vec<String>,
+}
+
+const WORDS: &str = "\
+Words of `ip tunnel`:
+  mode gre          remote ADDR    local ADDR     dev DEVICE
+  key|ikey|okey K   csum icsum ocsum              seq iseq oseq
+  ttl N|inherit     tos N|inherit  [no]pmtudisc
+Words of greway:
+  [no]ignore-df     mtu N          datapath auto|ebpf|userspace
+  underlay auto|packet|raw         overlay auto|veth|tun
+  firewall honour|bypass";
+
+/// `greway up`
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// A file, or a NAME to look for in /etc/greway/tunnels.d and /etc/sysconfig/network-scripts
+    pub(crate) source: String,
+    /// Print what would be done and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `greway down`
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    /// The tunnel, or the file that it came from
+    pub(crate) source: String,
+    /// Print what would be done and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `greway status`
+#[derive(Debug, Default, Args)]
+pub(crate) struct StatusArgs {
+    /// One tunnel only
+    pub(crate) name: Option<DeviceName>,
+    /// For programs
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Do not send an echo to the inner peers
+    #[arg(long)]
+    pub(crate) no_echo: bool,
+}
+
+/// `greway daemon`
+#[derive(Debug, Args)]
+pub(crate) struct DaemonArgs {
+    /// Remove all tunnels of the running daemon and end it
+    #[arg(long)]
+    pub(crate) stop: bool,
+    /// Go to the background and restart the daemon when it dies (what verbs do by themselves)
+    #[arg(long, hide = true, conflicts_with = "stop")]
+    pub(crate) supervise: bool,
+}

@@ -1,0 +1,61 @@
+//! greway: GRE tunnelling for Linux that needs no kernel GRE module.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod demo;
+mod output;
+mod verbs;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use greway_control::location::Location;
+
+use crate::cli::{Cli, StatusArgs, Verb};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            output::error(&sentence(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    if let Some(Verb::Demo(args)) = &cli.verb {
+        return demo::run(args);
+    }
+    let location = Location::find(cli.socket.as_deref()).context("cannot tell this network namespace")?;
+    match &cli.verb {
+        None => verbs::status::run(&StatusArgs::default(), &location),
+        Some(Verb::Status(args)) => verbs::status::run(args, &location),
+        Some(Verb::Tunnel(args)) => verbs::tunnel::run(args, &location),
+        Some(Verb::Up(args)) => verbs::up::run(args, &location),
+        Some(Verb::Down(args)) => verbs::down::run(args, &location),
+        Some(Verb::Daemon(args)) => {
+            start_log();
+            verbs::daemon::run(args, &location)
+        }
+        Some(Verb::Demo(_)) => unreachable!("the demo needs no location and was run above"),
+    }
+}
+
+/// An error with its causes, on one line.
+fn sentence(error: &anyhow::Error) -> String {
+    format!("{error:#}")
+}
+
+/// The daemon's log goes to stderr: journald, the log file or the terminal takes it from there.
+fn start_log() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+}

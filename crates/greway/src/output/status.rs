@@ -1,0 +1,93 @@
+//! The status of tunnels as people read it: the verdict first, the facts behind it after.
+
+use greway_control::status::{Ago, Status, TunnelStatus, Unmatched};
+
+use super::line;
+
+/// Prints a status; `detailed` when one tunnel was asked for.
+pub(crate) fn print(status: &Status, detailed: bool) {
+    if status.tunnels.is_empty() {
+        line("no tunnels");
+    }
+    for tunnel in &status.tunnels {
+        line(&tunnel.verdict);
+    }
+    for tunnel in &status.tunnels {
+        line("");
+        print_tunnel(tunnel);
+    }
+    if !detailed || !status.unmatched.is_empty() {
+        print_unmatched(&status.unmatched);
+    }
+    for note in &status.notes {
+        line(&format!("note: {note}"));
+    }
+}
+
+fn print_tunnel(tunnel: &TunnelStatus) {
+    let spec = &tunnel.spec;
+    line(&spec.describe());
+    fact("origin", &spec.origin.to_string());
+    match &tunnel.device {
+        Some(device) => {
+            let state = if device.up { "up" } else { "down" };
+            fact("device", &format!("{state}, mtu {}, index {}", device.mtu, device.index));
+            if !device.addresses.is_empty() {
+                fact("addresses", &device.addresses.join(", "));
+            }
+        }
+        None => fact("device", "gone"),
+    }
+    let carried = &tunnel.datapath;
+    fact(
+        "data plane",
+        &format!("{}, {} device, {} socket: {}", carried.datapath, carried.overlay, carried.underlay, carried.why),
+    );
+    let counters = &tunnel.counters;
+    let last = |seconds: Option<f64>| match seconds {
+        Some(seconds) => format!("last {} ago", Ago(seconds)),
+        None => "never".to_owned(),
+    };
+    fact(
+        "sent",
+        &format!("{} packets, {} bytes, {}", counters.sent_packets, counters.sent_bytes, last(tunnel.last_sent_seconds)),
+    );
+    fact(
+        "received",
+        &format!(
+            "{} packets, {} bytes, {}",
+            counters.received_packets,
+            counters.received_bytes,
+            last(tunnel.last_received_seconds)
+        ),
+    );
+    for drop in &tunnel.drops {
+        fact("dropped", &format!("{} {} ({}): {}", drop.packets, drop.reason, drop.direction, drop.explanation));
+    }
+    for note in &tunnel.notes {
+        fact("note", note);
+    }
+}
+
+fn print_unmatched(unmatched: &[Unmatched]) {
+    if unmatched.is_empty() {
+        return;
+    }
+    line("");
+    line("GRE packets that matched no tunnel:");
+    for packet in unmatched {
+        let key = packet.key.map_or("no key".to_owned(), |key| format!("key {key}"));
+        line(&format!(
+            "  {} from {} to {}, {key}, protocol 0x{:04x}, last {} ago",
+            packet.packets,
+            packet.source,
+            packet.destination,
+            packet.protocol_type,
+            Ago(packet.last_seen_seconds)
+        ));
+    }
+}
+
+fn fact(name: &str, value: &str) {
+    line(&format!("  {name:<11} {value}"));
+}

@@ -1,0 +1,56 @@
+//! `greway down`: a tunnel and all that belongs to it goes.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use greway_control::api::{Reply, Request};
+use greway_control::location::Location;
+use greway_control::{plan, start};
+use greway_spec::{DeviceName, TunnelSpec};
+
+use super::up::Source;
+use crate::cli::DownArgs;
+use crate::output;
+
+/// Runs the verb. A tunnel that is down already is no error.
+pub(crate) fn run(args: &DownArgs, location: &Location) -> anyhow::Result<ExitCode> {
+    let name = name_of(&args.source)?;
+    let left_over = location.state.join(format!("{name}.json")).exists();
+    let mut client = match start::find(location) {
+        Ok(client) => client,
+        Err(_) if left_over => super::connect(location)?,
+        Err(_) => {
+            output::line(&format!("{name} is not up"));
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let Reply::Tunnels(tunnels) = client.ask(&Request::List)? else {
+        return Err(client.unexpected()).context("a list was asked for");
+    };
+    let Some(spec) = tunnels.iter().find(|spec| spec.name == name) else {
+        output::line(&format!("{name} is not up"));
+        return Ok(ExitCode::SUCCESS);
+    };
+    if args.dry_run {
+        dry_run(spec);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for action in super::change(&mut client, &Request::Delete { name })? {
+        output::line(&action);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn dry_run(spec: &TunnelSpec) {
+    for action in plan::down(spec, &[]) {
+        output::line(&format!("would {action}"));
+    }
+}
+
+/// A name as it is, or the name in a file.
+fn name_of(source: &str) -> anyhow::Result<DeviceName> {
+    match Source::of(source) {
+        Source::File(path) => Ok(super::up::read(&path)?.spec.name),
+        Source::Name(name) => Ok(name.parse::<DeviceName>()?),
+    }
+}

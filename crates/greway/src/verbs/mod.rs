@@ -1,0 +1,44 @@
+//! The verbs, one a file.
+
+pub(crate) mod daemon;
+pub(crate) mod down;
+pub(crate) mod status;
+pub(crate) mod tunnel;
+pub(crate) mod up;
+
+use anyhow::Context;
+use greway_control::api::client::Client;
+use greway_control::api::{Reply, Request};
+use greway_control::location::Location;
+use greway_control::start::{self, Started};
+
+use crate::output;
+
+/// Connects to the daemon, starting one where none runs, and says so.
+fn connect(location: &Location) -> anyhow::Result<Client> {
+    let (client, started) = start::connect(location)?;
+    match started {
+        Started::Ran => {}
+        Started::Unit(unit) => {
+            output::note(&format!("started the daemon as {unit}; its log: journalctl -u {unit}"));
+        }
+        Started::Background { pid, log } => output::note(&format!(
+            "started a daemon in the background (pid {pid}, log {}); `greway daemon --stop` ends it",
+            log.display()
+        )),
+    }
+    Ok(client)
+}
+
+/// Asks for a change and shows what the daemon warns of. Returns what was done.
+fn change(client: &mut Client, request: &Request) -> anyhow::Result<Vec<String>> {
+    match client.ask(request)? {
+        Reply::Done { actions, warnings } => {
+            for warning in warnings {
+                output::warning(&warning);
+            }
+            Ok(actions)
+        }
+        _ => Err(client.unexpected()).context("a change was asked for"),
+    }
+}

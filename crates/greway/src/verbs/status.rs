@@ -1,0 +1,50 @@
+//! `greway status` and `greway` alone.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use greway_control::api::{Reply, Request};
+use greway_control::location::Location;
+use greway_control::start;
+
+use crate::cli::StatusArgs;
+use crate::output;
+
+/// Runs the verb. Without a daemon there are no tunnels, which is an answer and no error.
+pub(crate) fn run(args: &StatusArgs, location: &Location) -> anyhow::Result<ExitCode> {
+    let status = match start::find(location) {
+        Ok(mut client) => {
+            let request = Request::Status { name: args.name.clone(), probe: !args.no_echo };
+            match client.ask(&request)? {
+                Reply::Status(status) => Some(*status),
+                _ => return Err(client.unexpected()).context("the status was asked for"),
+            }
+        }
+        Err(_) => None,
+    };
+    if args.json {
+        let status = status.unwrap_or_default();
+        output::line(&serde_json::to_string_pretty(&status)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    match status {
+        Some(status) => output::status::print(&status, args.name.is_some()),
+        None => no_daemon(location),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn no_daemon(location: &Location) {
+    output::line("no tunnels: no greway daemon runs in this network namespace");
+    let left = location.state.read_dir().map_or(0, |entries| {
+        let json = |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|kind| kind == "json");
+        entries.filter_map(Result::ok).filter(json).count()
+    });
+    if left > 0 {
+        output::line(&format!(
+            "{left} tunnel(s) of a daemon that died are waiting: any verb that changes something starts it again"
+        ));
+    } else {
+        output::line("make one: greway tunnel add tun0 mode gre remote PEER local THIS-HOST, or greway up FILE");
+    }
+}

@@ -1,0 +1,14 @@
+//! The data plane end to end: the real binary on hosts of the lab, looked at from outside. What is asserted is what
+//! a captured wire, a counter of the kernel or a receiving program shows, never what greway says of itself
+//! alone.
+
+#[path = "../support/pair.rs"]
+mod pair;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bulk;
+mod counts;
+mod guards;
+mod outer;
+mod overlay;
