@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use greway_linux::{netns, process};
@@ -70,6 +71,9 @@ impl Location {
     pub fn create(&self) -> io::Result<()> {
         if let Some(parent) = self.socket.parent() {
             fs::create_dir_all(parent)?;
+            if self.owns_directory {
+                refuse_foreign(parent)?;
+            }
         }
         fs::create_dir_all(&self.state)
     }
@@ -88,6 +92,17 @@ impl Location {
             }
         }
     }
+}
+
+/// A directory that somebody else made could hold somebody else's socket and state: below /tmp anyone
+/// may have been first.
+fn refuse_foreign(directory: &Path) -> io::Result<()> {
+    let owner = fs::symlink_metadata(directory)?.uid();
+    if owner == process::effective_uid() {
+        return Ok(());
+    }
+    let text = format!("{} belongs to uid {owner}", directory.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }
 
 /// `/run/greway` for root, else the user's own runtime directory.

@@ -136,7 +136,7 @@ fn open_packet() -> Result<PacketSocket, OpenError> {
         ignore_outgoing: true,
         receive_buffer: Some(RECEIVE_BUFFER),
         // For reassembly only: a group of one.
-        fanout: Some(Fanout { group: std::process::id() as u16, defrag: true }),
+        fanout: Some(Fanout { group: None, defrag: true }),
         filter: Some(&program),
         ..Config::default()
     })

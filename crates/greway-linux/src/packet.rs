@@ -40,8 +40,9 @@ pub enum Kind {
 /// A group of sockets that share the packets, by flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fanout {
-    /// The group's number within the network namespace.
-    pub group: u16,
+    /// The group's number within the network namespace; `None`: a new one that nobody has
+    /// (`PACKET_FANOUT_FLAG_UNIQUEID`), so that no stranger shares the packets.
+    pub group: Option<u16>,
     /// Put IPv4 fragments together first (`PACKET_FANOUT_FLAG_DEFRAG`); useful for a single socket too.
     pub defrag: bool,
 }
@@ -197,7 +198,8 @@ impl PacketSocket {
 
     fn join(&self, fanout: Fanout) -> io::Result<()> {
         let mode = FANOUT_HASH | if fanout.defrag { FANOUT_FLAG_DEFRAG } else { 0 };
-        let argument = u32::from(fanout.group) | mode << 16;
+        let unique = if fanout.group.is_none() { FANOUT_FLAG_UNIQUE_ID } else { 0 };
+        let argument = u32::from(fanout.group.unwrap_or(0)) | (mode | unique) << 16;
         sockopt::set(self.as_fd(), abi::SOL_PACKET, abi::PACKET_FANOUT, &argument)
     }
 }
@@ -227,4 +229,5 @@ fn bind(socket: BorrowedFd<'_>, ifindex: u32, protocol: u16) -> io::Result<()> {
 // linux include/uapi/linux/if_ether.h, if_packet.h
 const ETH_P_ALL: u16 = 3;
 const FANOUT_HASH: u32 = 0;
+const FANOUT_FLAG_UNIQUE_ID: u32 = 0x2000;
 const FANOUT_FLAG_DEFRAG: u32 = 0x8000;

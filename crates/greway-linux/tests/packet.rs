@@ -84,7 +84,7 @@ fn filters_hold_from_the_first_packet() {
 #[test]
 fn a_group_with_defrag_gives_whole_ipv4_packets() {
     with_veth("a_group_with_defrag_gives_whole_ipv4_packets", |left, right| {
-        let fanout = Some(Fanout { group: 7, defrag: true });
+        let fanout = Some(Fanout { group: Some(7), defrag: true });
         let gre = filter::ip_protocol(47);
         let config = Config {
             protocol: Protocol::Ethertype(0x0800),
@@ -109,6 +109,10 @@ fn a_group_with_defrag_gives_whole_ipv4_packets() {
 
         let cooked = PacketSocket::open(&Config { ifindex: None, fanout, ..config }).unwrap_err();
         assert_eq!(cooked.step, "PACKET_FANOUT");
+        // Groups of their own do not get into each other's way.
+        let alone = Some(Fanout { group: None, defrag: true });
+        let _first = PacketSocket::open(&Config { ifindex: None, fanout: alone, ..config }).unwrap();
+        let _other = PacketSocket::open(&Config { fanout: alone, ..config }).unwrap();
         let second = PacketSocket::open(&config).unwrap();
         assert_eq!(batch.recv(&second).unwrap(), 0);
     });
