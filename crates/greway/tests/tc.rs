@@ -49,8 +49,10 @@ fn t1_a_tunnel_works_behind_programs_that_count_and_decline() {
                 (counters(Point::Overlay).seen, counters(Point::Underlay).gre)
             };
             for (name, fastpath) in [("ours", &ours), ("the other", &other)] {
-                poll_until(SOON, "every packet in the counters", || (all(fastpath).1 >= wanted).then_some(()))
-                    .unwrap();
+                poll_until(SOON, "every packet in the counters", || {
+                    (all(fastpath).1 >= wanted).then_some(())
+                })
+                .unwrap();
                 assert_eq!(all(fastpath), (wanted, wanted), "{underlay}: {name}");
             }
             ours.remove_all().unwrap();

@@ -22,7 +22,10 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// Whatever made the request fail, nothing having been changed.
-    fn handle(&self, request: Request) -> Result<Reply, String>;
+    fn handle(&self, request: &Request) -> Result<Reply, String>;
+
+    /// A request was carried out and its answer is on its way: what must not come before goes here.
+    fn answered(&self, request: &Request);
 }
 
 /// A listening API socket; its file goes with it.
@@ -88,21 +91,30 @@ fn converse(stream: UnixStream, handler: &dyn Handler) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut writer = stream;
     loop {
-        let answer = match codec::parse::<Request>(&mut reader) {
+        let request = match codec::parse::<Request>(&mut reader) {
             Ok(None) => return Ok(()),
-            Ok(Some(request)) if !privileged && !request.is_read_only() => {
-                refusal("changing tunnels needs root: run the command with sudo".to_owned())
-            }
-            Ok(Some(request)) => match handler.handle(request) {
-                Ok(parameters) => Answer::Reply { parameters },
-                Err(message) => refusal(message),
-            },
+            Ok(Some(request)) => request,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                refusal(format!("this is no request that greway knows: {error}"))
+                let text = format!("this is no request that greway knows: {error}");
+                codec::emit(&mut writer, &refusal(text))?;
+                continue;
             }
             Err(error) => return Err(error),
         };
-        codec::emit(&mut writer, &answer)?;
+        if !privileged && !request.is_read_only() {
+            let text = "changing tunnels needs root: run the command with sudo";
+            codec::emit(&mut writer, &refusal(text.to_owned()))?;
+            continue;
+        }
+        match handler.handle(&request) {
+            Ok(parameters) => {
+                let emitted = codec::emit(&mut writer, &Answer::Reply { parameters });
+                // Whether or not the client still listens, what it asked for was done.
+                handler.answered(&request);
+                emitted?;
+            }
+            Err(message) => codec::emit(&mut writer, &refusal(message))?,
+        }
     }
 }
 

@@ -20,36 +20,33 @@ impl Answerer {
     pub(super) fn new(host: Arc<Mutex<Host>>, stop: Sender<()>) -> Self {
         Self { host, stop: Mutex::new(stop) }
     }
-
-    fn end(&self) {
-        let stop = self.stop.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // Nobody listens when the daemon ends already.
-        let _ = stop.send(());
-    }
 }
 
 impl Handler for Answerer {
-    fn handle(&self, request: Request) -> Result<Reply, String> {
+    fn handle(&self, request: &Request) -> Result<Reply, String> {
         match request {
             Request::Hello => Ok(Reply::Hello(Hello {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
             })),
             Request::List => Ok(Reply::Tunnels(locked(&self.host).specs())),
-            Request::Status { name, probe } => {
-                report::status(&self.host, name.as_ref(), probe).map(|status| Reply::Status(Box::new(status)))
-            }
-            Request::Add { spec } => locked(&self.host).add(valid(&spec)?),
-            Request::Change { spec } => locked(&self.host).change(valid(&spec)?),
-            Request::Up { spec } => locked(&self.host).up(valid(&spec)?),
-            Request::Delete { name } => locked(&self.host).delete(&name),
-            Request::Stop { remove } => {
-                let mut host = locked(&self.host);
-                let reply = if remove { host.delete_all() } else { Ok(host.leave()) };
-                drop(host);
-                self.end();
-                reply
-            }
+            Request::Status { name, probe } => report::status(&self.host, name.as_ref(), *probe)
+                .map(|status| Reply::Status(Box::new(status))),
+            Request::Add { spec } => locked(&self.host).add(valid(spec)?),
+            Request::Change { spec } => locked(&self.host).change(valid(spec)?),
+            Request::Up { spec } => locked(&self.host).up(valid(spec)?),
+            Request::Delete { name } => locked(&self.host).delete(name),
+            Request::Stop { remove: true } => locked(&self.host).delete_all(),
+            Request::Stop { remove: false } => Ok(locked(&self.host).leave()),
+        }
+    }
+
+    /// The daemon ends only now, or the client that asked for it would wait for an answer in vain.
+    fn answered(&self, request: &Request) {
+        if matches!(request, Request::Stop { .. }) {
+            let stop = self.stop.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // Nobody listens when the daemon ends already.
+            let _ = stop.send(());
         }
     }
 }
