@@ -18,3 +18,4 @@ pub mod start;
 pub mod status;
 pub mod store;
 pub mod sysctl;
+pub mod unit;

@@ -127,9 +127,8 @@ pub fn up(
             if carries_differently(current, desired) {
                 plan.push(Action::UpdateDatapath(Box::new(desired.clone())));
             }
-            let follows = desired.mtu.is_some()
-                || current.mtu.is_some()
-                || current.overhead() != desired.overhead();
+            let follows =
+                desired.mtu.is_some() || current.mtu.is_some() || current.overhead() != desired.overhead();
             if follows && device.mtu != mtu {
                 plan.push(Action::SetMtu { name: name.clone(), mtu, was: device.mtu });
             }

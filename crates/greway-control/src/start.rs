@@ -7,16 +7,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use greway_linux::{netns, process};
+use greway_linux::process;
 
 use crate::api::client::{Client, ClientError};
 use crate::location::Location;
+use crate::unit::Systemd;
 
 /// How long a new daemon may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -75,10 +75,8 @@ pub fn connect(location: &Location) -> Result<(Client, Started), StartError> {
     if let Ok(client) = Client::connect(&location.socket) {
         return Ok((client, Started::Ran));
     }
-    location
-        .create()
-        .map_err(|source| StartError::NoDirectory { path: location.state.clone(), source })?;
-    if let Some(unit) = start_unit(location)
+    location.create().map_err(|source| StartError::NoDirectory { path: location.state.clone(), source })?;
+    if let Some(unit) = Systemd::default().start(location)
         && let Ok(client) = wait(location, None)
     {
         return Ok((client, Started::Unit(unit)));
@@ -152,45 +150,6 @@ fn spawn_background(location: &Location) -> Result<Child, StartError> {
     command.args(["daemon", "--supervise"]);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
     Ok(command.spawn()?)
-}
-
-/// Starts a transient unit, where systemd runs this host and the namespace can be named to it.
-fn start_unit(location: &Location) -> Option<String> {
-    if !location.owns_directory || !Path::new("/run/systemd/system").is_dir() {
-        return None;
-    }
-    let directory = location.socket.parent()?.file_name()?.to_str()?;
-    let unit = format!("greway-{directory}.service");
-    let mut command = Command::new("systemd-run");
-    command.args(["--quiet", "--collect", "--property=Restart=always", "--property=RestartSec=0"]);
-    command.args(["--property=KillMode=mixed", "--description=greway tunnels"]);
-    command.arg(format!("--property=RestartPreventExitStatus={REFUSED}"));
-    command.arg("--unit").arg(&unit);
-    if let Some(path) = namespace_path()? {
-        command.arg(format!("--property=NetworkNamespacePath={}", path.display()));
-    }
-    command.arg(std::env::current_exe().ok()?).arg("daemon");
-    let output = command.stdin(Stdio::null()).output().ok()?;
-    if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr);
-        tracing::warn!(words = words.trim(), "systemd did not take the daemon");
-        return None;
-    }
-    Some(unit)
-}
-
-/// How systemd can find our network namespace again after a restart: `Some(None)` for its own,
-/// `Some(Some(path))` for one with a name, `None` for one without, which a unit cannot hold.
-fn namespace_path() -> Option<Option<PathBuf>> {
-    let ours = netns::NetNamespace::current().ok()?.inode().ok()?;
-    if fs::metadata("/proc/1/ns/net").is_ok_and(|init| init.ino() == ours) {
-        return Some(None);
-    }
-    let names = fs::read_dir("/run/netns").ok()?.filter_map(Result::ok);
-    let named = names.map(|entry| entry.path()).find(|path| {
-        fs::metadata(path).is_ok_and(|namespace| namespace.ino() == ours)
-    })?;
-    Some(Some(named))
 }
 
 fn wait(location: &Location, mut child: Option<&mut Child>) -> Result<Client, StartError> {

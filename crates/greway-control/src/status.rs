@@ -13,6 +13,8 @@ pub struct Status {
     pub tunnels: Vec<TunnelStatus>,
     /// GRE packets that matched no tunnel, latest first.
     pub unmatched: Vec<Unmatched>,
+    /// GRE packets that were refused before a tunnel could be told, by reason.
+    pub drops: Vec<Drop>,
     /// What on this host will stop or bend traffic.
     pub notes: Vec<String>,
     /// The daemon that answered.
@@ -216,12 +218,15 @@ impl Facts<'_> {
         }
         let remote = spec.remote.to_string();
         let stranger = self.unmatched.iter().find(|packet| packet.source == remote)?;
-        let has = stranger.key.map_or("no key".to_owned(), |key| format!("key {key}"));
-        let wants = spec.ikey.map_or("no key".to_owned(), |key| format!("key {key}"));
+        let has = stranger.key.map_or_else(|| "no key".to_owned(), |key| format!("key {key}"));
+        let wants = spec.ikey.map_or_else(|| "no key".to_owned(), |key| format!("key {key}"));
         if stranger.key != spec.ikey {
             return Some(format!("{remote} sends packets with {has}, this tunnel takes {wants}"));
         }
-        Some(format!("{remote} sends packets to {}, which is not this tunnel's `local`", stranger.destination))
+        Some(format!(
+            "{remote} sends packets to {}, which is not this tunnel's `local`",
+            stranger.destination
+        ))
     }
 }
 

@@ -109,9 +109,10 @@ pub(super) fn peer_name(name: &DeviceName) -> String {
         return whole;
     }
     // FNV-1a: the same name must give the same end after a restart.
-    let hash = name.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
+    let hash = name
+        .as_str()
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let head = name.as_str().chars().take_while(char::is_ascii).take(7).collect::<String>();
     format!("{PREFIX}{head}-{:04x}", hash & 0xffff)
 }
@@ -137,7 +138,8 @@ fn create_veth(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), Net
         ..VethEnd::new(peer_name(&spec.name))
     };
     let pair = netlink.create_veth(&VethSpec { end, peer, peer_netns: None })?;
-    let finished = netlink.change_link(pair.peer_index, &LinkChange { up: Some(true), ..LinkChange::default() });
+    let finished =
+        netlink.change_link(pair.peer_index, &LinkChange { up: Some(true), ..LinkChange::default() });
     finished.inspect_err(|_| {
         // The error that is told is the first one.
         let _ = netlink.delete_link(pair.index);
@@ -147,9 +149,8 @@ fn create_veth(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), Net
 fn create_tun(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<tun::Tun, DeviceError> {
     let tun = tun::Tun::open(&tun::Config { name: spec.name.as_str(), persist: true })?;
     let finish = || {
-        let link = netlink
-            .link_by_name(spec.name.as_str())?
-            .ok_or_else(|| DeviceError::Gone(spec.name.clone()))?;
+        let link =
+            netlink.link_by_name(spec.name.as_str())?.ok_or_else(|| DeviceError::Gone(spec.name.clone()))?;
         let alias = alias(spec);
         let change = LinkChange {
             mtu: Some(mtu),

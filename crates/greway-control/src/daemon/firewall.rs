@@ -4,10 +4,10 @@
 //! no such rules can exist: no base chain on those hooks, no iptables-legacy table, no IPsec policy
 //! that covers the outer flow. What is sent always takes the kernel's whole way.
 
+use greway_datapath::Receive;
 use greway_netlink::nftables::{BaseChain, Family, Hook};
 use greway_netlink::xfrm::XfrmPolicy;
 use greway_spec::{FirewallPolicy, TunnelSpec, UnderlayChoice};
-use greway_datapath::Receive;
 
 /// Tables that greway makes itself; they match payload packets only.
 pub(super) const OUR_TABLES: &str = "greway-";
@@ -33,7 +33,10 @@ impl Rules {
         let raw = |why: String| Decision { receive: Receive::Raw, why };
         let packet = |why: &str| Decision { receive: Receive::Packet, why: why.to_owned() };
         if let Some(policy) = self.policies.iter().find(|policy| covers(policy, spec)) {
-            return raw(format!("an IPsec policy covers the way to {} ({} to {})", spec.remote, policy.source, policy.destination));
+            return raw(format!(
+                "an IPsec policy covers the way to {} ({} to {})",
+                spec.remote, policy.source, policy.destination
+            ));
         }
         match (spec.underlay, spec.firewall) {
             (UnderlayChoice::Packet, _) => packet("asked for; INPUT rules are passed by"),

@@ -170,7 +170,10 @@ impl Host {
 
     /// Ends without touching a tunnel.
     pub(super) fn leave(&self) -> Reply {
-        Reply::Done { actions: vec!["leave the tunnels for the next daemon".to_owned()], warnings: Vec::new() }
+        Reply::Done {
+            actions: vec!["leave the tunnels for the next daemon".to_owned()],
+            warnings: Vec::new(),
+        }
     }
 
     /// Reads this host's addresses again and tells the data plane.
@@ -244,7 +247,7 @@ impl Host {
     }
 
     /// A device changed: its MTU decides what fits into it.
-    pub(super) fn device_changed(&mut self, index: u32) {
+    pub(super) fn device_changed(&self, index: u32) {
         let Some(live) = self.tunnels.values().find(|live| live.index == index) else { return };
         if let Ok(Some(link)) = self.netlink.link_by_index(index) {
             self.datapath.set_mtu(&live.spec().name, link.mtu);
@@ -460,7 +463,7 @@ impl Host {
         Ok(())
     }
 
-    fn install_snat(&mut self, rule: &Snat) -> Result<(), StepError> {
+    fn install_snat(&self, rule: &Snat) -> Result<(), StepError> {
         let changes = snat(&SnatRule {
             table: device::table(&rule.name),
             comment: Some(format!("greway: snat of {}", rule.name)),
@@ -468,7 +471,8 @@ impl Host {
             except_oif: rule.name.to_string(),
             to: rule.to.into(),
         });
-        let changes = changes.ok_or_else(|| StepError("the addresses are of different families".to_owned()))?;
+        let changes =
+            changes.ok_or_else(|| StepError("the addresses are of different families".to_owned()))?;
         Ok(self.nftables()?.apply(&changes)?)
     }
 

@@ -55,16 +55,24 @@ pub enum DaemonError {
     SetUp(String),
 }
 
+/// How a daemon came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop, and whoever supervises it should not start it again.
+    Asked,
+    /// By SIGTERM or SIGINT.
+    Signal,
+}
+
 /// Runs until a signal or a request ends it. SIGTERM and SIGINT leave the tunnels as they are, for
 /// the next daemon to adopt.
 ///
 /// # Errors
 /// [`DaemonError`], before anything was changed.
-pub fn run(location: &Location) -> Result<(), DaemonError> {
-    for (name, capability) in [
-        ("CAP_NET_ADMIN", process::Capability::NetAdmin),
-        ("CAP_NET_RAW", process::Capability::NetRaw),
-    ] {
+pub fn run(location: &Location) -> Result<Ended, DaemonError> {
+    for (name, capability) in
+        [("CAP_NET_ADMIN", process::Capability::NetAdmin), ("CAP_NET_RAW", process::Capability::NetRaw)]
+    {
         if !process::has_capability(capability).unwrap_or(false) {
             return Err(DaemonError::Privilege(name));
         }
@@ -72,9 +80,7 @@ pub fn run(location: &Location) -> Result<(), DaemonError> {
     // Before any thread is made, so that none takes a signal away.
     let signals = Signals::block(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
         .map_err(|error| DaemonError::SetUp(error.to_string()))?;
-    location
-        .create()
-        .map_err(|source| DaemonError::Place { path: location.state.clone(), source })?;
+    location.create().map_err(|source| DaemonError::Place { path: location.state.clone(), source })?;
     let server = Server::bind(&location.socket).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => DaemonError::Runs(location.socket.clone()),
         _ => DaemonError::Place { path: location.socket.clone(), source },
@@ -93,14 +99,14 @@ pub fn run(location: &Location) -> Result<(), DaemonError> {
     let mut looked = Instant::now();
     loop {
         match stopped.recv_timeout(GLANCE) {
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return Ok(Ended::Asked),
             Err(RecvTimeoutError::Timeout) => {}
         }
         match signals.read() {
             Ok(None | Some(Signal::HangUp)) => {}
             Ok(Some(signal)) => {
                 tracing::info!(?signal, "ends; the tunnels stay for the next daemon");
-                break;
+                return Ok(Ended::Signal);
             }
             Err(error) => return Err(DaemonError::SetUp(error.to_string())),
         }
@@ -117,11 +123,9 @@ pub fn run(location: &Location) -> Result<(), DaemonError> {
             }
             drop(server);
             location.clear();
-            return Ok(());
+            return Ok(Ended::Asked);
         }
     }
-    drop(server);
-    Ok(())
 }
 
 /// Takes the lock; a thread that died holding it left nothing half done that matters more than

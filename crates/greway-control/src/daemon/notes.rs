@@ -32,7 +32,10 @@ pub(super) fn of_tunnel(host: &Host, live: &Live, link: Option<&Link>) -> Vec<St
         ));
     }
     if host.local_addresses.contains(&spec.remote) {
-        notes.push(format!("remote {} is this host's own address: are local and remote swapped?", spec.remote));
+        notes.push(format!(
+            "remote {} is this host's own address: are local and remote swapped?",
+            spec.remote
+        ));
     }
     match host.netlink.route_to(spec.remote.into(), &greway_netlink::RouteOptions::default()) {
         Ok(route) if route.ifindex == live.index => notes.push(format!(
@@ -51,7 +54,8 @@ pub(super) fn of_tunnel(host: &Host, live: &Live, link: Option<&Link>) -> Vec<St
         ));
     }
     if link.is_some_and(|link| link.mtu > 65_535 - spec.overhead()) {
-        notes.push(format!("mtu {} leaves no room for the tunnel's headers", link.map_or(0, |link| link.mtu)));
+        notes
+            .push(format!("mtu {} leaves no room for the tunnel's headers", link.map_or(0, |link| link.mtu)));
     }
     notes
 }

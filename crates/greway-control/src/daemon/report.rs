@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Mutex;
 
-use greway_engine::{CounterSnapshot, Direction, DropReason};
+use greway_engine::{Direction, DropReason};
 use greway_linux::clock;
 use greway_netlink::{Link, Netlink};
 use greway_spec::{DeviceName, InnerAddress, TunnelSpec};
@@ -17,11 +17,7 @@ use crate::status::{
 };
 
 /// The status of one tunnel or all.
-pub(super) fn status(
-    host: &Mutex<Host>,
-    name: Option<&DeviceName>,
-    probe: bool,
-) -> Result<Status, String> {
+pub(super) fn status(host: &Mutex<Host>, name: Option<&DeviceName>, probe: bool) -> Result<Status, String> {
     if let Some(name) = name
         && !locked(host).tunnels.contains_key(name)
     {
@@ -54,10 +50,8 @@ fn questions(host: &Mutex<Host>, name: Option<&DeviceName>) -> Vec<(DeviceName, 
 
 fn gather(host: &Host, name: Option<&DeviceName>, asked: Option<&Asked>) -> Result<Status, String> {
     let now = clock::monotonic_millis();
-    let mut unmatched = host
-        .datapath
-        .unmatched()
-        .map_err(|error| error.to_string())?
+    let (unmatched, underlay) = host.datapath.strangers().map_err(|error| error.to_string())?;
+    let mut unmatched = unmatched
         .into_iter()
         .map(|entry| Unmatched {
             source: entry.source.to_string(),
@@ -74,6 +68,7 @@ fn gather(host: &Host, name: Option<&DeviceName>, asked: Option<&Asked>) -> Resu
     Ok(Status {
         tunnels,
         unmatched,
+        drops: drops(&underlay.drops),
         notes: notes::of_host(host),
         daemon: Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -112,7 +107,7 @@ fn tunnel(
         },
         last_received_seconds: last(counted.last_rx_ms),
         last_sent_seconds: last(counted.last_tx_ms),
-        drops: drops(&counted),
+        drops: drops(&counted.drops),
         peer: inner_peer(&host.netlink, live.index).map(|address| peer(address, &spec, asked)),
         notes: notes::of_tunnel(host, live, link.as_ref()),
         spec,
@@ -131,7 +126,7 @@ fn device(netlink: &Netlink, link: &Link) -> Device {
     }
 }
 
-fn drops(counted: &CounterSnapshot) -> Vec<Drop> {
+fn drops(counted: &[(DropReason, u64)]) -> Vec<Drop> {
     let words = |reason: DropReason| match reason.direction() {
         Direction::Receive => "receive",
         Direction::Transmit => "transmit",
@@ -142,7 +137,7 @@ fn drops(counted: &CounterSnapshot) -> Vec<Drop> {
         packets: *packets,
         explanation: reason.explain().to_owned(),
     };
-    counted.drops.iter().map(row).collect()
+    counted.iter().map(row).collect()
 }
 
 fn peer(address: IpAddr, spec: &TunnelSpec, asked: Option<&Asked>) -> Peer {

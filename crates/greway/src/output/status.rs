@@ -19,6 +19,9 @@ pub(crate) fn print(status: &Status, detailed: bool) {
     if !detailed || !status.unmatched.is_empty() {
         print_unmatched(&status.unmatched);
     }
+    for drop in &status.drops {
+        line(&format!("of no tunnel: dropped {} {}: {}", drop.packets, drop.reason, drop.explanation));
+    }
     for note in &status.notes {
         line(&format!("note: {note}"));
     }
@@ -41,7 +44,10 @@ fn print_tunnel(tunnel: &TunnelStatus) {
     let carried = &tunnel.datapath;
     fact(
         "data plane",
-        &format!("{}, {} device, {} socket: {}", carried.datapath, carried.overlay, carried.underlay, carried.why),
+        &format!(
+            "{}, {} device, {} socket: {}",
+            carried.datapath, carried.overlay, carried.underlay, carried.why
+        ),
     );
     let counters = &tunnel.counters;
     let last = |seconds: Option<f64>| match seconds {
@@ -50,7 +56,12 @@ fn print_tunnel(tunnel: &TunnelStatus) {
     };
     fact(
         "sent",
-        &format!("{} packets, {} bytes, {}", counters.sent_packets, counters.sent_bytes, last(tunnel.last_sent_seconds)),
+        &format!(
+            "{} packets, {} bytes, {}",
+            counters.sent_packets,
+            counters.sent_bytes,
+            last(tunnel.last_sent_seconds)
+        ),
     );
     fact(
         "received",
@@ -62,7 +73,10 @@ fn print_tunnel(tunnel: &TunnelStatus) {
         ),
     );
     for drop in &tunnel.drops {
-        fact("dropped", &format!("{} {} ({}): {}", drop.packets, drop.reason, drop.direction, drop.explanation));
+        fact(
+            "dropped",
+            &format!("{} {} ({}): {}", drop.packets, drop.reason, drop.direction, drop.explanation),
+        );
     }
     for note in &tunnel.notes {
         fact("note", note);

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use greway_control::api::Request;
+use greway_control::daemon::Ended;
 use greway_control::location::Location;
-use greway_control::{daemon, start};
+use greway_control::{daemon, start, unit};
 
 use crate::cli::DaemonArgs;
 use crate::output;
@@ -21,15 +22,21 @@ pub(crate) fn run(args: &DaemonArgs, location: &Location) -> anyhow::Result<Exit
     }
     if args.supervise {
         let status = start::supervise(location)?;
-        return Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)));
+        return Ok(exit_code(status.code().unwrap_or(1)));
     }
     match daemon::run(location) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
+        // systemd restarts a unit whatever its end, but for this one.
+        Ok(Ended::Asked) if unit::is_unit() => Ok(exit_code(unit::STOPPED)),
+        Ok(_) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             output::error(&crate::sentence(&anyhow::Error::new(error)));
-            Ok(ExitCode::from(start::REFUSED as u8))
+            Ok(exit_code(start::REFUSED))
         }
     }
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
 fn stop(location: &Location) -> anyhow::Result<ExitCode> {

@@ -45,6 +45,8 @@ fn no_daemon(location: &Location) {
             "{left} tunnel(s) of a daemon that died are waiting: any verb that changes something starts it again"
         ));
     } else {
-        output::line("make one: greway tunnel add tun0 mode gre remote PEER local THIS-HOST, or greway up FILE");
+        output::line(
+            "make one: greway tunnel add tun0 mode gre remote PEER local THIS-HOST, or greway up FILE",
+        );
     }
 }

@@ -95,14 +95,15 @@ fn find(source: &str) -> anyhow::Result<PathBuf> {
         Source::File(path) => return Ok(path),
         Source::Name(name) => name,
     };
-    let candidates = PLACES.iter().map(|(directory, before, after)| {
-        Path::new(directory).join(format!("{before}{name}{after}"))
-    });
+    let candidates = PLACES
+        .iter()
+        .map(|(directory, before, after)| Path::new(directory).join(format!("{before}{name}{after}")));
     let found = candidates.filter(|path| path.is_file()).collect::<Vec<_>>();
     match found.as_slice() {
         [path] => Ok(path.clone()),
         [] => {
-            let looked = PLACES.iter().map(|(directory, before, after)| format!("{directory}/{before}{name}{after}"));
+            let looked =
+                PLACES.iter().map(|(directory, before, after)| format!("{directory}/{before}{name}{after}"));
             bail!("no file describes {name}: looked for {}", looked.collect::<Vec<_>>().join(" and "))
         }
         several => {
