@@ -106,7 +106,7 @@ pub struct Counters {
     pub received_packets: u64,
     /// Their bytes.
     pub received_bytes: u64,
-    /// Packets sent; a super-packet counts as the packets it was split into.
+    /// Packets sent; a super-packet counts once, as in the statistics of the device.
     pub sent_packets: u64,
     /// Their bytes.
     pub sent_bytes: u64,
