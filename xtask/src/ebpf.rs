@@ -23,12 +23,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::shell;
 use sources::{OBJECT, RECORD, RUSTFLAGS, TARGET};
 use toolchain::{Toolchain, checked, say};
 
 /// Runs the verb with the words after `ebpf`.
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    let root = root();
+    let root = shell::root();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
         [] => replace(&root),
@@ -126,11 +127,6 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
     objcopy.arg("--strip-debug").arg(&linked).arg(&stripped);
     checked(&mut objcopy)?;
     fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))
-}
-
-fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_owned()
 }
 
 /// Apart from the workspace's, so that two compilers do not throw each other's work away.

@@ -14,6 +14,7 @@ pub(crate) const PEERS: &[Peer] = &[
     Peer { program: "nft", package: "nftables", purpose: "the host's firewall" },
     Peer { program: "tcpdump", package: "tcpdump", purpose: "what an operator sees on the wire" },
     Peer { program: "linux.uml", package: "user-mode-linux", purpose: "the Linux kernel's own ip_gre" },
+    Peer { program: "modprobe", package: "kmod", purpose: "the modules of that kernel" },
     Peer { program: "ping", package: "iputils-ping", purpose: "pings from inside that kernel" },
     Peer { program: "ethtool", package: "ethtool", purpose: "offloads, inside that kernel" },
     Peer { program: "python3", package: "python3-minimal", purpose: "TCP transfers inside that kernel" },

@@ -32,6 +32,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
             Ok(())
         }),
         ("tests", tests),
+        ("ebpf, built anew", fresh_ebpf),
         ("docs", |_| {
             let mut doc = shell::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
             shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
@@ -116,14 +117,11 @@ impl Report {
 
 /// Builds every test binary, then runs each in its package's directory.
 fn tests(report: &mut Report) -> anyhow::Result<()> {
-    let root = !shell::is_root() && Command::new("sudo").args(["-n", "true"]).status().is_ok_and(|s| s.success());
     let mut failed = Vec::new();
-    for binary in test_binaries()? {
-        let name = binary.name.clone();
-        println!("\n-- {name}");
-        let outcome = run_binary(&binary, root, report)?;
-        if !outcome {
-            failed.push(name);
+    for binary in test_binaries(&["--workspace"])? {
+        println!("\n-- {}", binary.name);
+        if !run_binary(&binary, can_elevate(), report)? {
+            failed.push(binary.name);
         }
     }
     let mut doctests = shell::cargo(&["test", "--workspace", "--doc", "--quiet"]);
@@ -136,14 +134,45 @@ fn tests(report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Builds the eBPF programs and runs the fast path's tests on them: the committed object must not be
+/// the last one that a compiler could make.
+fn fresh_ebpf(report: &mut Report) -> anyhow::Result<()> {
+    let object = target_directory()?.join("greway-fresh.bpf.o");
+    if let Err(error) = ebpf::run(&["--out".to_owned(), object.display().to_string()]) {
+        report.not_run.insert(("the eBPF programs built anew".to_owned(), format!("{error:#}")));
+        return Ok(());
+    }
+    let mut failed = Vec::new();
+    for binary in test_binaries(&["--package", "greway-fastpath"])? {
+        let mut binary = binary;
+        binary.environment.push(("GREWAY_EBPF_OBJECT", object.clone()));
+        if !run_binary(&binary, can_elevate(), report)? {
+            failed.push(binary.name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("on the fresh object: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Whether test binaries are run through sudo.
+fn can_elevate() -> bool {
+    let sudo = || Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status();
+    !shell::is_root() && sudo().is_ok_and(|status| status.success())
+}
+
 struct TestBinary {
     name: String,
     executable: PathBuf,
     directory: PathBuf,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
-fn test_binaries() -> anyhow::Result<Vec<TestBinary>> {
-    let mut build = shell::cargo(&["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+/// Builds the tests of the packages that `which` names to cargo.
+fn test_binaries(which: &[&str]) -> anyhow::Result<Vec<TestBinary>> {
+    let mut build = shell::cargo(&["test", "--no-run", "--message-format=json-render-diagnostics"]);
+    build.args(which);
     let output = build.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         bail!("the tests do not build");
@@ -163,6 +192,7 @@ fn test_binaries() -> anyhow::Result<Vec<TestBinary>> {
             name: format!("{package} {target}"),
             executable: PathBuf::from(executable),
             directory,
+            environment: Vec::new(),
         });
     }
     Ok(binaries)
@@ -172,7 +202,8 @@ fn test_binaries() -> anyhow::Result<Vec<TestBinary>> {
 fn run_binary(binary: &TestBinary, elevate: bool, report: &mut Report) -> anyhow::Result<bool> {
     let mut command = if elevate {
         let mut sudo = Command::new("sudo");
-        sudo.args(["-n", "--preserve-env=PATH,CARGO_MANIFEST_DIR"]).arg(&binary.executable);
+        sudo.args(["-n", "--preserve-env=PATH,CARGO_MANIFEST_DIR,GREWAY_EBPF_OBJECT"])
+            .arg(&binary.executable);
         sudo
     } else {
         Command::new(&binary.executable)
@@ -181,6 +212,7 @@ fn run_binary(binary: &TestBinary, elevate: bool, report: &mut Report) -> anyhow
     // --nocapture, since a captured `not run:` line of a passing test would be lost.
     command.args(["--test-threads", "2", "--nocapture"]);
     command.current_dir(&binary.directory).env("CARGO_MANIFEST_DIR", &binary.directory);
+    command.envs(binary.environment.iter().map(|(name, value)| (name, value)));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let stderr = child.stderr.take().context("stderr is piped")?;
     let collect = std::thread::spawn(move || {
@@ -273,7 +305,8 @@ mod unit {
 
     #[test]
     fn options_that_are_unknown_are_refused() {
-        let parse = |words: &[&str]| Options::parse(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        let parse =
+            |words: &[&str]| Options::parse(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
         assert!(parse(&["--require", "all"]).unwrap().require_all);
         assert!(parse(&["--require", "some"]).is_err());
         assert!(parse(&["--quick"]).is_err());

@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::shell;
+
 /// The linker's version that `cargo install` is asked for.
 const LINKER: &str = "0.13.0";
 
@@ -40,7 +42,7 @@ impl Toolchain {
         if let Some(found) = Self::find() {
             return Ok(found);
         }
-        if is_root() && Path::new("/usr/bin/apt-get").exists() {
+        if shell::is_root() && Path::new("/usr/bin/apt-get").exists() {
             say(&format!("no compiler for BPF here; installing {}", DEBIAN_PACKAGES.join(" ")));
             let install = |packages: &[&str]| {
                 checked(
@@ -223,8 +225,4 @@ fn shown(command: &Command) -> String {
 
 fn runs(program: &str, word: &str) -> bool {
     Command::new(program).arg(word).output().is_ok_and(|output| output.status.success())
-}
-
-fn is_root() -> bool {
-    output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
 }
