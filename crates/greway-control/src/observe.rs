@@ -16,6 +16,8 @@ pub struct Observed {
     pub forwarding_v4: bool,
     /// Whether IPv6 is forwarded.
     pub forwarding_v6: bool,
+    /// Forwarding that this tunnel turned on and no other asks for. Known to the daemon alone.
+    pub to_stop: Vec<Forwarding>,
 }
 
 /// A device that has the tunnel's name.
@@ -52,6 +54,7 @@ impl Observed {
             path_mtu,
             forwarding_v4: sysctl::forwarding(Forwarding::Ipv4),
             forwarding_v6: sysctl::forwarding(Forwarding::Ipv6),
+            to_stop: Vec::new(),
         })
     }
 }

@@ -85,6 +85,14 @@ pub enum PlanError {
         /// The kind of the device that has it.
         kind: String,
     },
+    /// The name belongs to a device of ours that no tunnel is known for.
+    #[error(
+        "{name}: greway made a device of that name and knows no tunnel for it: `greway tunnel del {name}` removes it"
+    )]
+    Orphan {
+        /// The name.
+        name: DeviceName,
+    },
     /// `snat` without a peer to translate.
     #[error("{name}: snat needs the peer's inner address: set `peer` in [inner]")]
     SnatWithoutPeer {
@@ -113,10 +121,14 @@ pub fn up(
     let name = &desired.name;
     let mut plan = Vec::new();
     let device = observed.device.as_ref();
-    if let Some(device) = device
-        && !(device.ours && current.is_some())
-    {
-        return Err(PlanError::NameTaken { name: name.clone(), kind: device.kind.clone() });
+    match device {
+        Some(device) if device.ours && current.is_none() => {
+            return Err(PlanError::Orphan { name: name.clone() });
+        }
+        Some(device) if !device.ours => {
+            return Err(PlanError::NameTaken { name: name.clone(), kind: device.kind.clone() });
+        }
+        _ => {}
     }
     if current.is_none_or(|current| current != desired) {
         plan.push(Action::Remember(Box::new(desired.clone())));
@@ -141,10 +153,13 @@ pub fn up(
     if device.is_none_or(|device| !device.up) {
         plan.push(Action::SetUp(name.clone()));
     }
-    plan_addresses(desired, current, observed, &mut plan);
-    plan_routes(desired, current, observed, &mut plan);
+    plan_inside(desired, current, observed, &mut plan);
     plan_forwarding(desired, observed, &mut plan);
     plan_snat(desired, current, &mut plan)?;
+    if !desired.inner.forward {
+        // Last, since it cannot be taken back in the name of the tunnel.
+        plan.extend(observed.to_stop.iter().map(|family| Action::StopForwarding(*family)));
+    }
     Ok(plan)
 }
 
@@ -181,41 +196,63 @@ fn carries_differently(current: &TunnelSpec, desired: &TunnelSpec) -> bool {
     on_the_wire(current) != on_the_wire(desired)
 }
 
-fn plan_addresses(
+/// Addresses and routes. What is new comes before what is old goes, since the kernel forgets all IPv4
+/// routes through a device with its last address (linux net/ipv4/fib_frontend.c `fib_disable_ip`,
+/// v6.18). Where the old address has to go first and is the last one, the plan itself takes the
+/// routes off and puts them back, so that a roll-back knows of them.
+fn plan_inside(
     desired: &TunnelSpec,
     current: Option<&TunnelSpec>,
     observed: &Observed,
     plan: &mut Vec<Action>,
 ) {
-    let present = observed.device.iter().flat_map(|device| &device.addresses).collect::<Vec<_>>();
-    for old in current.iter().flat_map(|current| &current.inner.addresses) {
-        if !desired.inner.addresses.contains(old) && present.contains(&old) {
-            plan.push(Action::RemoveAddress(desired.name.clone(), *old));
-        }
+    let name = || desired.name.clone();
+    let (present, routes) = match &observed.device {
+        Some(device) => (device.addresses.as_slice(), device.routes.as_slice()),
+        None => (&[][..], &[][..]),
+    };
+    let new = desired.inner.addresses.iter().filter(|address| !present.contains(address)).collect::<Vec<_>>();
+    let given_up = current
+        .iter()
+        .flat_map(|current| &current.inner.addresses)
+        .filter(|old| !desired.inner.addresses.contains(old) && present.contains(old));
+    let (in_the_way, last): (Vec<_>, Vec<_>) =
+        given_up.partition(|old| new.iter().any(|new| excludes(old, new)));
+    let mut off = current
+        .iter()
+        .flat_map(|current| &current.inner.routes)
+        .filter(|old| !desired.inner.routes.contains(old) && routes.contains(old))
+        .collect::<Vec<_>>();
+    let mut on = desired.inner.routes.iter().filter(|route| !routes.contains(route)).collect::<Vec<_>>();
+    let ipv4 = |address: &&InnerAddress| address.local.is_ipv4();
+    let goes = in_the_way.iter().copied().filter(ipv4).count();
+    if goes > 0 && goes == present.iter().filter(ipv4).count() {
+        let forgotten = routes.iter().filter(|route| route.destination.address.is_ipv4());
+        let again = forgotten.clone().filter(|route| !off.contains(route)).collect::<Vec<_>>();
+        off.extend(&again);
+        on.extend(again);
     }
-    for address in &desired.inner.addresses {
-        if !present.contains(&address) {
-            plan.push(Action::AddAddress(desired.name.clone(), *address));
-        }
-    }
+    plan.extend(off.into_iter().map(|route| Action::RemoveRoute(name(), *route)));
+    plan.extend(in_the_way.into_iter().map(|old| Action::RemoveAddress(name(), *old)));
+    plan.extend(new.into_iter().map(|address| Action::AddAddress(name(), *address)));
+    plan.extend(last.into_iter().map(|old| Action::RemoveAddress(name(), *old)));
+    plan.extend(on.into_iter().map(|route| Action::AddRoute(name(), *route)));
 }
 
-fn plan_routes(
-    desired: &TunnelSpec,
-    current: Option<&TunnelSpec>,
-    observed: &Observed,
-    plan: &mut Vec<Action>,
-) {
-    let present = observed.device.iter().flat_map(|device| &device.routes).collect::<Vec<_>>();
-    for old in current.iter().flat_map(|current| &current.inner.routes) {
-        if !desired.inner.routes.contains(old) && present.contains(&old) {
-            plan.push(Action::RemoveRoute(desired.name.clone(), *old));
+/// Whether `new` cannot come while `old` is there, or would go with it: in one IPv4 network the kernel
+/// refuses the same address, and another one is secondary to the first
+/// (linux net/ipv4/devinet.c `__inet_insert_ifa`); an IPv6 address is on a device once.
+fn excludes(old: &InnerAddress, new: &InnerAddress) -> bool {
+    let network = |address: &InnerAddress| match address.peer.unwrap_or(address.local) {
+        IpAddr::V4(end) => u32::from(end).checked_shr(32 - u32::from(address.prefix_length)).unwrap_or(0),
+        IpAddr::V6(_) => 0,
+    };
+    match (old.local, new.local) {
+        (IpAddr::V4(_), IpAddr::V4(_)) => {
+            old.prefix_length == new.prefix_length && network(old) == network(new)
         }
-    }
-    for route in &desired.inner.routes {
-        if !present.contains(&route) {
-            plan.push(Action::AddRoute(desired.name.clone(), *route));
-        }
+        (IpAddr::V6(old), IpAddr::V6(new)) => old == new,
+        _ => false,
     }
 }
 

@@ -115,7 +115,7 @@ pub fn supervise(location: &Location) -> io::Result<ExitStatus> {
         let born = Instant::now();
         let mut child = daemon_command(&program, location).spawn()?;
         let status = child.wait()?;
-        if status.success() || status.code() == Some(REFUSED) {
+        if status.success() || matches!(status.code(), Some(REFUSED | TAKEN)) {
             return Ok(status);
         }
         pause = if born.elapsed() > SHORT_LIFE {
@@ -130,6 +130,9 @@ pub fn supervise(location: &Location) -> io::Result<ExitStatus> {
 
 /// Exit code of a daemon that cannot run here at all; it is not tried again.
 pub const REFUSED: i32 = 77;
+
+/// Exit code of a daemon that found another one in its network namespace; it is not tried again either.
+pub const TAKEN: i32 = 75;
 
 fn daemon_command(program: &Path, location: &Location) -> Command {
     let mut command = Command::new(program);
@@ -154,14 +157,19 @@ fn spawn_background(location: &Location) -> Result<Child, StartError> {
 
 fn wait(location: &Location, mut child: Option<&mut Child>) -> Result<Client, StartError> {
     let deadline = Instant::now() + PATIENCE;
+    let mut ended = None;
     loop {
         if let Ok(client) = Client::connect(&location.socket) {
             return Ok(client);
         }
         if let Some(child) = &mut child
-            && child.try_wait()?.is_some()
+            && let Some(status) = child.try_wait()?
         {
-            return Err(StartError::Died(last_words(&location.log)));
+            // Another verb may have started one at the same time, which answers any moment.
+            let until = *ended.get_or_insert_with(|| Instant::now() + SHORT_LIFE);
+            if status.code() != Some(TAKEN) || Instant::now() > until {
+                return Err(StartError::Died(last_words(&location.log)));
+            }
         }
         if Instant::now() > deadline {
             let Location { socket, log, .. } = location.clone();

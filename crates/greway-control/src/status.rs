@@ -43,6 +43,9 @@ pub struct TunnelStatus {
     pub state: State,
     /// The device.
     pub device: Option<Device>,
+    /// The device was moved to another network namespace, where it is out of sight from here.
+    #[serde(default)]
+    pub moved: bool,
     /// How it is carried and why so.
     pub datapath: Carried,
     /// Packets and bytes, counted in payload packets.
@@ -167,11 +170,18 @@ impl Facts<'_> {
     pub fn verdict(&self) -> (State, String) {
         let tunnel = self.tunnel;
         let name = &tunnel.spec.name;
-        let Some(device) = &tunnel.device else {
-            return (State::Down, format!("{name} down · its device is gone: `greway tunnel del {name}`"));
-        };
-        if !device.up {
-            return (State::Down, format!("{name} down · the device is down: `ip link set {name} up`"));
+        match &tunnel.device {
+            None if tunnel.moved => {}
+            None => {
+                return (
+                    State::Down,
+                    format!("{name} down · its device is gone: `greway tunnel del {name}`"),
+                );
+            }
+            Some(device) if !device.up => {
+                return (State::Down, format!("{name} down · the device is down: `ip link set {name} up`"));
+            }
+            Some(_) => {}
         }
         let counters = &tunnel.counters;
         let peer = tunnel.peer.as_ref();
@@ -187,6 +197,7 @@ impl Facts<'_> {
                 Some(Peer { address, answers: Some(false), .. }) => {
                     line.push_str(&format!(" · peer {address} does not answer an echo now"));
                 }
+                _ if tunnel.moved => line.push_str(" · its device is in another network namespace"),
                 _ => {}
             }
             return (State::Up, line);

@@ -25,6 +25,15 @@ pub struct Stored {
     pub turned_on: Vec<Forwarding>,
 }
 
+/// What a state directory held.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The tunnels, by name.
+    pub tunnels: BTreeMap<DeviceName, Stored>,
+    /// Files that are no tunnel's, and why.
+    pub unreadable: Vec<(PathBuf, io::Error)>,
+}
+
 /// The state directory.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -37,13 +46,13 @@ impl Store {
         Self { directory: directory.to_owned() }
     }
 
-    /// All that is stored. A file that cannot be read is reported and skipped: one bad file may not
+    /// All that is stored. A file that cannot be read is skipped and told of: one bad file may not
     /// keep the other tunnels down.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn load(&self) -> io::Result<BTreeMap<DeviceName, Stored>> {
-        let mut tunnels = BTreeMap::new();
+    pub fn load(&self) -> io::Result<Loaded> {
+        let mut loaded = Loaded::default();
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
@@ -53,12 +62,12 @@ impl Store {
                 .and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).map_err(io::Error::from));
             match parsed {
                 Ok(stored) => {
-                    tunnels.insert(stored.spec.name.clone(), stored);
+                    loaded.tunnels.insert(stored.spec.name.clone(), stored);
                 }
-                Err(error) => tracing::error!(path = %path.display(), %error, "state file left out"),
+                Err(error) => loaded.unreadable.push((path, error)),
             }
         }
-        Ok(tunnels)
+        Ok(loaded)
     }
 
     /// Keeps a tunnel.
@@ -75,13 +84,27 @@ impl Store {
     /// # Errors
     /// The system's; that it was not there is none.
     pub fn remove(&self, name: &DeviceName) -> io::Result<()> {
-        for kind in ["json", "sequence"] {
+        // The last two are what a crash may leave of a write.
+        for kind in ["json", "sequence", "json.new", "sequence.new"] {
             match fs::remove_file(self.file(name, kind)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Whether anything is kept under a name.
+    pub fn holds(&self, name: &DeviceName) -> bool {
+        ["json", "sequence"].iter().any(|kind| self.file(name, kind).exists())
+    }
+
+    /// Keeps the sequence number of a tunnel that has another name now.
+    ///
+    /// # Errors
+    /// The system's, for example a full disk.
+    pub fn save_sequence(&self, name: &DeviceName, number: u32) -> io::Result<()> {
+        if number == 0 { Ok(()) } else { self.sequence_file(name).reserve(number) }
     }
 
     /// The first sequence number that was surely never sent, 0 for a new tunnel.

@@ -83,7 +83,7 @@ fn arguments(unit: &str, namespace: Option<&Path>) -> Vec<String> {
     property("RestartSec=0".to_owned());
     // However often it is killed, tunnels are to carry again.
     property("StartLimitIntervalSec=0".to_owned());
-    property(format!("RestartPreventExitStatus={} {STOPPED}", start::REFUSED));
+    property(format!("RestartPreventExitStatus={} {} {STOPPED}", start::REFUSED, start::TAKEN));
     property(format!("SuccessExitStatus={STOPPED}"));
     property("KillMode=mixed".to_owned());
     if let Some(path) = namespace {
@@ -148,7 +148,10 @@ mod tests {
     #[test]
     fn a_stop_is_final_and_a_death_is_not() {
         let arguments = arguments("x.service", Some(Path::new("/run/netns/blue")));
-        assert!(arguments.contains(&"--property=RestartPreventExitStatus=77 78".to_owned()), "{arguments:?}");
+        assert!(
+            arguments.contains(&"--property=RestartPreventExitStatus=77 75 78".to_owned()),
+            "{arguments:?}"
+        );
         assert!(arguments.contains(&"--property=NetworkNamespacePath=/run/netns/blue".to_owned()));
     }
 }

@@ -1,5 +1,7 @@
 //! The planner: what leads from what is to what should be, and back when a step fails.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use greway_control::apply::{self, StepError, System};
 use greway_control::observe::{Observed, ObservedDevice};
 use greway_control::plan::{self, Action, PlanError};
@@ -45,6 +47,7 @@ fn after(spec: &TunnelSpec) -> Observed {
         path_mtu: Some(1500),
         forwarding_v4: spec.inner.forward,
         forwarding_v6: false,
+        to_stop: Vec::new(),
     }
 }
 
@@ -206,4 +209,58 @@ fn teardown_goes_on_after_a_failure() {
     let failures = apply::tear_down(&plan, &mut host);
     assert_eq!(failures, ["cannot stop carrying tun0: no space left on device"]);
     assert_eq!(host.done.len(), plan.len() - 1);
+}
+
+fn address(text: &str) -> InnerAddress {
+    let (local, length) = text.split_once('/').unwrap();
+    InnerAddress { local: local.parse().unwrap(), peer: None, prefix_length: length.parse().unwrap() }
+}
+
+/// What happens to the inside when the only address becomes another.
+fn moving(from: &str, to: &str) -> Vec<String> {
+    let [old, new] = [from, to].map(|text| {
+        let mut spec = guide();
+        spec.inner.addresses = vec![address(text)];
+        spec.inner.routes.truncate(1);
+        (spec.inner.forward, spec.inner.snat) = (false, None);
+        spec
+    });
+    let plan = plan::up(&new, Some(&old), &after(&old)).unwrap();
+    words(&plan).into_iter().filter(|line| line != "remember tun0").collect()
+}
+
+#[test]
+fn an_address_comes_before_the_old_one_goes() {
+    let plan = moving("172.16.0.1/24", "172.17.0.1/24");
+    assert_eq!(plan, ["add address 172.17.0.1/24 to tun0", "remove address 172.16.0.1/24 from tun0"]);
+    let plan = moving("fd00::1/64", "fd00::2/64");
+    assert_eq!(plan, ["add address fd00::2/64 to tun0", "remove address fd00::1/64 from tun0"]);
+    let plan = moving("172.16.0.1/24", "172.16.0.1/16");
+    assert_eq!(plan, ["add address 172.16.0.1/16 to tun0", "remove address 172.16.0.1/24 from tun0"]);
+}
+
+#[test]
+fn routes_are_put_back_where_the_last_address_has_to_go_first() {
+    let plan = moving("172.16.0.1/24", "172.16.0.9/24");
+    let (first, last) = (plan.first().unwrap(), plan.last().unwrap());
+    let route = first.strip_prefix("remove route ").unwrap();
+    assert_eq!(*last, format!("add route {route}"));
+    assert_eq!(plan[1..3], ["remove address 172.16.0.1/24 from tun0", "add address 172.16.0.9/24 to tun0"]);
+    let plan = moving("fd00::1/64", "fd00::1/48");
+    assert_eq!(plan, ["remove address fd00::1/64 from tun0", "add address fd00::1/48 to tun0"]);
+}
+
+#[test]
+fn forwarding_that_nobody_asks_for_any_more_is_the_last_to_go() {
+    let old = guide();
+    let mut new = old.clone();
+    new.inner.forward = false;
+    let observed = Observed { to_stop: vec![Forwarding::Ipv4], ..after(&old) };
+    let plan = plan::up(&new, Some(&old), &observed).unwrap();
+    assert_eq!(words(&plan).last().unwrap(), "set net.ipv4.ip_forward = 0, as it was");
+    assert!(
+        !words(&plan::up(&old, Some(&old), &observed).unwrap())
+            .iter()
+            .any(|line| line.contains("ip_forward"))
+    );
 }

@@ -1,6 +1,8 @@
 //! `greway up` and `greway down`: both kinds of files, changed files, failures half-way, and the guide's two
 //! scenarios through files.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -8,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use greway_testbed::{Host, PingOptions, guide, ping, privilege, require};
-use support::{Lab, Node, SOON, in_vain, two_hosts};
+use support::{Lab, Node, in_vain, two_hosts};
 
 /// The guide's file for linux1 (0) or linux2 (1), as it is.
 fn guide_file(end: usize) -> String {
@@ -93,7 +95,13 @@ fn the_guides_file_as_it_is_on_both_hosts() {
         node.greway(&["up", &path])
             .ok()
             .says(&["create device tun0, mtu 1472", "with key 63077743"])
-            .remarks(&["ifcfg-tun0:8:5", "lichenhao", "63077743", "must be given that number", "no password"]);
+            .remarks(&[
+                "ifcfg-tun0:8:5",
+                "lichenhao",
+                "63077743",
+                "must be given that number",
+                "no password",
+            ]);
     }
     let report = lab.ping();
     assert!(report.complete(), "{report}");
@@ -192,9 +200,11 @@ fn routes_outlive_a_change_of_the_only_address() {
     lab.one.greway(&["up", &path]).ok();
     host.route("10.77.0.0/16", "dev tun0").unwrap();
     // In another network, in the same network, and the same address with another length.
-    for (address, connected) in
-        [("172.17.0.1/24", "172.17.0.0/24"), ("172.17.0.9/24", "172.17.0.0/24"), ("172.17.0.9/16", "172.17.0.0/16")]
-    {
+    for (address, connected) in [
+        ("172.17.0.1/24", "172.17.0.0/24"),
+        ("172.17.0.9/24", "172.17.0.0/24"),
+        ("172.17.0.9/16", "172.17.0.0/16"),
+    ] {
         lab.one.file("tun0.toml", &text(address));
         lab.one.greway(&["up", &path]).ok();
         assert_eq!(addresses(host, "tun0"), [address]);
@@ -213,7 +223,11 @@ fn up_repairs_what_was_taken_away() {
     // The kernel forgets the routes of a device that goes down.
     host.set_down("tun0").unwrap();
     host.sysctl("ipv4/ip_forward", "0").unwrap();
-    lab.one.greway(&["up", &path]).ok().says(&["set tun0 up", "add route 10.10.2.0/24", "net.ipv4.ip_forward = 1"]);
+    lab.one.greway(&["up", &path]).ok().says(&[
+        "set tun0 up",
+        "add route 10.10.2.0/24",
+        "net.ipv4.ip_forward = 1",
+    ]);
     assert_eq!(routes(host, "tun0"), ["10.10.2.0/24", "172.16.0.0/30"]);
     lab.one.greway(&["up", &path]).ok().says(&["nothing to do"]);
     lab.one.greway(&["down", "tun0"]).ok();
@@ -227,11 +241,13 @@ fn a_failure_half_way_leaves_everything_as_it_was() {
     let _daemon = lab.one.daemon();
     let before = (lab.one.belongings(), sysctls(&lab.guide.linux1));
     let beyond = "{ to = \"10.99.0.0/16\", via = \"192.0.2.77\" }";
-    let bad = toml(0, &format!("routes = [\"10.10.2.0/24\", {beyond}]\nforward = true\nsnat = \"10.10.1.1\""));
+    let bad =
+        toml(0, &format!("routes = [\"10.10.2.0/24\", {beyond}]\nforward = true\nsnat = \"10.10.1.1\""));
     let path = lab.one.file("tun0.toml", &bad);
-    lab.one
-        .greway(&["up", &path])
-        .refused(&["tun0: cannot add route 10.99.0.0/16 via 192.0.2.77", "everything before it was taken back"]);
+    lab.one.greway(&["up", &path]).refused(&[
+        "tun0: cannot add route 10.99.0.0/16 via 192.0.2.77",
+        "everything before it was taken back",
+    ]);
     assert_eq!((lab.one.belongings(), sysctls(&lab.guide.linux1)), before);
     assert_eq!(lab.one.words("tunnel show").ok().stdout, "");
 
@@ -270,7 +286,8 @@ fn a_dry_run_prints_the_plan_and_does_nothing() {
     let lab = two_hosts();
     let node = &lab.one;
     let before = (node.belongings(), sysctls(&lab.guide.linux1));
-    let path = node.file("tun0.toml", &toml(0, "routes = [\"10.10.2.0/24\"]\nforward = true\nsnat = \"10.10.1.1\""));
+    let path =
+        node.file("tun0.toml", &toml(0, "routes = [\"10.10.2.0/24\"]\nforward = true\nsnat = \"10.10.1.1\""));
     let plan = [
         "would create device tun0, mtu 1476",
         "would add address 172.16.0.1 peer 172.16.0.2/30 to tun0",
@@ -356,7 +373,9 @@ fn no_setting_but_forwarding_is_touched() {
     let daemon = lab.one.daemon();
     let host = &lab.guide.linux1;
     let before = sysctls(host);
-    let path = lab.one.file("tun0.toml", &toml(0, "routes = [\"10.10.2.0/24\"]\nforward = true\nsnat = \"10.10.1.1\""));
+    let path = lab
+        .one
+        .file("tun0.toml", &toml(0, "routes = [\"10.10.2.0/24\"]\nforward = true\nsnat = \"10.10.1.1\""));
     lab.one.greway(&["up", &path]).ok();
     let during = sysctls(host);
     let changed: Vec<&String> = before.keys().filter(|key| before[*key] != during[*key]).collect();
@@ -406,7 +425,8 @@ fn scenario_2_joins_the_lans_by_routes() {
     lab.guide.default_routes().unwrap();
     for (end, node) in [&lab.one, &lab.two].into_iter().enumerate() {
         let far = 2 - end;
-        let path = node.file("tun0.toml", &toml(end, &format!("routes = [\"10.10.{far}.0/24\"]\nforward = true")));
+        let path =
+            node.file("tun0.toml", &toml(end, &format!("routes = [\"10.10.{far}.0/24\"]\nforward = true")));
         node.greway(&["up", &path]).ok();
     }
     for (from, to) in [(&lab.guide.lan1, guide::LAN[1]), (&lab.guide.lan2, guide::LAN[0])] {
@@ -427,5 +447,4 @@ fn a_tunnel_of_one_origin_is_not_taken_over_by_another() {
     node.greway(&["up", &other]).refused(&["tunnel tun0 is defined by", "tun0.toml", "ifcfg-tun0"]);
     node.greway(&["down", &one]).ok();
     node.greway(&["up", &other]).ok();
-    let _ = SOON;
 }

@@ -1,5 +1,7 @@
 //! `greway tunnel add|change|del|show` and what happens to a tunnel by other hands, on real devices.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use std::net::SocketAddr;
@@ -167,7 +169,8 @@ fn a_device_that_an_operator_deletes_takes_its_tunnel_with_it() {
     assert!(lab.ping().complete());
     let index = lab.guide.linux1.index("tun0").unwrap();
     lab.guide.linux1.netlink().unwrap().delete_link(index).unwrap();
-    poll_until(SOON, "the tunnel to be forgotten", || (lab.one.belongings() == before).then_some(())).unwrap();
+    poll_until(SOON, "the tunnel to be forgotten", || (lab.one.belongings() == before).then_some(()))
+        .unwrap();
     assert_eq!(lab.one.words("tunnel show").ok().stdout, "");
     // The name is free again.
     lab.one.words(ADD).ok();
@@ -210,7 +213,7 @@ fn an_mtu_set_by_an_operator_is_followed_and_kept() {
     }
     assert_eq!(lab.one.status()["tunnels"][0]["device"]["mtu"], 3000);
     // A change of something else leaves it alone; a change of the header's length sets it right.
-    lab.one.words("tunnel change tun0 ttl 64").ok();
+    lab.one.words("tunnel change tun0 tos inherit").ok();
     assert_eq!(lab.one.mtu("tun0"), 3000);
     lab.one.words("tunnel change tun0 key 9").ok();
     assert_eq!(lab.one.mtu("tun0"), 1472);
@@ -219,4 +222,109 @@ fn an_mtu_set_by_an_operator_is_followed_and_kept() {
 /// A counter of the node's first tunnel.
 fn counter(node: &Node, name: &str) -> u64 {
     node.status()["tunnels"][0]["counters"][name].as_u64().unwrap()
+}
+
+#[test]
+fn a_renamed_device_keeps_its_tunnel_under_the_new_name() {
+    require!(privilege::check());
+    let lab = two_hosts();
+    let daemon = lab.one.daemon();
+    let _other = lab.two.daemon();
+    let host = &lab.guide.linux1;
+    let before = lab.one.belongings();
+    let file = lab.one.file(
+        "tun0.toml",
+        "local = \"100.0.1.100\"\nremote = \"100.0.2.100\"\nseq = true\n[inner]\naddress = \"172.16.0.1\"\n\
+         peer = \"172.16.0.2/30\"\nsnat = \"10.10.1.1\"\n",
+    );
+    lab.one.greway(&["up", &file]).ok();
+    lab.two.words("tunnel add tun0 mode gre local 100.0.2.100 remote 100.0.1.100 seq").ok();
+    lab.guide.linux2.address("tun0", "172.16.0.2 peer 172.16.0.1/30").unwrap();
+    assert!(lab.ping().complete());
+    let mut connection =
+        TcpPair::connect(&lab.guide.linux1, &lab.guide.linux2, SocketAddr::new(inner(1), 0), SOON).unwrap();
+    connection.exchange(50_000, SOON).unwrap();
+
+    host.change("tun0", &LinkChange { name: Some("office"), ..LinkChange::default() }).unwrap();
+    poll_until(SOON, "the tunnel to follow", || {
+        lab.one
+            .words("tunnel show")
+            .ok()
+            .stdout
+            .starts_with("office: gre/ip remote 100.0.2.100")
+            .then_some(())
+    })
+    .unwrap();
+    // linux2 checks sequence numbers: they went on.
+    assert!(lab.ping().complete(), "{}", lab.two.words("status").stdout);
+    connection.exchange(50_000, SOON).unwrap();
+    let (links, tables, files) = lab.one.belongings();
+    assert!(links.contains(&"office".to_owned()) && links.contains(&"gw-office".to_owned()), "{links:?}");
+    assert_eq!(files, ["office.json", "office.sequence"]);
+    assert!(!tables.is_empty() && tables.iter().all(|table| table.contains("greway-office")), "{tables:?}");
+    lab.one.words("tunnel change office ttl 64").ok();
+    lab.one.words("status office").ok().says(&["office up"]);
+
+    // The next daemon knows it by that name; with its removal all is gone.
+    daemon.kill();
+    let _daemon = lab.one.daemon();
+    assert!(lab.ping().complete());
+    lab.one.words("tunnel del office").ok();
+    assert_eq!(lab.one.belongings(), before);
+}
+
+#[test]
+fn two_devices_that_exchange_their_names() {
+    require!(privilege::check());
+    let guide = Guide::build().unwrap();
+    let node = Node::new(&guide.linux1);
+    let daemon = node.daemon();
+    node.words(&format!("{ADD} key 1")).ok();
+    node.words(&format!("{ADD} key 2").replace("tun0", "tun1")).ok();
+    for (from, to) in [("tun0", "spare"), ("tun1", "tun0"), ("spare", "tun1")] {
+        guide.linux1.change(from, &LinkChange { name: Some(to), ..LinkChange::default() }).unwrap();
+    }
+    let exchanged = |node: &Node| {
+        let shown = node.words("tunnel show").ok().stdout;
+        let lines: Vec<&str> = shown.lines().collect();
+        lines.len() == 2
+            && lines[0].starts_with("tun0:")
+            && lines[0].ends_with("key 2")
+            && lines[1].starts_with("tun1:")
+            && lines[1].ends_with("key 1")
+    };
+    poll_until(SOON, "both to follow", || exchanged(&node).then_some(())).unwrap();
+    assert_eq!(node.state_files(), ["tun0.json", "tun1.json"]);
+    daemon.kill();
+    let _daemon = node.daemon();
+    assert!(exchanged(&node), "{}", node.words("tunnel show").stdout);
+}
+
+#[test]
+fn a_device_that_was_moved_to_another_namespace_is_carried_on() {
+    require!(privilege::check());
+    let lab = two_hosts();
+    let before = lab.one.belongings();
+    let daemon = lab.one.daemon();
+    let _other = lab.two.daemon();
+    lab.tunnel("");
+    let inside = greway_testbed::Host::new("inside").unwrap();
+    let netns = greway_netlink::NetnsRef::Fd(std::os::fd::AsFd::as_fd(&inside));
+    lab.guide.linux1.change("tun0", &LinkChange { netns: Some(netns), ..LinkChange::default() }).unwrap();
+    // The kernel sets a device down that it moves, and takes its addresses.
+    inside.address("tun0", "172.16.0.1 peer 172.16.0.2/30").unwrap();
+    inside.set_up("tun0").unwrap();
+    poll_until(SOON, "an answer from inside", || {
+        ping(&inside, inner(1), &support::in_vain()).unwrap().complete().then_some(())
+    })
+    .unwrap();
+    lab.one.words("status").ok().says(&["tun0 up", "in another network namespace"]);
+
+    // A new daemon cannot see it: it says so, and the tunnel can be removed all the same.
+    daemon.kill();
+    let _daemon = lab.one.daemon();
+    lab.one.words("status").ok().says(&["tunnel tun0 is not carried", "another network namespace"]);
+    lab.one.words("tunnel del tun0").ok();
+    assert_eq!(lab.one.belongings(), before);
+    assert!(inside.index("tun0").is_err());
 }

@@ -49,12 +49,18 @@ pub enum Request {
     Up {
         /// What it should be.
         spec: Box<TunnelSpec>,
+        /// Only say what would be done.
+        #[serde(default)]
+        dry_run: bool,
     },
     /// Remove a tunnel and all that belongs to it.
     #[serde(rename = "io.greway.Delete")]
     Delete {
         /// Which.
         name: DeviceName,
+        /// Only say what would be done.
+        #[serde(default)]
+        dry_run: bool,
     },
     /// End the daemon; with `remove` take all tunnels down first.
     #[serde(rename = "io.greway.Stop")]
@@ -67,7 +73,11 @@ pub enum Request {
 impl Request {
     /// Whether the request only reads.
     pub fn is_read_only(&self) -> bool {
-        matches!(self, Self::Hello | Self::List | Self::Status { .. })
+        match self {
+            Self::Hello | Self::List | Self::Status { .. } => true,
+            Self::Up { dry_run, .. } | Self::Delete { dry_run, .. } => *dry_run,
+            Self::Add { .. } | Self::Change { .. } | Self::Stop { .. } => false,
+        }
     }
 }
 

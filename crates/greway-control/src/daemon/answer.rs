@@ -34,8 +34,8 @@ impl Handler for Answerer {
                 .map(|status| Reply::Status(Box::new(status))),
             Request::Add { spec } => locked(&self.host).add(valid(spec)?),
             Request::Change { spec } => locked(&self.host).change(valid(spec)?),
-            Request::Up { spec } => locked(&self.host).up(valid(spec)?),
-            Request::Delete { name } => locked(&self.host).delete(name),
+            Request::Up { spec, dry_run } => locked(&self.host).up(valid(spec)?, *dry_run),
+            Request::Delete { name, dry_run } => locked(&self.host).delete(name, *dry_run),
             Request::Stop { remove: true } => locked(&self.host).delete_all(),
             Request::Stop { remove: false } => Ok(locked(&self.host).leave()),
         }

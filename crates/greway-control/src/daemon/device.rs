@@ -30,6 +30,10 @@ pub(super) enum DeviceError {
     Neither { veth: NetlinkError, tun: greway_linux::OpenError },
     #[error("{0} is gone")]
     Gone(DeviceName),
+    #[error("{0} was moved to another network namespace; move it back and restart the daemon")]
+    Moved(DeviceName),
+    #[error("dev {0}: there is no such device on this host")]
+    NoUnderlay(DeviceName),
     #[error("{0} is no device that greway made")]
     Foreign(DeviceName),
 }
@@ -66,10 +70,19 @@ pub(super) fn create(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(
     }
 }
 
-/// Finds a device that was made earlier and makes it ready for the data plane.
-pub(super) fn open(netlink: &Netlink, name: &DeviceName) -> Result<Device, DeviceError> {
-    let link = netlink.link_by_name(name.as_str())?.ok_or_else(|| DeviceError::Gone(name.clone()))?;
-    if !link.alias.as_deref().is_some_and(|alias| alias.starts_with(OWNER_MARK)) {
+/// Finds a device that was made earlier and makes it ready for the data plane. `index` tells it where its
+/// name may change at any moment.
+pub(super) fn open(netlink: &Netlink, name: &DeviceName, index: Option<u32>) -> Result<Device, DeviceError> {
+    let link = match index {
+        Some(index) => netlink.link_by_index(index)?,
+        None => netlink.link_by_name(name.as_str())?,
+    };
+    let Some(link) = link else {
+        // Our end of a pair goes with the other; it is there only if that one is somewhere.
+        let moved = ours(netlink, &peer_name(name))?.is_some();
+        return Err(if moved { DeviceError::Moved(name.clone()) } else { DeviceError::Gone(name.clone()) });
+    };
+    if !is_ours(&link) {
         return Err(DeviceError::Foreign(name.clone()));
     }
     match link.kind.as_deref() {
@@ -82,16 +95,30 @@ pub(super) fn open(netlink: &Netlink, name: &DeviceName) -> Result<Device, Devic
     }
 }
 
-/// Deletes a device of ours; one that is gone already is no error.
+/// Deletes a device of ours, also where it was moved to another namespace; one that is gone already is no
+/// error.
 pub(super) fn delete(netlink: &Netlink, name: &DeviceName) -> Result<(), DeviceError> {
-    let Some(link) = netlink.link_by_name(name.as_str())? else { return Ok(()) };
-    if !link.alias.as_deref().is_some_and(|alias| alias.starts_with(OWNER_MARK)) {
-        return Err(DeviceError::Foreign(name.clone()));
-    }
+    let link = match netlink.link_by_name(name.as_str())? {
+        Some(link) if !is_ours(&link) => return Err(DeviceError::Foreign(name.clone())),
+        Some(link) => link,
+        None => match ours(netlink, &peer_name(name))? {
+            Some(peer) => peer,
+            None => return Ok(()),
+        },
+    };
     match netlink.delete_link(link.index) {
         Err(error) if error.is_not_found() => Ok(()),
         outcome => Ok(outcome?),
     }
+}
+
+/// A device of this name, if it is ours.
+pub(super) fn ours(netlink: &Netlink, name: &str) -> Result<Option<Link>, NetlinkError> {
+    Ok(netlink.link_by_name(name)?.filter(is_ours))
+}
+
+fn is_ours(link: &Link) -> bool {
+    link.alias.as_deref().is_some_and(|alias| alias.starts_with(OWNER_MARK))
 }
 
 /// What follows the mark in the device's alias, for whoever looks at `ip link`.
@@ -196,15 +223,20 @@ fn open_veth(netlink: &Netlink, name: &DeviceName, link: &Link) -> Result<Device
     })
 }
 
-/// Waits until the device passes packets: a veth end that was just put up drops what is sent, in
-/// silence, until the kernel's link watcher has seen the other end. A device that does not come to
-/// run is not an error here: it may have been moved or set down meanwhile.
+/// Waits until the device and the data plane's end of it pass packets: a veth end that was just put up
+/// drops what is sent, in silence, until the kernel's link watcher has seen to it, which it does for each
+/// end apart. A device that does not come to run is not an error here: it may have been moved or set down
+/// meanwhile.
 pub(super) fn wait_until_running(netlink: &Netlink, index: u32) {
     const PATIENCE: Duration = Duration::from_secs(2);
     let deadline = Instant::now() + PATIENCE;
+    let mut waited_for = index;
     while Instant::now() < deadline {
-        match netlink.link_by_index(index) {
+        match netlink.link_by_index(waited_for) {
             Ok(Some(link)) if link.up && !link.operational() => thread::sleep(Duration::from_millis(1)),
+            Ok(Some(Link { peer_index: Some(peer), link_netns_id: None, .. })) if waited_for == index => {
+                waited_for = peer;
+            }
             _ => return,
         }
     }

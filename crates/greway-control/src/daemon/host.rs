@@ -8,7 +8,7 @@ use std::time::Instant;
 use greway_datapath::{Datapath, PortSpec, Traffic};
 use greway_netlink::nftables::{Family, Nftables, Snat as SnatRule, TableId, snat};
 use greway_netlink::{Address, IpPrefix, LinkChange, Netlink, NetlinkError, Route};
-use greway_spec::{DeviceName, InnerAddress, InnerRoute, TunnelSpec};
+use greway_spec::{Change, DeviceName, InnerAddress, InnerRoute, TunnelSpec};
 
 use super::device::{self, DeviceError};
 use super::firewall::{Decision, Rules};
@@ -22,10 +22,12 @@ use crate::sysctl::{self, Forwarding};
 /// Everything the daemon holds.
 pub(super) struct Host {
     pub(super) netlink: Netlink,
-    nftables: Option<Nftables>,
+    pub(super) nftables: Option<Nftables>,
     pub(super) datapath: Datapath,
-    store: Store,
+    pub(super) store: Store,
     pub(super) tunnels: BTreeMap<DeviceName, Live>,
+    /// Tunnels of an earlier daemon that could not be taken over, by name, and why.
+    pub(super) remains: BTreeMap<DeviceName, String>,
     pub(super) rules: Rules,
     pub(super) local_addresses: HashSet<Ipv4Addr>,
     pub(super) started: Instant,
@@ -63,6 +65,7 @@ impl Host {
             datapath,
             store: Store::new(state),
             tunnels: BTreeMap::new(),
+            remains: BTreeMap::new(),
             rules: Rules::default(),
             local_addresses: HashSet::new(),
             started: Instant::now(),
@@ -70,30 +73,6 @@ impl Host {
         host.look_at_addresses();
         host.look_at_rules();
         Ok(host)
-    }
-
-    /// Takes over the tunnels of an earlier daemon. A device that is gone was deleted by somebody
-    /// while no daemon ran, and its tunnel with it, as with the kernel's own.
-    pub(super) fn adopt(&mut self) {
-        let stored = match self.store.load() {
-            Ok(stored) => stored,
-            Err(error) => {
-                tracing::error!(%error, "the state directory cannot be read");
-                return;
-            }
-        };
-        for (name, stored) in stored {
-            match self.carry(stored) {
-                Ok(()) => tracing::info!(tunnel = %name, "carried again"),
-                Err(DeviceError::Gone(_)) => {
-                    tracing::info!(tunnel = %name, "its device is gone: forgotten");
-                    if let Err(error) = self.store.remove(&name) {
-                        tracing::warn!(tunnel = %name, %error, "cannot be forgotten");
-                    }
-                }
-                Err(error) => tracing::error!(tunnel = %name, %error, "cannot be carried again"),
-            }
-        }
     }
 
     /// The specs of all tunnels.
@@ -121,7 +100,7 @@ impl Host {
     }
 
     /// `up`
-    pub(super) fn up(&mut self, spec: TunnelSpec) -> Result<Reply, String> {
+    pub(super) fn up(&mut self, spec: TunnelSpec, dry_run: bool) -> Result<Reply, String> {
         if let Some(live) = self.tunnels.get(&spec.name) {
             let (old, new) = (&live.spec().origin, &spec.origin);
             if old != new {
@@ -130,20 +109,23 @@ impl Host {
                     spec.name
                 ));
             }
-            if let greway_spec::Change::Recreate(reason) = greway_spec::Change::between(live.spec(), &spec) {
-                return Err(format!(
-                    "tunnel {0} cannot become that in place, because {reason}: `greway down {0}` first",
-                    spec.name
-                ));
-            }
+        }
+        if dry_run {
+            let warnings = self.doubts(&spec);
+            return Ok(done(&self.plan(&spec)?, warnings));
         }
         self.become_(spec)
     }
 
     /// `tunnel del`, `down`
-    pub(super) fn delete(&mut self, name: &DeviceName) -> Result<Reply, String> {
-        let live = self.tunnels.get(name).ok_or_else(|| no_such(name))?;
+    pub(super) fn delete(&mut self, name: &DeviceName, dry_run: bool) -> Result<Reply, String> {
+        let Some(live) = self.tunnels.get(name) else {
+            return if self.leaves_remains(name) { self.sweep(name, dry_run) } else { Err(no_such(name)) };
+        };
         let plan = plan::down(live.spec(), &self.to_stop(live));
+        if dry_run {
+            return Ok(done(&plan, Vec::new()));
+        }
         let failures = apply::tear_down(&plan, self);
         if !failures.is_empty() {
             return Err(format!("{name}: {}", failures.join("; ")));
@@ -155,8 +137,8 @@ impl Host {
     pub(super) fn delete_all(&mut self) -> Result<Reply, String> {
         let mut actions = Vec::new();
         let mut failures = Vec::new();
-        for name in self.tunnels.keys().cloned().collect::<Vec<_>>() {
-            match self.delete(&name) {
+        for name in self.tunnels.keys().chain(self.remains.keys()).cloned().collect::<Vec<_>>() {
+            match self.delete(&name, false) {
                 Ok(Reply::Done { actions: more, .. }) => actions.extend(more),
                 Ok(_) => {}
                 Err(error) => failures.push(error),
@@ -222,18 +204,20 @@ impl Host {
     pub(super) fn device_removed(&mut self, index: u32) {
         let gone = self.tunnels.values().find(|live| live.index == index || live.peer == Some(index));
         let Some(live) = gone else { return };
-        let moved = live.peer.is_some_and(|peer| {
-            peer != index && self.netlink.link_by_index(peer).is_ok_and(|link| link.is_some())
-        });
-        if moved {
+        if live.peer != Some(index) && self.has_peer_end(live) {
             tracing::info!(tunnel = %live.spec().name, "its device moved to another namespace");
             return;
         }
         let name = live.spec().name.clone();
         tracing::info!(tunnel = %name, "its device was deleted: removed");
-        if let Err(error) = self.delete(&name) {
+        if let Err(error) = self.delete(&name, false) {
             tracing::warn!(tunnel = %name, error, "not all of it could be removed");
         }
+    }
+
+    /// Whether the data plane's end of a pair is here, and so the tunnel device is somewhere.
+    pub(super) fn has_peer_end(&self, live: &Live) -> bool {
+        live.peer.is_some_and(|peer| self.netlink.link_by_index(peer).is_ok_and(|link| link.is_some()))
     }
 
     /// Looks for devices that went away unseen.
@@ -246,16 +230,30 @@ impl Host {
         }
     }
 
-    /// A device changed: its MTU decides what fits into it.
-    pub(super) fn device_changed(&self, index: u32) {
+    /// A device changed: its MTU decides what fits into it, and its name is the tunnel's.
+    pub(super) fn device_changed(&mut self, index: u32) {
         let Some(live) = self.tunnels.values().find(|live| live.index == index) else { return };
-        if let Ok(Some(link)) = self.netlink.link_by_index(index) {
-            self.datapath.set_mtu(&live.spec().name, link.mtu);
+        let Ok(Some(link)) = self.netlink.link_by_index(index) else { return };
+        self.datapath.set_mtu(&live.spec().name, link.mtu);
+        if link.name != live.spec().name.as_str() {
+            self.follow_names();
         }
     }
 
     /// Makes a tunnel what `spec` says, or leaves everything as it was.
     fn become_(&mut self, spec: TunnelSpec) -> Result<Reply, String> {
+        let plan = self.plan(&spec)?;
+        let current = self.tunnels.get(&spec.name).map(|live| live.spec().clone());
+        let warnings = self.doubts(&spec);
+        apply::set_up(&plan, current.as_ref(), self).map_err(|error| format!("{}: {error}", spec.name))?;
+        if !spec.inner.forward {
+            self.hand_over_forwarding(&spec.name);
+        }
+        Ok(done(&plan, warnings))
+    }
+
+    /// What makes a tunnel what `spec` says; refused is what cannot be.
+    fn plan(&self, spec: &TunnelSpec) -> Result<Vec<Action>, String> {
         let others = self.tunnels.values().filter(|live| live.spec().name != spec.name);
         if let Some(conflict) = others.filter_map(|live| spec.conflicts(live.spec())).next() {
             return Err(conflict.to_string());
@@ -271,12 +269,26 @@ impl Host {
         {
             return Err(format!("{}: dev {dev}: there is no such device on this host", spec.name));
         }
-        let current = self.tunnels.get(&spec.name).map(|live| live.spec().clone());
-        let observed = Observed::read(&self.netlink, &spec).map_err(|error| error.to_string())?;
-        let plan = plan::up(&spec, current.as_ref(), &observed).map_err(|error| error.to_string())?;
-        let warnings = self.doubts(&spec);
-        apply::set_up(&plan, current.as_ref(), self).map_err(|error| format!("{}: {error}", spec.name))?;
-        Ok(done(&plan, warnings))
+        let live = self.tunnels.get(&spec.name);
+        if let Some(live) = live
+            && let Change::Recreate(reason) = Change::between(live.spec(), spec)
+        {
+            return Err(format!(
+                "tunnel {0} cannot become that in place, because {reason}: delete it first (`greway tunnel del {0}`)",
+                spec.name
+            ));
+        }
+        if live.is_none() && self.leaves_remains(&spec.name) {
+            let why =
+                self.remains.get(&spec.name).map_or("greway made it and knows no tunnel for it", |why| why);
+            return Err(format!(
+                "the name {0} is taken by what is left of a tunnel ({why}): `greway tunnel del {0}` removes it",
+                spec.name
+            ));
+        }
+        let mut observed = Observed::read(&self.netlink, spec).map_err(|error| error.to_string())?;
+        observed.to_stop = live.map(|live| self.to_stop(live)).unwrap_or_default();
+        plan::up(spec, live.map(Live::spec), &observed).map_err(|error| error.to_string())
     }
 
     /// What works as asked, but hardly as meant.
@@ -301,15 +313,18 @@ impl Host {
 
     /// Forwarding that a tunnel turned on and nobody else asks for.
     fn to_stop(&self, going: &Live) -> Vec<Forwarding> {
-        let name = &going.spec().name;
-        let needed = self.tunnels.values().any(|live| live.spec().name != *name && live.spec().inner.forward);
-        if needed { Vec::new() } else { going.stored.turned_on.clone() }
+        if self.forwards_beside(&going.spec().name) { Vec::new() } else { going.stored.turned_on.clone() }
+    }
+
+    /// Whether a tunnel other than this one asks for forwarding.
+    pub(super) fn forwards_beside(&self, name: &DeviceName) -> bool {
+        self.tunnels.values().any(|live| live.spec().name != *name && live.spec().inner.forward)
     }
 
     /// Opens a device's sockets and starts to carry.
-    fn carry(&mut self, stored: Stored) -> Result<(), DeviceError> {
+    pub(super) fn carry(&mut self, stored: Stored, index: Option<u32>) -> Result<(), DeviceError> {
         let spec = stored.spec.clone();
-        let device = device::open(&self.netlink, &spec.name)?;
+        let device = device::open(&self.netlink, &spec.name, index)?;
         if device.peer.is_some()
             && let Some(nftables) = &self.nftables
             && let Err(error) = device::seal(nftables, &spec.name)
@@ -333,9 +348,13 @@ impl Host {
         Ok(())
     }
 
-    fn bound_to(&self, spec: &TunnelSpec) -> Result<Option<u32>, NetlinkError> {
+    fn bound_to(&self, spec: &TunnelSpec) -> Result<Option<u32>, DeviceError> {
         match &spec.dev {
-            Some(dev) => Ok(self.netlink.link_by_name(dev.as_str())?.map(|link| link.index)),
+            // Without its device it would send by another way than it was told to.
+            Some(dev) => match self.netlink.link_by_name(dev.as_str())? {
+                Some(link) => Ok(Some(link.index)),
+                None => Err(DeviceError::NoUnderlay(dev.clone())),
+            },
             None => Ok(None),
         }
     }
@@ -368,20 +387,33 @@ impl Host {
         }
     }
 
-    fn forget(&mut self, spec: &TunnelSpec) -> Result<(), StepError> {
-        let name = &spec.name;
-        let going = self.tunnels.remove(name);
-        // What it turned on and another tunnel needs is that tunnel's to turn off.
-        if let Some(going) = going
-            && !going.stored.turned_on.is_empty()
-            && let Some(heir) = self.tunnels.values().find(|live| live.spec().inner.forward)
-        {
-            let heir = heir.spec().name.clone();
-            for family in going.stored.turned_on {
-                self.note_forwarding(&heir, family);
+    /// Forwarding is off again: nobody has it to turn off.
+    fn forwarding_stopped(&mut self, family: Forwarding) {
+        for (name, live) in &mut self.tunnels {
+            if live.stored.turned_on.contains(&family) {
+                live.stored.turned_on.retain(|on| *on != family);
+                if let Err(error) = self.store.save(&live.stored) {
+                    tracing::warn!(tunnel = %name, %error, "that forwarding was turned off cannot be written down");
+                }
             }
         }
-        self.store.remove(name).map_err(|error| StepError(error.to_string()))
+    }
+
+    /// What a tunnel turned on and another one needs is that tunnel's to turn off.
+    fn hand_over_forwarding(&mut self, from: &DeviceName) {
+        let heir = self.tunnels.values().find(|live| live.spec().name != *from && live.spec().inner.forward);
+        let Some(heir) = heir.map(|heir| heir.spec().name.clone()) else { return };
+        let Some(live) = self.tunnels.get_mut(from) else { return };
+        let turned_on = std::mem::take(&mut live.stored.turned_on);
+        for family in turned_on {
+            self.note_forwarding(&heir, family);
+        }
+    }
+
+    fn forget(&mut self, spec: &TunnelSpec) -> Result<(), StepError> {
+        self.hand_over_forwarding(&spec.name);
+        self.tunnels.remove(&spec.name);
+        self.store.remove(&spec.name).map_err(|error| StepError(error.to_string()))
     }
 }
 
@@ -391,7 +423,7 @@ impl System for Host {
             Action::Remember(spec) => self.store(spec),
             Action::CreateDevice { spec, mtu } => Ok(device::create(&self.netlink, spec, *mtu)?),
             Action::StartDatapath(spec) => {
-                Ok(self.carry(Stored { spec: (**spec).clone(), turned_on: Vec::new() })?)
+                Ok(self.carry(Stored { spec: (**spec).clone(), turned_on: Vec::new() }, None)?)
             }
             Action::UpdateDatapath(spec) => self.update(spec),
             Action::SetMtu { name, mtu, .. } => {
@@ -416,7 +448,10 @@ impl System for Host {
                 Ok(self.netlink.add_route(&wire_route(route, self.index_of(name)?))?)
             }
             Action::RemoveRoute(name, route) => {
-                Ok(self.netlink.delete_route(&wire_route(route, self.index_of(name)?))?)
+                match self.netlink.delete_route(&wire_route(route, self.index_of(name)?)) {
+                    Err(error) if error.is_not_found() => Ok(()),
+                    outcome => Ok(outcome?),
+                }
             }
             Action::Forward(name, family) => {
                 sysctl::set_forwarding(*family, true).map_err(|error| StepError(error.to_string()))?;
@@ -424,7 +459,9 @@ impl System for Host {
                 Ok(())
             }
             Action::StopForwarding(family) => {
-                sysctl::set_forwarding(*family, false).map_err(|error| StepError(error.to_string()))
+                sysctl::set_forwarding(*family, false).map_err(|error| StepError(error.to_string()))?;
+                self.forwarding_stopped(*family);
+                Ok(())
             }
             Action::InstallSnat(rule) => self.install_snat(rule),
             Action::RemoveSnat(rule) => {
@@ -432,14 +469,14 @@ impl System for Host {
                 Ok(self.nftables()?.delete_table(&table).map(drop)?)
             }
             Action::StopDatapath(name) => {
-                if let Some(nftables) = &self.nftables {
-                    device::unseal(nftables, name)?;
-                }
+                let unsealed =
+                    self.nftables.as_ref().map_or(Ok(()), |nftables| device::unseal(nftables, name));
                 match self.datapath.remove(name) {
                     // A tunnel that never came to be carried is not carried now either.
-                    Err(greway_datapath::DatapathError::Unknown(_)) => Ok(()),
-                    outcome => outcome.map_err(|error| StepError(with_causes(&error))),
+                    Err(greway_datapath::DatapathError::Unknown(_)) => {}
+                    outcome => outcome.map_err(|error| StepError(with_causes(&error)))?,
                 }
+                Ok(unsealed?)
             }
             Action::DeleteDevice(name) => Ok(device::delete(&self.netlink, name)?),
             Action::Forget(spec) => self.forget(spec),
@@ -463,7 +500,7 @@ impl Host {
         Ok(())
     }
 
-    fn install_snat(&self, rule: &Snat) -> Result<(), StepError> {
+    pub(super) fn install_snat(&self, rule: &Snat) -> Result<(), StepError> {
         let changes = snat(&SnatRule {
             table: device::table(&rule.name),
             comment: Some(format!("greway: snat of {}", rule.name)),
@@ -517,7 +554,7 @@ fn wire_route(route: &InnerRoute, index: u32) -> Route {
     Route { via, metric, ..Route::on_link(prefix, index) }
 }
 
-fn done(plan: &[Action], warnings: Vec<String>) -> Reply {
+pub(super) fn done(plan: &[Action], warnings: Vec<String>) -> Reply {
     Reply::Done { actions: plan.iter().map(ToString::to_string).collect(), warnings }
 }
 

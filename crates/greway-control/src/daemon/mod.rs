@@ -4,6 +4,7 @@
 //! kernel (links, addresses, routes, firewall); `datapath` carries packets. All but the last meet
 //! at one lock around [`host::Host`]; the packet path takes no lock.
 
+mod adopt;
 mod answer;
 mod device;
 mod firewall;
@@ -11,10 +12,13 @@ mod host;
 mod namespace;
 mod notes;
 mod probe;
+mod rename;
 mod report;
+mod sole;
 mod watch;
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -42,6 +46,12 @@ pub enum DaemonError {
     /// Another one runs here.
     #[error("a greway daemon answers at {} already: there is one for each network namespace", .0.display())]
     Runs(PathBuf),
+    /// Another one runs here, with another socket.
+    #[error(
+        "a greway daemon runs in this network namespace already{}, with another socket: there is one for each \
+         network namespace", .0.map_or_else(String::new, |pid| format!(" (process {pid})"))
+    )]
+    NotAlone(Option<u32>),
     /// Socket or state directory cannot be had.
     #[error("cannot use {}: {source}", path.display())]
     Place {
@@ -80,6 +90,15 @@ pub fn run(location: &Location) -> Result<Ended, DaemonError> {
     // Before any thread is made, so that none takes a signal away.
     let signals = Signals::block(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
         .map_err(|error| DaemonError::SetUp(error.to_string()))?;
+    let lock = sole::sole().map_err(|error| DaemonError::SetUp(error.to_string()))?;
+    match &lock {
+        sole::Sole::Yes(_) => {}
+        sole::Sole::No(_) if UnixStream::connect(&location.socket).is_ok() => {
+            return Err(DaemonError::Runs(location.socket.clone()));
+        }
+        sole::Sole::No(process) => return Err(DaemonError::NotAlone(*process)),
+        sole::Sole::Spoiled => tracing::warn!("another user holds the lock that keeps a second daemon away"),
+    }
     location.create().map_err(|source| DaemonError::Place { path: location.state.clone(), source })?;
     let server = Server::bind(&location.socket).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => DaemonError::Runs(location.socket.clone()),

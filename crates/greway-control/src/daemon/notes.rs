@@ -8,7 +8,15 @@ use crate::sysctl::{self, Forwarding};
 
 /// What concerns every tunnel.
 pub(super) fn of_host(host: &Host) -> Vec<String> {
-    let mut notes = Vec::new();
+    let mut notes = host
+        .remains
+        .iter()
+        .map(|(name, why)| {
+            format!(
+                "tunnel {name} is not carried: {why}; `greway tunnel del {name}` removes what is left of it"
+            )
+        })
+        .collect::<Vec<_>>();
     if !host.tunnels.is_empty() && !sysctl::forwarding(Forwarding::Ipv4) {
         notes.push(
             "this host does not forward: hosts behind it cannot use a tunnel, and hosts behind the far end \

@@ -93,6 +93,7 @@ fn tunnel(
         verdict: String::new(),
         state: State::Idle,
         device: link.as_ref().map(|link| device(&host.netlink, link)),
+        moved: link.is_none() && host.has_peer_end(live),
         datapath: Carried {
             datapath: "userspace".to_owned(),
             overlay: if live.peer.is_some() { "veth" } else { "tun" }.to_owned(),

@@ -39,6 +39,7 @@ fn print_tunnel(tunnel: &TunnelStatus) {
                 fact("addresses", &device.addresses.join(", "));
             }
         }
+        None if tunnel.moved => fact("device", "in another network namespace"),
         None => fact("device", "gone"),
     }
     let carried = &tunnel.datapath;
@@ -57,18 +58,18 @@ fn print_tunnel(tunnel: &TunnelStatus) {
     fact(
         "sent",
         &format!(
-            "{} packets, {} bytes, {}",
-            counters.sent_packets,
-            counters.sent_bytes,
+            "{}, {}, {}",
+            several(counters.sent_packets, "packet"),
+            several(counters.sent_bytes, "byte"),
             last(tunnel.last_sent_seconds)
         ),
     );
     fact(
         "received",
         &format!(
-            "{} packets, {} bytes, {}",
-            counters.received_packets,
-            counters.received_bytes,
+            "{}, {}, {}",
+            several(counters.received_packets, "packet"),
+            several(counters.received_bytes, "byte"),
             last(tunnel.last_received_seconds)
         ),
     );
@@ -90,7 +91,7 @@ fn print_unmatched(unmatched: &[Unmatched]) {
     line("");
     line("GRE packets that matched no tunnel:");
     for packet in unmatched {
-        let key = packet.key.map_or("no key".to_owned(), |key| format!("key {key}"));
+        let key = packet.key.map_or_else(|| "no key".to_owned(), |key| format!("key {key}"));
         line(&format!(
             "  {} from {} to {}, {key}, protocol 0x{:04x}, last {} ago",
             packet.packets,
@@ -100,6 +101,10 @@ fn print_unmatched(unmatched: &[Unmatched]) {
             Ago(packet.last_seen_seconds)
         ));
     }
+}
+
+fn several(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 fn fact(name: &str, value: &str) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use greway_control::api::Request;
-use greway_control::daemon::Ended;
+use greway_control::daemon::{DaemonError, Ended};
 use greway_control::location::Location;
 use greway_control::{daemon, start, unit};
 
@@ -29,8 +29,9 @@ pub(crate) fn run(args: &DaemonArgs, location: &Location) -> anyhow::Result<Exit
         Ok(Ended::Asked) if unit::is_unit() => Ok(exit_code(unit::STOPPED)),
         Ok(_) => Ok(ExitCode::SUCCESS),
         Err(error) => {
+            let taken = matches!(error, DaemonError::Runs(_) | DaemonError::NotAlone(_));
             output::error(&crate::sentence(&anyhow::Error::new(error)));
-            Ok(exit_code(start::REFUSED))
+            Ok(exit_code(if taken { start::TAKEN } else { start::REFUSED }))
         }
     }
 }

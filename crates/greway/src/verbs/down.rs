@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use greway_control::api::{Reply, Request};
 use greway_control::location::Location;
-use greway_control::{plan, start};
-use greway_spec::{DeviceName, TunnelSpec};
+use greway_control::start;
+use greway_spec::DeviceName;
 
 use super::up::Source;
 use crate::cli::DownArgs;
@@ -27,24 +27,15 @@ pub(crate) fn run(args: &DownArgs, location: &Location) -> anyhow::Result<ExitCo
     let Reply::Tunnels(tunnels) = client.ask(&Request::List)? else {
         return Err(client.unexpected()).context("a list was asked for");
     };
-    let Some(spec) = tunnels.iter().find(|spec| spec.name == name) else {
+    if !tunnels.iter().any(|spec| spec.name == name) && !left_over {
         output::line(&format!("{name} is not up"));
         return Ok(ExitCode::SUCCESS);
-    };
-    if args.dry_run {
-        dry_run(spec);
-        return Ok(ExitCode::SUCCESS);
     }
-    for action in super::change(&mut client, &Request::Delete { name })? {
-        output::line(&action);
+    let would = if args.dry_run { "would " } else { "" };
+    for action in super::change(&mut client, &Request::Delete { name, dry_run: args.dry_run })? {
+        output::line(&format!("{would}{action}"));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn dry_run(spec: &TunnelSpec) {
-    for action in plan::down(spec, &[]) {
-        output::line(&format!("would {action}"));
-    }
 }
 
 /// A name as it is, or the name in a file.

@@ -22,6 +22,11 @@ pub(crate) fn run(args: &StatusArgs, location: &Location) -> anyhow::Result<Exit
         }
         Err(_) => None,
     };
+    if let (None, Some(name)) = (&status, &args.name)
+        && !location.state.join(format!("{name}.json")).exists()
+    {
+        return Err(super::tunnel::no_such(name));
+    }
     if args.json {
         let status = status.unwrap_or_default();
         output::line(&serde_json::to_string_pretty(&status)?);

@@ -51,7 +51,7 @@ fn delete(words: &[String], location: &Location) -> anyhow::Result<()> {
     };
     let name = name.parse::<DeviceName>()?;
     let mut client = running(location, &name)?;
-    super::change(&mut client, &Request::Delete { name })?;
+    super::change(&mut client, &Request::Delete { name, dry_run: false })?;
     Ok(())
 }
 
@@ -92,6 +92,6 @@ fn list(client: &mut Client) -> anyhow::Result<Vec<TunnelSpec>> {
     }
 }
 
-fn no_such(name: &DeviceName) -> anyhow::Error {
+pub(super) fn no_such(name: &DeviceName) -> anyhow::Error {
     anyhow!("there is no tunnel {name} here; `greway tunnel show` lists those there are")
 }

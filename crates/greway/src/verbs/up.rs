@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
-use greway_control::api::{Reply, Request};
+use greway_control::api::Request;
 use greway_control::location::Location;
 use greway_control::observe::Observed;
+use greway_control::store::Store;
 use greway_control::{plan, start};
 use greway_dialects::{Diagnostic, Dialect, ifcfg};
 use greway_netlink::Netlink;
@@ -56,11 +57,11 @@ pub(crate) fn run(args: &UpArgs, location: &Location) -> anyhow::Result<ExitCode
         output::note(warning);
     }
     if args.dry_run {
-        return dry_run(&file.spec, location);
+        return dry_run(file.spec, location);
     }
     let name = file.spec.name.clone();
     let mut client = super::connect(location)?;
-    let actions = super::change(&mut client, &Request::Up { spec: Box::new(file.spec) })?;
+    let actions = super::change(&mut client, &Request::Up { spec: Box::new(file.spec), dry_run: false })?;
     if actions.is_empty() {
         output::line(&format!("{name} is up as {} says; nothing to do", path.display()));
     }
@@ -71,23 +72,28 @@ pub(crate) fn run(args: &UpArgs, location: &Location) -> anyhow::Result<ExitCode
 }
 
 /// Prints the plan. Needs neither privileges nor a daemon, and starts none.
-fn dry_run(spec: &TunnelSpec, location: &Location) -> anyhow::Result<ExitCode> {
-    let current = match start::find(location) {
-        Ok(mut client) => match client.ask(&Request::List)? {
-            Reply::Tunnels(tunnels) => tunnels.into_iter().find(|tunnel| tunnel.name == spec.name),
-            _ => return Err(client.unexpected().into()),
-        },
-        Err(_) => None,
+fn dry_run(spec: TunnelSpec, location: &Location) -> anyhow::Result<ExitCode> {
+    let name = spec.name.clone();
+    let actions = match start::find(location) {
+        Ok(mut client) => super::change(&mut client, &Request::Up { spec: Box::new(spec), dry_run: true })?,
+        Err(_) => plan_without_daemon(&spec, location)?,
     };
-    let observed = Observed::read(&Netlink::open()?, spec)?;
-    let actions = plan::up(spec, current.as_ref(), &observed)?;
     if actions.is_empty() {
-        output::line(&format!("{} is up already; nothing to do", spec.name));
+        output::line(&format!("{name} is up already; nothing to do"));
     }
     for action in actions {
         output::line(&format!("would {action}"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a daemon would do that is started now and takes over what an earlier one left.
+fn plan_without_daemon(spec: &TunnelSpec, location: &Location) -> anyhow::Result<Vec<String>> {
+    let left = Store::new(&location.state).load().map(|mut left| left.tunnels.remove(&spec.name));
+    let current = left.ok().flatten().map(|stored| stored.spec);
+    let observed = Observed::read(&Netlink::open()?, spec)?;
+    let actions = plan::up(spec, current.as_ref(), &observed)?;
+    Ok(actions.iter().map(ToString::to_string).collect())
 }
 
 fn find(source: &str) -> anyhow::Result<PathBuf> {

@@ -5,7 +5,12 @@
 //! the demo uses too kills what is left and removes the folder when the test process itself goes away.
 //! What a daemon does to a host that it shares with others is not for here: each test has hosts of its own.
 
-#![allow(clippy::unwrap_used, dead_code, reason = "helpers of tests, not all used by each")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    dead_code,
+    reason = "helpers of tests, not all used by each"
+)]
 
 use std::fmt;
 use std::fs::{self, File};
@@ -146,7 +151,14 @@ impl Node {
         // Files, not pipes: a daemon that is started in the background may keep a pipe open for ever.
         let [stdout, stderr] = ["stdout", "stderr"].map(|stream| self.scratch(stream));
         command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
-        let status = self.run(|| command.status()).unwrap_or_else(|error| panic!("{shown}: {error}"));
+        let mut child = self.run(|| command.spawn()).unwrap_or_else(|error| panic!("{shown}: {error}"));
+        self.watch(child.id());
+        let ended = poll_until(2 * SOON, &shown, || child.try_wait().unwrap());
+        let status = ended.unwrap_or_else(|error| {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("{error}: {}", fs::read_to_string(&stderr).unwrap_or_default())
+        });
         let read = |path: &Path| String::from_utf8(fs::read(path).unwrap()).unwrap();
         let output = Output { shown, code: status.code(), stdout: read(&stdout), stderr: read(&stderr) };
         for path in [stdout, stderr] {
@@ -228,7 +240,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Some((mut warden, pipe)) = self.warden.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
+        if let Some((mut warden, pipe)) =
+            self.warden.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
         {
             drop(pipe);
             let _ = warden.wait();
@@ -367,6 +380,13 @@ impl Lab {
         self.two.words(&format!("tunnel add tun0 mode gre local {b} remote {a} {words}")).ok();
         self.guide.linux1.address("tun0", "172.16.0.1 peer 172.16.0.2/30").unwrap();
         self.guide.linux2.address("tun0", "172.16.0.2 peer 172.16.0.1/30").unwrap();
+    }
+
+    /// Adds tun0 on linux1 alone, with the guide's inner address.
+    pub(crate) fn tunnel_on_one(&self) {
+        let [a, b] = greway_testbed::guide::OUTER;
+        self.one.words(&format!("tunnel add tun0 mode gre local {a} remote {b}")).ok();
+        self.guide.linux1.address("tun0", "172.16.0.1 peer 172.16.0.2/30").unwrap();
     }
 
     /// Pings linux2's inner address from linux1.

@@ -6,15 +6,16 @@
 //!   tun0   172.16.0.1, fd00::1                172.16.0.2, fd00::2   tun0
 //! ```
 
-#![allow(clippy::unwrap_used, dead_code, reason = "helpers of tests, not all used by each")]
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "helpers of tests, not all used by each")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use greway_linux::MacAddr;
 use greway_testbed::tcp::{TransferReport, transfer};
 use greway_testbed::{
-    CapturedPacket, Host, LinkOptions, PingOptions, PingReport, link, offloads, ping, poll_until,
+    Capture, CapturedPacket, Host, LinkOptions, PingOptions, PingReport, link, offloads, ping, poll_until,
 };
 use serde_json::Value;
 
@@ -94,6 +95,23 @@ impl Pair {
         let options = LinkOptions { gro, tx_offload, ..LinkOptions::default() };
         offloads(&self.left, "wan0", &options).unwrap();
         offloads(&self.right, "wan0", &options).unwrap();
+    }
+
+    /// Has both ends of the cable hold what GRO merges for a moment, so that packets which come one by one are
+    /// merged for certain; a veth hands each on at once otherwise. Says why where that cannot be had.
+    pub fn hold_for_gro(&self) -> Result<(), String> {
+        // The device's settings are in sysfs alone, which shows the namespace that mounted it.
+        let script = "mount -t sysfs sysfs /sys && cd /sys/class/net/wan0 && \
+                      echo 2000000 >gro_flush_timeout && echo 100 >napi_defer_hard_irqs";
+        for host in [&self.left, &self.right] {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", script]);
+            let output = host.output(&mut command).map_err(|error| error.to_string())?;
+            if !output.status.success() {
+                return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// Pings right's inner address from left.
@@ -191,6 +209,11 @@ pub fn udp(host: &Host, address: IpAddr) -> UdpSocket {
     let socket = host.run(|| UdpSocket::bind(SocketAddr::new(address, 0))).unwrap().unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
     socket
+}
+
+/// Ends a capture and counts the packets in it that are wanted; what was still in its buffer counts.
+pub fn seen(capture: Capture, wanted: impl Fn(&CapturedPacket) -> bool) -> usize {
+    capture.stop().iter().filter(|packet| wanted(packet)).count()
 }
 
 /// Whether a packet is an ICMP "unreachable" of any kind, not inside GRE.

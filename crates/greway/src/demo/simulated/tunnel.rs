@@ -152,6 +152,7 @@ impl Tunnel {
             spec: self.spec.clone(),
             verdict: String::new(),
             state: State::Idle,
+            moved: false,
             device: Some(DeviceStatus {
                 index: 1,
                 up: true,

@@ -1,0 +1,90 @@
+//! What an earlier daemon left: taken over where it can be, told of and removed on demand where not.
+
+use greway_netlink::nftables::{Family, TableId};
+use greway_spec::DeviceName;
+
+use super::device::{self, DeviceError};
+use super::host::{Host, with_causes};
+use crate::api::Reply;
+use crate::store::Stored;
+use crate::sysctl;
+
+impl Host {
+    /// Takes over the tunnels of an earlier daemon. A device that is gone was deleted by somebody
+    /// while no daemon ran, and its tunnel with it, as with the kernel's own.
+    pub(super) fn adopt(&mut self) {
+        let loaded = match self.store.load() {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                tracing::error!(%error, "the state directory cannot be read");
+                return;
+            }
+        };
+        for (path, error) in loaded.unreadable {
+            tracing::error!(path = %path.display(), %error, "state file left out");
+            let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+            if let Some(name) = name {
+                self.remains
+                    .insert(name, format!("its state file {} cannot be read: {error}", path.display()));
+            }
+        }
+        for (name, stored) in loaded.tunnels {
+            match self.carry(stored.clone(), None) {
+                Ok(()) => tracing::info!(tunnel = %name, "carried again"),
+                Err(DeviceError::Gone(_)) => {
+                    tracing::info!(tunnel = %name, "its device is gone: forgotten");
+                    for failure in self.remove_remains(&name, Some(&stored)) {
+                        tracing::warn!(tunnel = %name, failure, "not all of it could be removed");
+                    }
+                }
+                Err(error) => {
+                    let error = with_causes(&error);
+                    tracing::error!(tunnel = %name, error, "cannot be carried again");
+                    self.remains.insert(name, error);
+                }
+            }
+        }
+    }
+
+    /// Whether there is something of ours by that name that is no tunnel we carry.
+    pub(super) fn leaves_remains(&self, name: &DeviceName) -> bool {
+        let device = |name: &str| device::ours(&self.netlink, name).is_ok_and(|link| link.is_some());
+        self.remains.contains_key(name)
+            || self.store.holds(name)
+            || device(name.as_str())
+            || device(&device::peer_name(name))
+    }
+
+    /// Removes what is left of a tunnel that is not carried.
+    pub(super) fn sweep(&mut self, name: &DeviceName, dry_run: bool) -> Result<Reply, String> {
+        let actions = vec![format!("remove what is left of {name}")];
+        if !dry_run {
+            let stored = self.store.load().ok().and_then(|mut loaded| loaded.tunnels.remove(name));
+            let failures = self.remove_remains(name, stored.as_ref());
+            if !failures.is_empty() {
+                return Err(format!("{name}: {}", failures.join("; ")));
+            }
+            self.remains.remove(name);
+        }
+        Ok(Reply::Done { actions, warnings: Vec::new() })
+    }
+
+    /// Everything is tried; what failed is told.
+    fn remove_remains(&self, name: &DeviceName, stored: Option<&Stored>) -> Vec<String> {
+        let mut failures = Vec::new();
+        let mut note = |outcome: Result<(), String>| failures.extend(outcome.err());
+        if let Some(nftables) = &self.nftables {
+            note(device::unseal(nftables, name).map_err(|error| error.to_string()));
+            let snat = TableId::new(Family::Ip, device::table(name));
+            note(nftables.delete_table(&snat).map(drop).map_err(|error| error.to_string()));
+        }
+        note(device::delete(&self.netlink, name).map_err(|error| with_causes(&error)));
+        if !self.forwards_beside(name) {
+            for family in stored.iter().flat_map(|stored| &stored.turned_on) {
+                note(sysctl::set_forwarding(*family, false).map_err(|error| error.to_string()));
+            }
+        }
+        note(self.store.remove(name).map_err(|error| error.to_string()));
+        failures
+    }
+}
