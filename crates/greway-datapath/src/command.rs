@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use greway_engine::{TunnelCounters, UnmatchedEntry};
+use greway_engine::{TunnelCounters, UnderlaySnapshot, UnmatchedEntry};
 use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::handle::DatapathError;
@@ -20,7 +20,7 @@ pub(crate) enum Command {
     Receive { name: DeviceName, way: Receive, done: Answer<()> },
     Mtu { name: DeviceName, mtu: u32 },
     LocalAddresses(HashSet<Ipv4Addr>),
-    Unmatched { done: SyncSender<Vec<UnmatchedEntry>> },
+    Strangers { done: SyncSender<(Vec<UnmatchedEntry>, UnderlaySnapshot)> },
     Stop,
 }
 

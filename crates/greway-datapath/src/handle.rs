@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 
-use greway_engine::{TunnelCounters, UnmatchedEntry};
+use greway_engine::{TunnelCounters, UnderlaySnapshot, UnmatchedEntry};
 use greway_linux::OpenError;
 use greway_linux::event::Waker;
 use greway_spec::{DeviceName, TunnelSpec};
@@ -124,12 +124,18 @@ impl Datapath {
         let _ = self.tell(Command::LocalAddresses(addresses));
     }
 
-    /// Packets that matched no tunnel.
+    /// Packets that matched no tunnel, and counts of what was refused before a tunnel could be told.
     ///
     /// # Errors
     /// [`DatapathError::Stopped`].
-    pub fn unmatched(&self) -> Result<Vec<UnmatchedEntry>, DatapathError> {
-        self.ask(|done| Command::Unmatched { done })
+    pub fn strangers(&self) -> Result<(Vec<UnmatchedEntry>, UnderlaySnapshot), DatapathError> {
+        self.ask(|done| Command::Strangers { done })
+    }
+
+    /// Whether the worker still runs. One that has ended (it panicked, or could not wait for packets
+    /// any more) carries nothing, and whoever holds it should start again.
+    pub fn is_alive(&self) -> bool {
+        self.worker.as_ref().is_some_and(|worker| !worker.is_finished())
     }
 
     fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, DatapathError> {

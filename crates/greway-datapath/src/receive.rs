@@ -1,29 +1,31 @@
 //! From the underlay into tunnel devices: one batch in, one batch out for each run of packets of
-//! the same tunnel. Payloads stay where they were received; only headers are written in front.
+//! the same tunnel. Payloads stay where they were received; only headers are written in front. TCP
+//! segments that belong together are handed on as one super-packet.
 
 use std::collections::HashSet;
 use std::io;
 use std::net::Ipv4Addr;
 
 use greway_engine::{
-    Delivery, DropReason, Ingress, Receipt, Tunnel, TunnelIndex, TunnelSlots, TunnelState, TunnelCounters, TunnelTable,
-    UnderlayCounters, Unmatched, Verdict, decapsulate,
+    Delivery, DropReason, Ingress, Offload, Receipt, Run, Tunnel, TunnelIndex, TunnelSlots, TunnelState,
+    TunnelTable, UnderlayCounters, Unmatched, Verdict, coalesce, decapsulate,
 };
-use greway_linux::batch::{Control, Meta, Packet, PacketKind, ReceiveBatch, SendBatch, SendStorage, Source, Target};
+use greway_linux::batch::{
+    Control, Meta, Packet, PacketKind, ReceiveBatch, SendBatch, SendStorage, Source, Target,
+};
 use greway_linux::tun::Tun;
+use greway_wire::ethertype;
 use greway_wire::gre::GreHeader;
 use greway_wire::ipv4::Ipv4Header;
 
 use crate::offload;
-use crate::overlay::{ETHERNET, Inside};
+use crate::overlay::{ETHERNET, FRONT, Inside};
 use crate::port::Port;
 use crate::underlay::Receive;
 
-/// What the receiving side keeps from batch to batch.
+/// What is remembered of packets that belong to no tunnel.
 #[derive(Default)]
-pub(crate) struct Side {
-    /// The tunnels that receive this way.
-    pub(crate) table: TunnelTable,
+pub(crate) struct Strangers {
     pub(crate) unmatched: Unmatched,
     pub(crate) underlay: UnderlayCounters,
 }
@@ -42,8 +44,10 @@ impl TunnelSlots for Ports<'_> {
 pub(crate) struct Context<'a> {
     pub(crate) way: Receive,
     pub(crate) local_addresses: &'a HashSet<Ipv4Addr>,
-    /// The tunnels that receive the other way: their packets come here too and are not ours.
-    pub(crate) other: &'a TunnelTable,
+    /// All tunnels.
+    pub(crate) table: &'a TunnelTable,
+    /// The packets of this socket come by the other one too: each takes those of its own tunnels.
+    pub(crate) both: bool,
     /// The largest payload packet of any tunnel here in bytes.
     pub(crate) segment_limit: u16,
     pub(crate) now_ms: u64,
@@ -52,35 +56,31 @@ pub(crate) struct Context<'a> {
 /// Carries a received batch.
 pub(crate) fn carry(
     batch: &mut ReceiveBatch,
-    side: &mut Side,
+    strangers: &mut Strangers,
     ports: &mut [Option<Port>],
     context: &Context<'_>,
     storage: &mut SendStorage,
 ) {
-    let mut out = storage.start();
-    let mut going_to = None;
+    let mut out = Outgoing { batch: storage.start(), going_to: None, run: None };
     for packet in batch.packets() {
-        let Some((datagram, receipt)) = datagram(packet, context, &side.underlay) else { continue };
-        if belongs_elsewhere(datagram, context.other) {
+        let Some((datagram, receipt)) = datagram(packet, context, &strangers.underlay) else { continue };
+        if context.both && owner(datagram, receipt, context.table, ports) != context.way {
             continue;
         }
         let mut ingress = Ingress {
-            table: &side.table,
+            table: context.table,
             tunnels: &mut Ports(ports),
-            underlay: &side.underlay,
-            unmatched: &mut side.unmatched,
+            underlay: &strangers.underlay,
+            unmatched: &mut strangers.unmatched,
         };
         let Verdict::Deliver(delivery) = decapsulate(&mut ingress, datagram, receipt, context.now_ms) else {
             continue;
         };
-        if going_to.is_some_and(|tunnel| tunnel != delivery.tunnel) || out.is_full() {
-            flush(&mut out, going_to, ports);
-        }
-        going_to = Some(delivery.tunnel);
+        out.turn_to(delivery.tunnel, ports);
         let Some(port) = ports.get(delivery.tunnel.0 as usize).and_then(Option::as_ref) else { continue };
-        deliver(port, &delivery, &datagram[delivery.inner.clone()], &mut out);
+        out.deliver(port, &delivery, &datagram[delivery.inner.clone()]);
     }
-    flush(&mut out, going_to, ports);
+    out.flush(ports);
 }
 
 /// The IPv4 datagram in what was received and what is known of it; `None` for what is not for this
@@ -101,12 +101,12 @@ fn datagram<'a>(
         return Some((packet.into_data(), Receipt::Raw { ifindex, segment_limit: context.segment_limit }));
     }
     let Source::Link(link) = source else { return None };
-    // For another machine's address, or of a VLAN: the stack would not take it from here either.
-    if link.kind != PacketKind::Host {
-        return None;
-    }
+    // Of a VLAN that has no device here, or for another machine: the stack would not take it either.
     if auxdata.is_some_and(|auxdata| auxdata.vlan.is_some()) {
         underlay.record_drop(DropReason::VlanTagged);
+        return None;
+    }
+    if link.kind != PacketKind::Host {
         return None;
     }
     // Devices without Ethernet addresses (ppp, tun) have no link header.
@@ -125,58 +125,118 @@ fn datagram<'a>(
     Some((datagram, Receipt::Facts { offload, ifindex: link.ifindex }))
 }
 
-/// Whether the other side's tunnels have this packet. Where all tunnels receive the same way that
-/// table is empty, and this costs nothing.
-fn belongs_elsewhere(datagram: &[u8], other: &TunnelTable) -> bool {
-    if other.is_empty() {
-        return false;
-    }
-    let Ok(outer) = Ipv4Header::parse(datagram) else { return false };
-    let Some(Ok((gre, _))) = datagram.get(outer.header_len()..).map(GreHeader::parse) else { return false };
-    other.lookup(outer.source, outer.destination, gre.key, 0).is_some()
-}
-
-fn deliver<'a>(port: &Port, delivery: &Delivery, inner: &'a [u8], out: &mut SendBatch<'_, 'a>) {
-    let counters = port.tunnel.counters();
-    // A veth end drops what is larger than this, and tells nobody (linux net/core/dev.c
-    // `__is_skb_forwardable`); the kernel's own GRE would take it.
-    const VLAN: usize = 4;
-    if delivery.offload.gso.is_none() && inner.len() > port.device_mtu as usize + VLAN {
-        counters.record_drop(DropReason::InnerTooBigForDevice);
-        return;
-    }
-    let addresses = match &port.inside {
-        Inside::Link { addresses, .. } => addresses,
-        Inside::Tun(tun) => return deliver_tun(tun, delivery, inner, counters),
+/// Which way the tunnel receives that this packet is for. Of a malformed one it is the tunnel that would be
+/// blamed, and what belongs to none is the packet socket's.
+fn owner(datagram: &[u8], receipt: Receipt, table: &TunnelTable, ports: &[Option<Port>]) -> Receive {
+    let (Receipt::Facts { ifindex, .. } | Receipt::Raw { ifindex, .. }) = receipt;
+    let Ok(outer) = Ipv4Header::parse(datagram) else { return Receive::Packet };
+    let tunnel = match datagram.get(outer.header_len()..).map(GreHeader::parse) {
+        Some(Ok((gre, _))) => table.lookup(outer.source, outer.destination, gre.key, ifindex),
+        _ => table.only_tunnel_of(outer.source),
     };
-    let front = Inside::front(addresses, delivery.protocol_type, &delivery.offload);
-    let pushed = out.push_with_prefix(&front, &[inner], Target::Connected, Control::NONE);
-    debug_assert!(pushed.is_ok(), "the batch was flushed when it was full");
-}
-
-fn deliver_tun(tun: &Tun, delivery: &Delivery, inner: &[u8], counters: &TunnelCounters) {
-    let header = offload::emit(&delivery.offload, 0);
-    // A TUN device knows packets by their version only.
-    if !matches!(delivery.protocol_type, 0x0800 | 0x86dd) {
-        counters.record_drop(DropReason::DeviceRefused);
-    } else if let Err(error) = tun.send(&header, &[inner]) {
-        counters.record_drop(reason(&error));
-    }
-}
-
-/// Sends what is waiting into the tunnel device of `tunnel`.
-fn flush(out: &mut SendBatch<'_, '_>, tunnel: Option<TunnelIndex>, ports: &[Option<Port>]) {
     let port = tunnel.and_then(|index| ports.get(index.0 as usize)).and_then(Option::as_ref);
-    if let (Some(port), false) = (port, out.is_empty()) {
+    port.map_or(Receive::Packet, |port| port.receive)
+}
+
+/// What is on its way into one tunnel device: packets in the batch, and behind them a run of TCP segments that
+/// the next packet may continue.
+struct Outgoing<'s, 'a> {
+    batch: SendBatch<'s, 'a>,
+    going_to: Option<TunnelIndex>,
+    run: Option<(u16, Run<'a>)>,
+}
+
+impl<'a> Outgoing<'_, 'a> {
+    /// Makes room for a packet to this tunnel; what waits for another one is sent.
+    fn turn_to(&mut self, tunnel: TunnelIndex, ports: &[Option<Port>]) {
+        // One place for the packet and one for the run before it.
+        let full = self.batch.len() + 2 > self.batch.capacity();
+        if full || self.going_to.is_some_and(|before| before != tunnel) {
+            self.flush(ports);
+        }
+        self.going_to = Some(tunnel);
+    }
+
+    fn deliver(&mut self, port: &Port, delivery: &Delivery, inner: &'a [u8]) {
+        // A veth end drops what is larger than this, and tells nobody (linux net/core/dev.c
+        // `__is_skb_forwardable`); the kernel's own GRE would take it.
+        const VLAN: usize = 4;
+        if delivery.offload.gso.is_none() && inner.len() > port.device_mtu as usize + VLAN {
+            port.tunnel.counters().record_drop(DropReason::InnerTooBigForDevice);
+            return;
+        }
+        if let Some((protocol_type, run)) = &mut self.run
+            && *protocol_type == delivery.protocol_type
+            && run.append(inner, delivery.offload)
+        {
+            return;
+        }
+        self.end_run(port);
+        match Run::begin(inner, delivery.offload) {
+            Some(run) => self.run = Some((delivery.protocol_type, run)),
+            None => self.push(port, delivery.protocol_type, &delivery.offload, &[], &[inner]),
+        }
+    }
+
+    fn end_run(&mut self, port: &Port) {
+        let Some((protocol_type, run)) = self.run.take() else { return };
+        if run.count() == 1 {
+            return self.push(port, protocol_type, &run.offload(), &[], &[run.first()]);
+        }
+        let mut headers = [0; coalesce::MAX_HEADERS];
+        let (length, offload) = run.emit(&mut headers);
+        self.push(port, protocol_type, &offload, &headers[..length], run.payloads());
+    }
+
+    /// Puts a packet, made of a copy of `headers` and of `slices`, into the batch or right into a TUN device.
+    fn push(
+        &mut self,
+        port: &Port,
+        protocol_type: u16,
+        offload: &Offload,
+        headers: &[u8],
+        slices: &[&'a [u8]],
+    ) {
+        let addresses = match &port.inside {
+            Inside::Link { addresses, .. } => addresses,
+            Inside::Tun(tun) => return write(tun, port, protocol_type, offload, headers, slices),
+        };
+        let mut front = [0; FRONT + coalesce::MAX_HEADERS];
+        front[..FRONT].copy_from_slice(&Inside::front(addresses, protocol_type, offload));
+        front[FRONT..FRONT + headers.len()].copy_from_slice(headers);
+        let front = &front[..FRONT + headers.len()];
+        let pushed = self.batch.push_with_prefix(front, slices, Target::Connected, Control::NONE);
+        debug_assert!(pushed.is_ok(), "there was room for the packet");
+    }
+
+    /// Sends what is waiting.
+    fn flush(&mut self, ports: &[Option<Port>]) {
+        let port = self.going_to.and_then(|index| ports.get(index.0 as usize)).and_then(Option::as_ref);
+        let Some(port) = port else { return self.batch.clear() };
+        self.end_run(port);
+        if self.batch.is_empty() {
+            return;
+        }
         let counters = port.tunnel.counters();
         if let Inside::Link { socket, .. } = &port.inside {
-            let outcome = out.send(socket, |_, error| counters.record_drop(reason(&error)));
+            let outcome = self.batch.send(socket, |_, error| counters.record_drop(reason(&error)));
             for _ in 0..outcome.pending {
                 counters.record_drop(DropReason::DeviceQueueFull);
             }
         }
+        self.batch.clear();
     }
-    out.clear();
+}
+
+/// Writes a packet into a TUN device, which takes one a call.
+fn write(tun: &Tun, port: &Port, protocol_type: u16, offload: &Offload, headers: &[u8], slices: &[&[u8]]) {
+    let counters = port.tunnel.counters();
+    // A TUN device knows packets by their version only.
+    if !matches!(protocol_type, ethertype::IPV4 | ethertype::IPV6) {
+        counters.record_drop(DropReason::DeviceRefused);
+    } else if let Err(error) = tun.send(&offload::emit(offload, 0), headers, slices) {
+        counters.record_drop(reason(&error));
+    }
 }
 
 fn reason(error: &io::Error) -> DropReason {

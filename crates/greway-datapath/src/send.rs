@@ -53,7 +53,7 @@ impl Sender {
     pub(crate) fn carry(
         &mut self,
         port: &mut Port,
-        underlay: &Underlay,
+        underlay: &mut Underlay,
         batch: &mut ReceiveBatch,
         now_ms: u64,
     ) -> io::Result<bool> {
@@ -90,12 +90,7 @@ impl Sender {
     }
 
     /// The same for a TUN device, which gives one packet a read.
-    fn carry_tun(
-        &mut self,
-        port: &mut Port,
-        underlay: &Underlay,
-        now_ms: u64,
-    ) -> io::Result<bool> {
+    fn carry_tun(&mut self, port: &mut Port, underlay: &mut Underlay, now_ms: u64) -> io::Result<bool> {
         let Self { train, storage, packets, odd_error, buffer } = self;
         buffer.resize(LARGEST, 0);
         for _ in 0..TUN_TURN {
@@ -155,7 +150,7 @@ fn flush(
     out: &mut SendBatch<'_, '_>,
     packets: &mut Vec<Waiting>,
     port: &Port,
-    underlay: &Underlay,
+    underlay: &mut Underlay,
     with_df: bool,
     now_ms: u64,
     odd_error: &mut Option<i32>,

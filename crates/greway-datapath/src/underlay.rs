@@ -6,8 +6,8 @@
 //!   host's INPUT and PREROUTING rules and its IPsec policies;
 //! - raw socket: behind all of them, and blind to the facts.
 //!
-//! Sending is the same for both: a raw socket for packets with DF and one for those without. They
-//! also keep the kernel from answering GRE with "protocol unreachable".
+//! Sending is the same for both: a raw socket, which also keeps the kernel from answering GRE with
+//! "protocol unreachable". There is only one, since each is given a copy of every GRE packet that arrives.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -47,27 +47,20 @@ const GRE: u8 = 47;
 pub(crate) struct Underlay {
     packet: Option<PacketSocket>,
     raw: Option<RawSocket>,
-    with_df: RawSocket,
-    without_df: RawSocket,
+    sender: RawSocket,
+    /// What the sender does now.
+    dont_fragment: bool,
 }
 
 impl Underlay {
     pub(crate) fn open() -> Result<Self, OpenError> {
-        let sender = |discovery| -> Result<RawSocket, OpenError> {
-            let socket = RawSocket::open_ipv4_muted(GRE)?;
-            let set = |result: io::Result<()>, step| result.map_err(|source| OpenError { step, source });
-            set(socket.set_mtu_discovery(discovery), "IP_MTU_DISCOVER")?;
-            // Nothing is received here; errors are read from what a send returns.
-            set(socket.set_error_queue(false), "IP_RECVERR")?;
-            set(socket.set_buffers(4 << 10, SEND_BUFFER), "SO_SNDBUF")?;
-            Ok(socket)
-        };
-        Ok(Self {
-            packet: None,
-            raw: None,
-            with_df: sender(MtuDiscovery::Do)?,
-            without_df: sender(MtuDiscovery::Dont)?,
-        })
+        let sender = RawSocket::open_ipv4_muted(GRE)?;
+        let set = |result: io::Result<()>, step| result.map_err(|source| OpenError { step, source });
+        set(sender.set_mtu_discovery(MtuDiscovery::Do), "IP_MTU_DISCOVER")?;
+        // Nothing is received here; errors are read from what a send returns.
+        set(sender.set_error_queue(false), "IP_RECVERR")?;
+        set(sender.set_buffers(4 << 10, SEND_BUFFER), "SO_SNDBUF")?;
+        Ok(Self { packet: None, raw: None, sender, dont_fragment: true })
     }
 
     /// Opens what `way` needs; true when it was not open before.
@@ -109,9 +102,16 @@ impl Underlay {
         }
     }
 
-    /// The socket that sends with or without DF.
-    pub(crate) fn sender(&self, dont_fragment: bool) -> BorrowedFd<'_> {
-        if dont_fragment { self.with_df.as_fd() } else { self.without_df.as_fd() }
+    /// The socket that sends, set to send with or without DF: no control message can say so.
+    pub(crate) fn sender(&mut self, dont_fragment: bool) -> BorrowedFd<'_> {
+        if self.dont_fragment != dont_fragment {
+            let discovery = if dont_fragment { MtuDiscovery::Do } else { MtuDiscovery::Dont };
+            match self.sender.set_mtu_discovery(discovery) {
+                Ok(()) => self.dont_fragment = dont_fragment,
+                Err(error) => tracing::warn!(%error, "DF cannot be changed"),
+            }
+        }
+        self.sender.as_fd()
     }
 }
 

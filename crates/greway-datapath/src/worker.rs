@@ -17,7 +17,7 @@ use greway_spec::{DeviceName, TunnelSpec};
 use crate::command::Command;
 use crate::handle::DatapathError;
 use crate::port::{Port, PortSpec};
-use crate::receive::{self, Context, Side};
+use crate::receive::{self, Context, Strangers};
 use crate::send::Sender;
 use crate::underlay::{Receive, Underlay};
 
@@ -28,8 +28,8 @@ pub(crate) struct Worker {
     underlay: Underlay,
     ports: Vec<Option<Port>>,
     local_addresses: HashSet<Ipv4Addr>,
-    by_packet: Side,
-    by_raw: Side,
+    table: TunnelTable,
+    strangers: Strangers,
     buffers: Buffers,
     sender: Sender,
 }
@@ -64,8 +64,8 @@ impl Worker {
             underlay: Underlay::open()?,
             ports: Vec::new(),
             local_addresses: HashSet::new(),
-            by_packet: Side::default(),
-            by_raw: Side::default(),
+            table: TunnelTable::default(),
+            strangers: Strangers::default(),
             buffers: Buffers {
                 framed: ReceiveBatch::new(BATCH, SLOT, 0).with_vnet_header(),
                 bare: ReceiveBatch::new(BATCH, SLOT, 0),
@@ -101,9 +101,9 @@ impl Worker {
 
     fn receive(&mut self, way: Receive, now_ms: u64) {
         let Buffers { framed, bare, storage } = &mut self.buffers;
-        let (batch, side, other) = match way {
-            Receive::Packet => (framed, &mut self.by_packet, &self.by_raw.table),
-            Receive::Raw => (bare, &mut self.by_raw, &self.by_packet.table),
+        let batch = match way {
+            Receive::Packet => framed,
+            Receive::Raw => bare,
         };
         // An error waited on the socket (a device went down, say): the next call brings packets.
         match self.underlay.receive(way, batch) {
@@ -118,17 +118,18 @@ impl Worker {
         let context = Context {
             way,
             local_addresses: &self.local_addresses,
-            other,
+            table: &self.table,
+            both: self.underlay.is_open(Receive::Packet) && self.underlay.is_open(Receive::Raw),
             segment_limit: u16::try_from(widest).unwrap_or(u16::MAX),
             now_ms,
         };
-        receive::carry(batch, side, &mut self.ports, &context, storage);
+        receive::carry(batch, &mut self.strangers, &mut self.ports, &context, storage);
     }
 
     fn send(&mut self, index: u64, now_ms: u64) {
         let slot = usize::try_from(index).ok().and_then(|index| self.ports.get_mut(index));
         let Some(Some(port)) = slot else { return };
-        if let Err(error) = self.sender.carry(port, &self.underlay, &mut self.buffers.framed, now_ms) {
+        if let Err(error) = self.sender.carry(port, &mut self.underlay, &mut self.buffers.framed, now_ms) {
             tracing::debug!(tunnel = %port.name, %error, "on the tunnel device");
         }
     }
@@ -148,10 +149,9 @@ impl Worker {
                     }
                 }
                 Command::LocalAddresses(addresses) => self.local_addresses = addresses,
-                Command::Unmatched { done } => {
-                    let side =
-                        if self.underlay.is_open(Receive::Packet) { &self.by_packet } else { &self.by_raw };
-                    drop(done.send(side.unmatched.entries().to_vec()));
+                Command::Strangers { done } => {
+                    let Strangers { unmatched, underlay } = &self.strangers;
+                    drop(done.send((unmatched.entries().to_vec(), underlay.snapshot())));
                 }
                 Command::Stop => return false,
             }
@@ -239,17 +239,13 @@ impl Worker {
         }
     }
 
-    /// Makes the lookup tables anew.
+    /// Makes the lookup table anew.
     fn index(&mut self) {
-        let table = |ports: &[Option<Port>], way| {
-            let numbered = ports.iter().enumerate().filter_map(|(index, port)| {
-                let port = port.as_ref().filter(|port| port.receive == way)?;
-                // There are never more ports than fit 32 bits: names have 15 bytes, memory ends sooner.
-                Some((TunnelIndex(index as u32), &port.spec, port.bound_to))
-            });
-            TunnelTable::new(numbered)
-        };
-        self.by_packet.table = table(&self.ports, Receive::Packet);
-        self.by_raw.table = table(&self.ports, Receive::Raw);
+        let numbered = self.ports.iter().enumerate().filter_map(|(index, port)| {
+            let port = port.as_ref()?;
+            // There are never more ports than fit 32 bits: names have 15 bytes, memory ends sooner.
+            Some((TunnelIndex(index as u32), &port.spec, port.bound_to))
+        });
+        self.table = TunnelTable::new(numbered);
     }
 }

@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod coalesce;
 pub mod counters;
 pub mod egress;
 pub mod ingress;
@@ -34,6 +35,7 @@ pub mod unfilled;
 pub mod unmatched;
 pub mod verdict;
 
+pub use coalesce::Run;
 pub use counters::{CounterSnapshot, TunnelCounters, UnderlayCounters, UnderlaySnapshot};
 pub use egress::encapsulate;
 pub use ingress::{Ingress, Receipt, TunnelSlots, decapsulate};

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::ioctl::{self, Opcode, opcode};
 
 use crate::abi::{OpenError, Step as _};
+use crate::batch::MAX_SLICES;
 use crate::vnet::{self, VnetHeader};
 
 /// What [`Tun::open`] shall open.
@@ -111,7 +112,7 @@ impl Tun {
         }
     }
 
-    /// Hands one packet, in up to four slices, to the host as if it came out of the tunnel.
+    /// Hands one packet, its beginning and up to [`MAX_SLICES`] slices behind it, to the host as if it came out of the tunnel.
     ///
     /// # Errors
     ///
@@ -119,16 +120,17 @@ impl Tun {
     ///
     /// # Panics
     ///
-    /// With more than four slices.
-    pub fn send(&self, header: &VnetHeader, slices: &[&[u8]]) -> io::Result<()> {
-        assert!(slices.len() <= 4, "a packet of {} slices", slices.len());
+    /// With more than [`MAX_SLICES`] slices.
+    pub fn send(&self, header: &VnetHeader, prefix: &[u8], slices: &[&[u8]]) -> io::Result<()> {
+        assert!(slices.len() <= MAX_SLICES, "a packet of {} slices", slices.len());
         let header = header.to_bytes();
-        let mut iov = [IoSlice::new(&[]); 5];
+        let mut iov = [IoSlice::new(&[]); MAX_SLICES + 2];
         iov[0] = IoSlice::new(&header);
-        for (iov, slice) in iov[1..].iter_mut().zip(slices) {
+        iov[1] = IoSlice::new(prefix);
+        for (iov, slice) in iov[2..].iter_mut().zip(slices) {
             *iov = IoSlice::new(slice);
         }
-        rustix::io::writev(&self.fd, &iov[..=slices.len()])?;
+        rustix::io::writev(&self.fd, &iov[..slices.len() + 2])?;
         Ok(())
     }
 

@@ -47,7 +47,7 @@ fn a_tun_carries_packets_both_ways_and_is_adopted_again() {
         answer[12..16].copy_from_slice(&packet[16..20]);
         answer[16..20].copy_from_slice(&packet[12..16]);
         let (head, tail) = answer.split_at(20);
-        tun.send(&header, &[head, tail]).unwrap();
+        tun.send(&header, head, &[tail]).unwrap();
         let mut buffer = [0; 16];
         let (len, from) = host.recv_from(&mut buffer).unwrap();
         assert_eq!((&buffer[..len], from.to_string()), (&b"out"[..], "192.0.2.2:4000".to_owned()));
@@ -59,7 +59,7 @@ fn a_tun_carries_packets_both_ways_and_is_adopted_again() {
         assert!(!VnetHeader::parse(&raw).unwrap().needs_csum);
         let long =
             VnetHeader { gso_type: GsoType::Tcp4, needs_csum: true, csum_start: 9999, ..VnetHeader::NONE };
-        assert!(tun.send(&long, &[&answer]).is_err());
+        assert!(tun.send(&long, &[], &[&answer]).is_err());
         tun.set_persist(false).unwrap();
         drop(tun);
         assert!(matches!(ethtool::features("gretun0"), Err(Error::Kernel { .. })));

@@ -11,8 +11,8 @@ use std::os::fd::AsFd;
 use crate::abi::{self, AddressSlot, ControlSlot, IoVec, MultiMessage, Pinned};
 use crate::mac::MacAddr;
 
-/// Most borrowed slices that one packet may consist of.
-pub const MAX_SLICES: usize = 4;
+/// Most borrowed slices that one packet may consist of: as many as a super-packet has segments.
+pub const MAX_SLICES: usize = 48;
 
 /// Most bytes of a copied prefix: a virtio-net header (10), Ethernet (14), the longest outer IPv4
 /// header (60), GRE with all its fields (16), and inner IPv6 and TCP headers (100) fit.
@@ -140,6 +140,12 @@ impl<'data> SendBatch<'_, 'data> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.next == self.len
+    }
+
+    /// How many packets fit.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.storage.capacity()
     }
 
     /// Whether the next push would be refused.

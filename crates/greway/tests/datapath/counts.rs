@@ -5,7 +5,7 @@
 use greway_linux::MacAddr;
 use greway_testbed::{Capture, CapturedPacket, PingOptions, build, inject, ping, privilege, require};
 
-use crate::pair::{self, INNER, OUTER, Pair, counted, inner, inside, mac};
+use crate::pair::{self, OUTER, Pair, counted, inside, mac};
 use crate::support::SOON;
 
 fn ten() -> PingOptions {
@@ -104,7 +104,9 @@ fn a_ping_of_3000_bytes_passes_in_every_form_of_the_header() {
     require!(privilege::check());
     let pair = Pair::new("");
     let large = PingOptions { size: 3000, ..PingOptions::default() };
-    for words in ["key 42", "nokey csum", "nocsum seq", "key 42 csum seq", "underlay raw", "nokey nocsum noseq"] {
+    for words in
+        ["key 42", "nokey csum", "nocsum seq", "key 42 csum seq", "underlay raw", "nokey nocsum noseq"]
+    {
         pair.change(words);
         pair.answers(&PingOptions::default());
         pair.answers(&large);
@@ -139,7 +141,9 @@ fn a_tunnel_without_a_remote_is_refused_and_says_so() {
     require!(privilege::check());
     let pair = Pair::bare(&greway_testbed::LinkOptions::default());
     let before = pair.nodes[0].belongings();
-    for words in ["tunnel add tun0 mode gre local 10.0.0.1", "tunnel add tun0 mode gre remote any local 10.0.0.1"] {
+    for words in
+        ["tunnel add tun0 mode gre local 10.0.0.1", "tunnel add tun0 mode gre remote any local 10.0.0.1"]
+    {
         pair.nodes[0].words(words).refused(&["tun0", "remote"]);
     }
     assert_eq!(pair.nodes[0].belongings(), before);
@@ -162,6 +166,41 @@ fn what_matches_no_tunnel_is_left_alone_and_listed() {
     assert_eq!(stranger["packets"], 2);
     pair.nodes[1].words("tunnel change tun0 key 7").ok();
     assert!(pair.ping(&PingOptions::default()).complete());
-    assert_eq!(cable.count(pair::is_unreachable), 0, "nobody is told that the protocol is unknown");
-    assert_eq!(inner(0), INNER[0]);
+    assert_eq!(pair::seen(cable, pair::is_unreachable), 0, "nobody is told that the protocol is unknown");
+}
+
+#[test]
+fn tunnels_of_both_kinds_of_socket_live_side_by_side() {
+    require!(privilege::check());
+    let pair = Pair::new("key 1 underlay packet");
+    pair.add("tun1", "key 2 underlay raw");
+    pair.left.address("tun1", "172.17.0.1 peer 172.17.0.2/30").unwrap();
+    pair.right.address("tun1", "172.17.0.2 peer 172.17.0.1/30").unwrap();
+    pair.answers(&PingOptions::default());
+    let report = ping(&pair.left, [172, 17, 0, 2].into(), &PingOptions::default()).unwrap();
+    assert!(report.complete(), "{report}");
+    pair.bulk(1 << 20, "by packet socket");
+    pair::intact(&pair.left, &pair.right, [172, 17, 0, 2].into(), 1 << 20, "by raw socket");
+    // A stranger and a packet that is no GRE of version 0 to 1 are seen by both sockets and counted once.
+    let strange = |key: u32, version: u8| {
+        let header = greway_wire::gre::GreHeader { key: Some(key), ..Default::default() };
+        let mut gre = build::gre(header, &[0x45; 40]);
+        gre[1] |= version;
+        let datagram = build::ipv4(build::ipv4_header(OUTER[0], OUTER[1], build::GRE), &gre);
+        let frame = build::ethernet(mac(&pair.right, "wan0"), mac(&pair.left, "wan0"), 0x0800, &datagram);
+        inject(&pair.left, "wan0", &frame).unwrap();
+    };
+    strange(3, 0);
+    strange(1, 5);
+    // What came before these has been dealt with by either socket when both tunnels answer.
+    pair.answers(&PingOptions { count: 1, ..PingOptions::default() });
+    let report = ping(&pair.left, [172, 17, 0, 2].into(), &PingOptions::default()).unwrap();
+    assert!(report.complete(), "{report}");
+    let status = pair.nodes[1].words("status --json --no-echo").ok().stdout;
+    let whole: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(whole["unmatched"][0]["key"], 3, "{status}");
+    assert_eq!(whole["unmatched"][0]["packets"], 1, "{status}");
+    let blamed = ["tun0", "tun1"].map(|name| pair::drops(&pair::tunnel(&status, name), "unknown-version"));
+    let of_none = pair::drops(&whole, "unknown-version");
+    assert_eq!(blamed.iter().sum::<u64>() + of_none, 1, "{status}");
 }

@@ -6,11 +6,13 @@
 use std::net::Ipv4Addr;
 
 use greway_linux::MacAddr;
-use greway_testbed::{Capture, LinkOptions, PingOptions, build, inject, ping, poll_until, privilege, require};
+use greway_testbed::{
+    Capture, LinkOptions, PingOptions, build, inject, ping, poll_until, privilege, require,
+};
 use greway_wire::gre::GreHeader;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::pair::{INNER, OUTER, Pair, drops, inner, is_unreachable, mac, udp};
+use crate::pair::{INNER, OUTER, Pair, drops, inner, is_unreachable, mac, seen, udp};
 use crate::support::SOON;
 
 /// A payload packet that is known again by `mark`.
@@ -37,7 +39,7 @@ fn comes_out(pair: &Pair, frame: &[u8], payload: &[u8], barrier: u16) -> bool {
     let last = marked(barrier, 8);
     inject(&pair.right, "wan0", &self::frame(pair, &carried(&last, None))).unwrap();
     capture.wait_for(SOON, "the packet behind it", |packet| packet.payload() == last).unwrap();
-    capture.count(|packet| !packet.outgoing && packet.payload() == payload) > 0
+    seen(capture, |packet| !packet.outgoing && packet.payload() == payload) > 0
 }
 
 #[test]
@@ -64,7 +66,7 @@ fn frames_that_the_stack_would_not_take_are_not_taken() {
     let short = &datagram[..datagram.len() - 9];
     assert!(!comes_out(&pair, &frame(&pair, short), &payload, 104), "cut off");
 
-    let mut tagged = whole.clone();
+    let mut tagged = whole;
     tagged.splice(12..12, [0x81, 0x00, 0x00, 0x05]);
     assert!(!comes_out(&pair, &tagged, &payload, 105), "of a VLAN");
 
@@ -79,8 +81,9 @@ fn frames_that_the_stack_would_not_take_are_not_taken() {
     let status = pair.nodes[0].words("status --json --no-echo").ok().stdout;
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(drops(&status, "outer-checksum"), 1, "{status}");
-    assert_eq!(drops(&status, "vlan-tagged"), 1, "{status}");
-    pair.nodes[0].words("status --no-echo").ok().says(&["outer-checksum", "vlan-tagged"]);
+    // The kernel has marked the frames of a VLAN as another machine's by then (linux 6.18 net/core/dev.c), and
+    // those belong to nobody here.
+    pair.nodes[0].words("status --no-echo").ok().says(&["of no tunnel", "outer-checksum"]);
 }
 
 #[test]
@@ -136,7 +139,7 @@ fn outer_fragments_are_put_together() {
         let pair = Pair::new(&format!("nopmtudisc ignore-df ttl inherit mtu 4000 underlay {underlay}"));
         let cable = Capture::start(&pair.right, "wan0").unwrap();
         pair.answers(&PingOptions { size: 3000, ..PingOptions::default() });
-        let fragments = cable.count(|packet| {
+        let fragments = seen(cable, |packet| {
             let payload = packet.payload();
             packet.protocol() == Some(build::GRE) && payload[6] & 0x3f != 0
         });
@@ -150,14 +153,15 @@ fn nobody_is_told_that_the_protocol_is_unreachable_while_greway_runs() {
     require!(privilege::check());
     let mut pair = Pair::new("");
     let stranger = frame(&pair, &carried(&marked(1, 64), Some(99)));
-    let cable = Capture::start(&pair.right, "wan0").unwrap();
     for underlay in ["packet", "raw"] {
+        let cable = Capture::start(&pair.right, "wan0").unwrap();
         pair.nodes[0].words(&format!("tunnel change tun0 underlay {underlay}")).ok();
         inject(&pair.right, "wan0", &stranger).unwrap();
         // The kernel's answers come in order: what it says to the echo is behind what it said before.
         assert!(ping(&pair.right, OUTER[0].into(), &PingOptions::default()).unwrap().complete());
-        assert_eq!(cable.count(is_unreachable), 0, "{underlay}");
+        assert_eq!(seen(cable, is_unreachable), 0, "{underlay}");
     }
+    let cable = Capture::start(&pair.right, "wan0").unwrap();
     // The other way round: without us it does answer.
     pair.daemons[0].take().unwrap().kill();
     inject(&pair.right, "wan0", &stranger).unwrap();
@@ -181,12 +185,14 @@ fn a_flood_on_a_daemon_that_stands_still_is_not_answered() {
             (overflown(&pair, underlay) > 0).then_some(())
         });
         assert!(ping(&pair.right, OUTER[0].into(), &PingOptions::default()).unwrap().complete());
-        let answers = cable.count(is_unreachable);
+        let answers = seen(cable, is_unreachable);
         signal(daemon, Signal::CONT);
         sent.unwrap();
         assert_eq!(answers, 0, "{underlay}");
-        poll_until(SOON, "life after the flood", || pair.ping(&PingOptions::default()).complete().then_some(()))
-            .unwrap();
+        poll_until(SOON, "life after the flood", || {
+            pair.ping(&PingOptions::default()).complete().then_some(())
+        })
+        .unwrap();
     }
 }
 
@@ -198,7 +204,8 @@ fn signal(process: u32, signal: Signal) {
 fn overflown(pair: &Pair, underlay: &str) -> u64 {
     if underlay == "raw" {
         let table = pair.left.run(|| std::fs::read_to_string("/proc/thread-self/net/raw")).unwrap().unwrap();
-        let drops = table.lines().skip(1).filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok());
+        let drops =
+            table.lines().skip(1).filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok());
         return drops.sum();
     }
     // A packet socket's drops are told to its owner only; 32 MiB of them are more than its buffer.
@@ -227,7 +234,8 @@ fn the_host_does_not_take_what_it_sends_into_the_tunnel() {
         assert_eq!(echoes(&pair), before, "{destination}: taken by the host that sent it");
     }
     // Without the seal it would be.
-    let netdev = greway_netlink::nftables::TableId::new(greway_netlink::nftables::Family::Netdev, "greway-tun0");
+    let netdev =
+        greway_netlink::nftables::TableId::new(greway_netlink::nftables::Family::Netdev, "greway-tun0");
     let nftables = pair.left.run(greway_netlink::nftables::Nftables::open).unwrap().unwrap();
     assert!(nftables.delete_table(&netdev).unwrap(), "the seal is there");
     send(4, Ipv4Addr::new(224, 0, 0, 1));

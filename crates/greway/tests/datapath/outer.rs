@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use greway_testbed::{Capture, CapturedPacket, LinkOptions, PingOptions, link, poll_until, privilege, require};
+use greway_testbed::{Capture, LinkOptions, PingOptions, link, poll_until, privilege, require};
 use greway_wire::ipv4::Ipv4Header;
 
-use crate::pair::{OUTER, Pair, counted, inside};
+use crate::pair::{OUTER, Pair, counted, inside, seen};
 use crate::support::{SOON, in_vain};
 
 /// The outer header of the first GRE packet that left sends for a ping with these options.
@@ -28,14 +28,14 @@ fn ttl_tos_and_df_are_what_was_asked_for() {
     assert_eq!(outer_of(&pair, &plain), (33, 0x10, true));
 
     // The ECN bits are the payload's in any case (RFC 6040).
-    let ect = PingOptions { tos: 0x4a, ..plain.clone() };
+    let ect = PingOptions { tos: 0x4a, ..plain };
     assert_eq!(outer_of(&pair, &ect), (33, 0x12, true));
 
     pair.change("ttl inherit tos inherit");
     assert_eq!(outer_of(&pair, &plain), (9, 0x48, true));
 
     pair.change("nopmtudisc");
-    let df = PingOptions { df: true, ..plain.clone() };
+    let df = PingOptions { df: true, ..plain };
     assert_eq!(outer_of(&pair, &plain), (9, 0x48, false));
     assert_eq!(outer_of(&pair, &df), (9, 0x48, true));
 
@@ -54,17 +54,16 @@ fn a_device_that_was_named_is_the_way_out() {
     pair.add("tun0", "");
     pair.left.address("tun0", "172.16.0.1 peer 172.16.0.2/30").unwrap();
     pair.right.address("tun0", "172.16.0.2 peer 172.16.0.1/30").unwrap();
-    let cables = ["wan0", "wan1"].map(|dev| Capture::start(&pair.left, dev).unwrap());
-    let sent = |packet: &CapturedPacket| packet.outgoing && packet.gre().is_some();
-    assert!(pair.ping(&PingOptions::default()).complete());
-    assert_eq!(cables.each_ref().map(|cable| cable.count(sent)), [3, 0]);
-
-    pair.nodes[0].words("tunnel change tun0 dev wan1").ok();
-    cables.iter().for_each(Capture::clear);
+    let sent_by = || {
+        let cables = ["wan0", "wan1"].map(|dev| Capture::start(&pair.left, dev).unwrap());
+        let report = pair.ping(&PingOptions::default());
+        assert!(report.complete(), "{report}");
+        cables.map(|cable| seen(cable, |packet| packet.outgoing && packet.gre().is_some()))
+    };
+    assert_eq!(sent_by(), [3, 0]);
     // A device that is named counts as on the link of the remote when no route by it is known.
-    let report = pair.ping(&PingOptions::default());
-    assert!(report.complete(), "{report}");
-    assert_eq!(cables.each_ref().map(|cable| cable.count(sent)), [0, 3]);
+    pair.nodes[0].words("tunnel change tun0 dev wan1").ok();
+    assert_eq!(sent_by(), [0, 3]);
 }
 
 #[test]
@@ -81,10 +80,8 @@ fn a_route_into_the_tunnel_itself_is_a_counted_drop_and_no_loop() {
     assert_eq!(counted(&pair.left, "tun0").1, before + 4);
     pair.nodes[0].words("status tun0 --no-echo").ok().says(&["recursion", "leads into the tunnel itself"]);
     pair.left.delete_route(&format!("{}/32", OUTER[1]), "dev tun0").unwrap();
-    poll_until(SOON, "the tunnel without the route", || {
-        pair.ping(&in_vain()).complete().then_some(())
-    })
-    .unwrap();
+    poll_until(SOON, "the tunnel without the route", || pair.ping(&in_vain()).complete().then_some(()))
+        .unwrap();
 }
 
 #[test]
@@ -96,9 +93,9 @@ fn an_idle_tunnel_costs_no_processor_time() {
     // The data plane's thread: how often it was given the processor, which for one that sleeps does not rise.
     let switches = || {
         let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        let datapath = tasks.map(|task| task.unwrap().path()).find(|task| {
-            std::fs::read_to_string(task.join("comm")).unwrap().trim() == "datapath"
-        });
+        let datapath = tasks
+            .map(|task| task.unwrap().path())
+            .find(|task| std::fs::read_to_string(task.join("comm")).unwrap().trim() == "datapath");
         let status = std::fs::read_to_string(datapath.unwrap().join("status")).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
         line.trim().parse::<u64>().unwrap()

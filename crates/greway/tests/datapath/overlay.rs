@@ -4,7 +4,7 @@
 
 use std::fs::File;
 
-use greway_testbed::{Capture, LinkOptions, PingOptions, privilege, require};
+use greway_testbed::{LinkOptions, PingOptions, privilege, require};
 
 use crate::pair::{Pair, counted};
 
@@ -30,9 +30,7 @@ fn a_tun_device_carries_pings_and_tcp() {
         pair.answers(&PingOptions { size: 3000, ..PingOptions::default() });
         pair.bulk(8 << 20, underlay);
         pair.change("key 42 csum seq");
-        let comes_out = Capture::start(&pair.right, "tun0").unwrap();
         pair.bulk(2 << 20, underlay);
-        assert!(comes_out.count(|packet| packet.frame.len() > 0) > 0);
         for node in 0..2 {
             assert_eq!(pair.status(node)["drops"].to_string(), "[]", "{underlay}");
         }
