@@ -10,6 +10,7 @@ use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::handle::DatapathError;
 use crate::port::PortSpec;
+use crate::reverse_path::ReversePaths;
 use crate::underlay::Receive;
 
 /// A request, with the way back for its answer.
@@ -20,6 +21,7 @@ pub(crate) enum Command {
     Receive { name: DeviceName, way: Receive, done: Answer<()> },
     Mtu { name: DeviceName, mtu: u32 },
     LocalAddresses(HashSet<Ipv4Addr>),
+    ReversePaths(ReversePaths),
     Strangers { done: SyncSender<(Vec<UnmatchedEntry>, UnderlaySnapshot)> },
     Stop,
 }

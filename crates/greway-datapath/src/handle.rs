@@ -14,6 +14,7 @@ use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::command::Command;
 use crate::port::PortSpec;
+use crate::reverse_path::ReversePaths;
 use crate::underlay::Receive;
 use crate::worker::Worker;
 
@@ -122,6 +123,11 @@ impl Datapath {
     /// Tells which addresses are this host's: only packets to them are for its tunnels.
     pub fn set_local_addresses(&self, addresses: HashSet<Ipv4Addr>) {
         let _ = self.tell(Command::LocalAddresses(addresses));
+    }
+
+    /// Tells which devices filter by reverse path, and where the ways to the peers lead.
+    pub fn set_reverse_paths(&self, paths: ReversePaths) {
+        let _ = self.tell(Command::ReversePaths(paths));
     }
 
     /// Packets that matched no tunnel, and counts of what was refused before a tunnel could be told.

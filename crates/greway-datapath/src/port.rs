@@ -58,9 +58,11 @@ pub(crate) struct Port {
 impl Port {
     /// Opens the tunnel device's side.
     pub(crate) fn open(port: PortSpec, counters: Arc<TunnelCounters>) -> Result<Self, OpenError> {
+        let mut tunnel = Tunnel::new(&port.spec, counters);
+        tunnel.set_segment_limit(port.device_mtu);
         Ok(Self {
             name: port.spec.name.clone(),
-            tunnel: Tunnel::new(&port.spec, counters),
+            tunnel,
             spec: port.spec,
             state: TunnelState::starting_at(port.first_sequence),
             inside: Inside::open(port.overlay)?,
@@ -76,11 +78,18 @@ impl Port {
     /// Takes other parameters from the next packet on; counters and sequence numbers go on.
     pub(crate) fn change(&mut self, spec: TunnelSpec, bound_to: Option<u32>) {
         self.tunnel = Tunnel::new(&spec, Arc::clone(self.tunnel.counters()));
+        self.tunnel.set_segment_limit(self.device_mtu);
         if !spec.iseq {
             self.state.expected_sequence = 0;
         }
         self.bound_to = bound_to;
         self.spec = spec;
+    }
+
+    /// Takes another MTU of the tunnel device in bytes.
+    pub(crate) fn set_mtu(&mut self, bytes: u32) {
+        self.device_mtu = bytes;
+        self.tunnel.set_segment_limit(bytes);
     }
 
     /// Makes sure that the numbers of a packet of up to 64 KiB, split, are reserved.

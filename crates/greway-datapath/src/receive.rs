@@ -21,6 +21,7 @@ use greway_wire::ipv4::Ipv4Header;
 use crate::offload;
 use crate::overlay::{ETHERNET, FRONT, Inside};
 use crate::port::Port;
+use crate::reverse_path::ReversePaths;
 use crate::underlay::Receive;
 
 /// What is remembered of packets that belong to no tunnel.
@@ -44,12 +45,11 @@ impl TunnelSlots for Ports<'_> {
 pub(crate) struct Context<'a> {
     pub(crate) way: Receive,
     pub(crate) local_addresses: &'a HashSet<Ipv4Addr>,
+    pub(crate) reverse_paths: &'a ReversePaths,
     /// All tunnels.
     pub(crate) table: &'a TunnelTable,
     /// The packets of this socket come by the other one too: each takes those of its own tunnels.
     pub(crate) both: bool,
-    /// The largest payload packet of any tunnel here in bytes.
-    pub(crate) segment_limit: u16,
     pub(crate) now_ms: u64,
 }
 
@@ -98,7 +98,7 @@ fn datagram<'a>(
     if context.way == Receive::Raw {
         // The IP stack found it to be ours, whole and allowed.
         let ifindex = packet_info.map_or(0, |info| info.ifindex);
-        return Some((packet.into_data(), Receipt::Raw { ifindex, segment_limit: context.segment_limit }));
+        return Some((packet.into_data(), Receipt::Raw { ifindex }));
     }
     let Source::Link(link) = source else { return None };
     // Of a VLAN that has no device here, or for another machine: the stack would not take it either.
@@ -120,6 +120,11 @@ fn datagram<'a>(
     let destination = datagram.get(16..20)?.first_chunk::<4>()?;
     // To be forwarded, not ours, whatever tunnels say: the stack decides so by its addresses.
     if !context.local_addresses.contains(&Ipv4Addr::from(*destination)) {
+        return None;
+    }
+    let source = datagram.get(12..16)?.first_chunk::<4>()?;
+    if !context.reverse_paths.admits(Ipv4Addr::from(*source), link.ifindex) {
+        underlay.record_drop(DropReason::ReversePath);
         return None;
     }
     Some((datagram, Receipt::Facts { offload, ifindex: link.ifindex }))

@@ -18,6 +18,7 @@ use crate::command::Command;
 use crate::handle::DatapathError;
 use crate::port::{Port, PortSpec};
 use crate::receive::{self, Context, Strangers};
+use crate::reverse_path::ReversePaths;
 use crate::send::Sender;
 use crate::underlay::{Receive, Underlay};
 
@@ -28,6 +29,7 @@ pub(crate) struct Worker {
     underlay: Underlay,
     ports: Vec<Option<Port>>,
     local_addresses: HashSet<Ipv4Addr>,
+    reverse_paths: ReversePaths,
     table: TunnelTable,
     strangers: Strangers,
     buffers: Buffers,
@@ -64,6 +66,7 @@ impl Worker {
             underlay: Underlay::open()?,
             ports: Vec::new(),
             local_addresses: HashSet::new(),
+            reverse_paths: ReversePaths::default(),
             table: TunnelTable::default(),
             strangers: Strangers::default(),
             buffers: Buffers {
@@ -114,13 +117,12 @@ impl Worker {
                 return;
             }
         }
-        let widest = self.ports.iter().flatten().map(|port| port.device_mtu).max().unwrap_or(1476);
         let context = Context {
             way,
             local_addresses: &self.local_addresses,
+            reverse_paths: &self.reverse_paths,
             table: &self.table,
             both: self.underlay.is_open(Receive::Packet) && self.underlay.is_open(Receive::Raw),
-            segment_limit: u16::try_from(widest).unwrap_or(u16::MAX),
             now_ms,
         };
         receive::carry(batch, &mut self.strangers, &mut self.ports, &context, storage);
@@ -145,10 +147,11 @@ impl Worker {
                 Command::Receive { name, way, done } => drop(done.send(self.receive_by(&name, way))),
                 Command::Mtu { name, mtu } => {
                     if let Some(port) = self.port(&name) {
-                        port.device_mtu = mtu;
+                        port.set_mtu(mtu);
                     }
                 }
                 Command::LocalAddresses(addresses) => self.local_addresses = addresses,
+                Command::ReversePaths(paths) => self.reverse_paths = paths,
                 Command::Strangers { done } => {
                     let Strangers { unmatched, underlay } = &self.strangers;
                     drop(done.send((unmatched.entries().to_vec(), underlay.snapshot())));

@@ -43,9 +43,6 @@ pub enum Receipt {
     Raw {
         /// Index of the interface it came in by.
         ifindex: u32,
-        /// The largest payload packet in bytes that fits one datagram of the path: what is longer and
-        /// has an unfilled checksum was merged.
-        segment_limit: u16,
     },
 }
 
@@ -136,7 +133,7 @@ fn receive<T: TunnelSlots + ?Sized>(
     let gone = || Refusal::Decline(arrival.no_tunnel());
     let (tunnel, state) = ingress.tunnels.slot(index).ok_or_else(gone)?;
     let inner = arrival.inner.clone();
-    let offload = arrival.offload_of_inner(datagram, receipt);
+    let offload = arrival.offload_of_inner(datagram, receipt, tunnel.segment_limit());
     accept(tunnel, state, &arrival, &mut datagram[inner.clone()])
         .map_err(|reason| Refusal::Drop(Some(index), reason))?;
     tunnel.counters().record_received(inner.len(), now_ms);
@@ -236,10 +233,10 @@ impl Arrival {
     }
 
     /// What is undone in the payload packet, with offsets relative to it.
-    fn offload_of_inner(&self, datagram: &[u8], receipt: Receipt) -> Offload {
+    fn offload_of_inner(&self, datagram: &[u8], receipt: Receipt, segment_limit: u16) -> Offload {
         let inner = &datagram[self.inner.clone()];
         match receipt {
-            Receipt::Raw { segment_limit, .. } if self.is_ip() => unfilled::detect(inner, segment_limit),
+            Receipt::Raw { .. } if self.is_ip() => unfilled::detect(inner, segment_limit),
             Receipt::Raw { .. } => Offload::NONE,
             Receipt::Facts { offload, .. } => self.rebased(offload, inner),
         }

@@ -30,6 +30,7 @@ pub struct Tunnel {
     /// The GRE header with protocol type, checksum and sequence number still zero.
     template: [u8; gre::MAX_LEN],
     template_len: u8,
+    segment_limit: u16,
     counters: Arc<TunnelCounters>,
 }
 
@@ -63,6 +64,8 @@ impl Tunnel {
             ignore_df: spec.ignore_df,
             template,
             template_len,
+            // Over Ethernet, until somebody knows better.
+            segment_limit: 1500_u16.saturating_sub(spec.overhead() as u16),
             counters,
         }
     }
@@ -70,6 +73,17 @@ impl Tunnel {
     /// The counters it was made with.
     pub fn counters(&self) -> &Arc<TunnelCounters> {
         &self.counters
+    }
+
+    /// The largest payload packet in bytes that one datagram brings here; what is longer and has an
+    /// unfilled checksum was merged on its way (a raw socket does not say so).
+    pub fn segment_limit(&self) -> u16 {
+        self.segment_limit
+    }
+
+    /// Sets it: the MTU of the tunnel device.
+    pub fn set_segment_limit(&mut self, bytes: u32) {
+        self.segment_limit = u16::try_from(bytes).unwrap_or(u16::MAX);
     }
 
     /// Outer source address, where one is set.

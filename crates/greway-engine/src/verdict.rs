@@ -164,6 +164,9 @@ drop_reasons! {
     /// The frame had a VLAN tag (T3).
     VlanTagged, Receive, "vlan-tagged", None,
         "the frame carried a VLAN tag, so it belongs to a VLAN device and not to this one";
+    /// The way back to the source leads by another device, or there is none (`rp_filter`).
+    ReversePath, Receive, "reverse-path", None,
+        "the packet came in by a device that does not lead back to its source, and rp_filter forbids that";
     /// Fewer than 12 bytes of GRE (RX-01).
     TooShort, Receive, "too-short", None,
         "fewer than 12 bytes of GRE header and payload; Linux drops such packets too";

@@ -6,7 +6,7 @@ use greway_engine::{Delivery, DropReason, Gso, GsoKind, Offload, Partial, Receip
 use greway_spec::TunnelSpec;
 use greway_wire::gre::GreHeader;
 
-const RAW: Receipt = Receipt::Raw { ifindex: 2, segment_limit: 1476 };
+const RAW: Receipt = Receipt::Raw { ifindex: 2 };
 const ACK: u8 = 0x10;
 const CWR: u8 = 0x80;
 
