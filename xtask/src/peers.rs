@@ -13,6 +13,7 @@ pub(crate) const PEERS: &[Peer] = &[
     Peer { program: "ip", package: "iproute2", purpose: "ip as operators use it, beside our verbs" },
     Peer { program: "nft", package: "nftables", purpose: "the host's firewall" },
     Peer { program: "iptables-legacy", package: "iptables", purpose: "the firewall of older hosts" },
+    Peer { program: "strace", package: "strace", purpose: "a data plane that breaks" },
     Peer { program: "tcpdump", package: "tcpdump", purpose: "what an operator sees on the wire" },
     Peer { program: "linux.uml", package: "user-mode-linux", purpose: "the Linux kernel's own ip_gre" },
     Peer { program: "modprobe", package: "kmod", purpose: "the modules of that kernel" },

@@ -67,10 +67,21 @@ pub fn set_up(
     Ok(())
 }
 
-/// Carries out a plan that removes; every action is tried.
+/// Carries out a plan that removes; every action is tried, but what still has its device is not forgotten:
+/// nobody would know whose it is.
 pub fn tear_down(plan: &[Action], system: &mut impl System) -> Vec<String> {
-    let failed = |action: &Action, error: StepError| format!("cannot {action}: {error}");
-    plan.iter().filter_map(|action| system.execute(action).err().map(|error| failed(action, error))).collect()
+    let mut failures = Vec::new();
+    let mut stays = false;
+    for action in plan {
+        if stays && matches!(action, Action::Forget(_)) {
+            continue;
+        }
+        if let Err(error) = system.execute(action) {
+            stays |= matches!(action, Action::DeleteDevice(_));
+            failures.push(format!("cannot {action}: {error}"));
+        }
+    }
+    failures
 }
 
 /// What takes an action back; `None` where going back further takes it back too, as an address
@@ -95,8 +106,10 @@ fn inverse(action: &Action, current: Option<&TunnelSpec>) -> Option<Action> {
         Action::Forward(_, family) => Some(Action::StopForwarding(*family)),
         Action::InstallSnat(snat) => Some(Action::RemoveSnat(snat.clone())),
         Action::RemoveSnat(snat) => Some(Action::InstallSnat(snat.clone())),
-        // A device that was down before an `up` that failed may stay up: it carried nothing new.
+        // A device that was down before an `up` that failed may stay up: it carried nothing new. A seal
+        // that is put back belongs to the tunnel as it was.
         Action::SetUp(_)
+        | Action::Seal(_)
         | Action::StopForwarding(_)
         | Action::StopDatapath(_)
         | Action::DeleteDevice(_)

@@ -1,8 +1,10 @@
 //! What is there now: read from the kernel, never changed here.
 
-use greway_netlink::{Netlink, NetlinkError, ResolvedRoute, RouteKind, RouteOptions};
+use greway_netlink::nftables::{BaseChain, Family, Hook, Nftables, Policy};
+use greway_netlink::{Link, Netlink, NetlinkError, ResolvedRoute, RouteKind, RouteOptions};
 use greway_spec::{DeviceName, InnerAddress, InnerRoute, TunnelSpec};
 
+use crate::daemon::device;
 use crate::sysctl::{self, Forwarding};
 
 /// The part of the host that a plan for one tunnel depends on.
@@ -16,6 +18,11 @@ pub struct Observed {
     pub forwarding_v4: bool,
     /// Whether IPv6 is forwarded.
     pub forwarding_v6: bool,
+    /// Whether the tunnel's translation table is there with its rule; `None` where tables cannot be read.
+    pub snat_present: Option<bool>,
+    /// Whether the data plane's end of the device is sealed off from this host's own stack; `None` where
+    /// that cannot be told or there is no such end.
+    pub sealed: Option<bool>,
     /// Forwarding that this tunnel turned on and no other asks for. Known to the daemon alone.
     pub to_stop: Vec<Forwarding>,
 }
@@ -42,6 +49,46 @@ pub struct ObservedDevice {
 /// The mark in the alias of a device that is ours; what follows it is for people.
 pub const OWNER_MARK: &str = "greway ";
 
+/// Whether a device is one that greway made: it carries our mark, or the other end of its pair does, which
+/// nobody has a reason to touch, while the alias of a device is its operator's to change.
+pub(crate) fn is_ours(netlink: &Netlink, link: &Link) -> bool {
+    let marked = |link: &Link| link.alias.as_deref().is_some_and(|alias| alias.starts_with(OWNER_MARK));
+    let other_end = || {
+        // An index in another namespace says nothing in this one.
+        let peer = link.peer_index.filter(|_| link.link_netns_id.is_none())?;
+        netlink.link_by_index(peer).ok()?
+    };
+    marked(link)
+        || (link.kind.as_deref() == Some("veth")
+            && other_end().is_some_and(|peer| peer.name.starts_with(device::PEER_PREFIX) && marked(&peer)))
+}
+
+/// Whether a tunnel's translation is among these chains, with a rule in it.
+pub(crate) fn translates(chains: &[BaseChain], name: &DeviceName) -> bool {
+    let table = device::table(name);
+    chains.iter().any(|chain| is_translation(chain, &table) && chain.rules > 0)
+}
+
+/// Whether a chain is that of the translation table of this name: the one place for rules on payload
+/// packets that greway has on the hooks of IPv4.
+pub(crate) fn is_translation(chain: &BaseChain, table: &str) -> bool {
+    chain.table.family == Family::Ip
+        && chain.table.name == table
+        && chain.hook == Hook::Postrouting
+        && chain.kind == "nat"
+}
+
+/// Whether a tunnel's seal is among these chains.
+pub(crate) fn seals(chains: &[BaseChain], name: &DeviceName) -> bool {
+    let table = device::table(name);
+    chains.iter().any(|chain| {
+        chain.table.family == Family::Netdev
+            && chain.table.name == table
+            && chain.hook == Hook::Ingress
+            && chain.policy == Policy::Drop
+    })
+}
+
 impl Observed {
     /// Reads what a plan for `spec` needs.
     ///
@@ -49,9 +96,15 @@ impl Observed {
     /// When the kernel does not answer.
     pub fn read(netlink: &Netlink, spec: &TunnelSpec) -> Result<Self, NetlinkError> {
         let path_mtu = path_mtu(netlink, spec)?;
+        let device = device(netlink, &spec.name)?;
+        // Reading them takes privileges that a dry run need not have.
+        let chains = Nftables::open().and_then(|nftables| nftables.base_chains()).ok();
+        let veth = device.as_ref().is_some_and(|device| device.kind == "veth");
         Ok(Self {
-            device: device(netlink, &spec.name)?,
+            device,
             path_mtu,
+            snat_present: chains.as_ref().map(|chains| translates(chains, &spec.name)),
+            sealed: chains.filter(|_| veth).map(|chains| seals(&chains, &spec.name)),
             forwarding_v4: sysctl::forwarding(Forwarding::Ipv4),
             forwarding_v6: sysctl::forwarding(Forwarding::Ipv6),
             to_stop: Vec::new(),
@@ -73,7 +126,7 @@ fn device(netlink: &Netlink, name: &DeviceName) -> Result<Option<ObservedDevice>
     let routes = crate::routes::through(netlink, link.index)?;
     Ok(Some(ObservedDevice {
         index: link.index,
-        ours: link.alias.as_deref().is_some_and(|alias| alias.starts_with(OWNER_MARK)),
+        ours: is_ours(netlink, &link),
         kind: link.kind.unwrap_or_else(|| "hardware".to_owned()),
         up: link.up,
         mtu: link.mtu,

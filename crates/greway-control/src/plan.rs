@@ -33,6 +33,8 @@ pub enum Action {
         /// What it was, for the way back.
         was: u32,
     },
+    /// Keep the host's own stack from what comes out of the tunnel, again: somebody removed the table.
+    Seal(DeviceName),
     /// Bring the device up.
     SetUp(DeviceName),
     /// Put an address on the device.
@@ -144,6 +146,9 @@ pub fn up(
             if follows && device.mtu != mtu {
                 plan.push(Action::SetMtu { name: name.clone(), mtu, was: device.mtu });
             }
+            if observed.sealed == Some(false) {
+                plan.push(Action::Seal(name.clone()));
+            }
         }
         _ => {
             plan.push(Action::CreateDevice { spec: Box::new(desired.clone()), mtu });
@@ -155,7 +160,7 @@ pub fn up(
     }
     plan_inside(desired, current, observed, &mut plan);
     plan_forwarding(desired, observed, &mut plan);
-    plan_snat(desired, current, &mut plan)?;
+    plan_snat(desired, current, observed, &mut plan)?;
     if !desired.inner.forward {
         // Last, since it cannot be taken back in the name of the tunnel.
         plan.extend(observed.to_stop.iter().map(|family| Action::StopForwarding(*family)));
@@ -273,6 +278,7 @@ fn plan_forwarding(desired: &TunnelSpec, observed: &Observed, plan: &mut Vec<Act
 fn plan_snat(
     desired: &TunnelSpec,
     current: Option<&TunnelSpec>,
+    observed: &Observed,
     plan: &mut Vec<Action>,
 ) -> Result<(), PlanError> {
     let wanted = snat_of(desired);
@@ -282,6 +288,9 @@ fn plan_snat(
     let present = current.and_then(snat_of);
     if wanted != present {
         plan.extend(present.map(Action::RemoveSnat));
+        plan.extend(wanted.map(Action::InstallSnat));
+    } else if observed.snat_present == Some(false) {
+        // Remembered and not there: the table was flushed, or the daemon died before it made it.
         plan.extend(wanted.map(Action::InstallSnat));
     }
     Ok(())
@@ -301,6 +310,7 @@ impl fmt::Display for Action {
             }
             Self::UpdateDatapath(spec) => write!(f, "carry {} with the changed parameters", spec.name),
             Self::SetMtu { name, mtu, was } => write!(f, "set mtu of {name} from {was} to {mtu}"),
+            Self::Seal(name) => write!(f, "seal the data plane's end of {name}"),
             Self::SetUp(name) => write!(f, "set {name} up"),
             Self::AddAddress(name, address) => write!(f, "add address {} to {name}", Words(address)),
             Self::RemoveAddress(name, address) => {

@@ -5,7 +5,7 @@
 //! the caller's cgroup where that is allowed, so that it outlives the shell, the container exec or
 //! the `ip netns exec` that it was started from (whose private mounts die with them).
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,9 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use greway_linux::process;
+use greway_linux::signal::{self, Signal, Signals};
 
 use crate::api::client::{Client, ClientError};
-use crate::location::Location;
+use crate::api::{Reply, Request};
+use crate::location::{self, Location};
 use crate::unit::Systemd;
 
 /// How long a new daemon may take until it answers.
@@ -44,7 +46,7 @@ pub enum Started {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The directories for socket and state cannot be made.
-    #[error("cannot make {}: {source}; changing tunnels needs root, try sudo", path.display())]
+    #[error("cannot make {}; changing tunnels needs root, try sudo", path.display())]
     NoDirectory {
         /// Which.
         path: PathBuf,
@@ -54,6 +56,9 @@ pub enum StartError {
     /// The program could not be run.
     #[error("cannot start the greway daemon")]
     Spawn(#[from] io::Error),
+    /// One runs, or might, and cannot be talked to.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// It ended at once.
     #[error("the greway daemon did not start: {0}")]
     Died(String),
@@ -72,9 +77,11 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`], with the daemon's own last words where it had any.
 pub fn connect(location: &Location) -> Result<(Client, Started), StartError> {
-    if let Ok(client) = Client::connect(&location.socket) {
+    if let Some(client) = find(location)? {
         return Ok((client, Started::Ran));
     }
+    // Or how our children end is never told, when our caller does not care for the ends of its own.
+    signal::restore_default(&[Signal::Child])?;
     location.create().map_err(|source| StartError::NoDirectory { path: location.state.clone(), source })?;
     if let Some(unit) = Systemd::default().start(location)
         && let Ok(client) = wait(location, None)
@@ -87,20 +94,47 @@ pub fn connect(location: &Location) -> Result<(Client, Started), StartError> {
     Ok((client, Started::Background { pid, log: location.log.clone() }))
 }
 
-/// Connects only.
+/// Connects only; `None` where no daemon runs.
 ///
 /// # Errors
-/// [`ClientError::NoDaemon`].
-pub fn find(location: &Location) -> Result<Client, ClientError> {
-    Client::connect(&location.socket)
+/// [`ClientError`] when there is one, or something that looks like it, that cannot be talked to.
+pub fn find(location: &Location) -> Result<Option<Client>, ClientError> {
+    match Client::connect(&location.socket) {
+        Ok(client) => Ok(Some(client)),
+        Err(ClientError::NoDaemon { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks, and asks once more when the connection was to a daemon that ended before it answered: the next
+/// daemon, which for a change is started if need be, has adopted what that one left.
+///
+/// # Errors
+/// As [`Client::ask`] and [`connect`].
+pub fn ask(client: &mut Client, location: &Location, request: &Request) -> Result<Reply, StartError> {
+    match client.ask(request) {
+        Err(ClientError::Unheard { .. }) => {
+            let next = if request.is_read_only() || matches!(request, Request::Stop { .. }) {
+                Client::connect(&location.socket)?
+            } else {
+                connect(location)?.0
+            };
+            *client = next;
+            Ok(client.ask(request)?)
+        }
+        answer => Ok(answer?),
+    }
 }
 
 /// What a background daemon does first, and its supervisor's whole work: leave the caller's
-/// session, cgroup and mount namespace, then run the daemon and run it again when it dies.
+/// descriptors, signals, session, cgroup and mount namespace, then run the daemon and run it again when it dies.
 ///
 /// # Errors
 /// When the daemon cannot even be run.
 pub fn supervise(location: &Location) -> io::Result<ExitStatus> {
+    close_inherited();
+    signal::restore_default(&[Signal::Child, Signal::Terminate, Signal::Interrupt, Signal::HangUp])?;
+    Signals::unblock_all()?;
     process::new_session()?;
     // Both are wishes: a container may forbid them, and then the daemon lives as long as it may.
     if let Err(error) = process::leave_cgroup() {
@@ -144,8 +178,11 @@ fn daemon_command(program: &Path, location: &Location) -> Command {
 }
 
 fn spawn_background(location: &Location) -> Result<Child, StartError> {
-    let log = OpenOptions::new().create(true).append(true).open(&location.log);
-    let log = log.map_err(|source| StartError::NoDirectory { path: location.log.clone(), source })?;
+    // Here and not in the supervisor, or it would hold them itself.
+    close_inherited();
+    let log = location
+        .open_log()
+        .map_err(|source| StartError::NoDirectory { path: location.log.clone(), source })?;
     let mut command = Command::new(std::env::current_exe()?);
     if !location.owns_directory {
         command.arg("--socket").arg(&location.socket);
@@ -155,20 +192,33 @@ fn spawn_background(location: &Location) -> Result<Child, StartError> {
     Ok(command.spawn()?)
 }
 
+/// A wish: without it we work as well, and the caller's locks and pipes last as long as we do.
+fn close_inherited() {
+    if let Err(error) = process::close_inherited() {
+        tracing::debug!(%error, "keeps what the caller has open");
+    }
+}
+
 fn wait(location: &Location, mut child: Option<&mut Child>) -> Result<Client, StartError> {
     let deadline = Instant::now() + PATIENCE;
     let mut ended = None;
+    let mut again = false;
     loop {
-        if let Ok(client) = Client::connect(&location.socket) {
+        if let Some(client) = find(location)? {
             return Ok(client);
         }
         if let Some(child) = &mut child
             && let Some(status) = child.try_wait()?
         {
-            // Another verb may have started one at the same time, which answers any moment.
-            let until = *ended.get_or_insert_with(|| Instant::now() + SHORT_LIFE);
-            if status.code() != Some(TAKEN) || Instant::now() > until {
+            // Another verb may have started one at the same time, which answers any moment, or the one
+            // that is in the way is at its end.
+            let since = *ended.get_or_insert_with(Instant::now);
+            if status.code() != Some(TAKEN) || since.elapsed() > SHORT_LIFE {
                 return Err(StartError::Died(last_words(&location.log)));
+            }
+            if !again && since.elapsed() > SHORT_LIFE / 8 {
+                again = true;
+                **child = spawn_background(location)?;
             }
         }
         if Instant::now() > deadline {
@@ -182,24 +232,50 @@ fn wait(location: &Location, mut child: Option<&mut Child>) -> Result<Client, St
 /// The last line of a log.
 fn last_words(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
-    match text.lines().rfind(|line| !line.trim().is_empty()) {
-        Some(line) => line.trim().to_owned(),
+    let is_word = |line: &&str| !line.trim().is_empty() && !location::LOG_HEADER.starts_with(line.as_bytes());
+    match text.lines().rfind(is_word) {
+        Some(line) => line.trim().trim_start_matches("greway: ").to_owned(),
         None => format!("it left no word in {}", log.display()),
     }
 }
 
-/// Cuts a log that has grown: it lies in memory (/run), and only its end is of interest.
+/// Cuts a log that has grown, if it is one that we made: it lies in memory (/run), and only its end is
+/// of interest.
 ///
 /// # Errors
 /// The system's.
 pub fn trim_log(log: &Path, longest: u64) -> io::Result<()> {
     let length = fs::metadata(log)?.len();
-    if length <= longest {
+    if length <= longest || !location::is_own_log(log) {
         return Ok(());
     }
     let bytes = fs::read(log)?;
     let keep = bytes.len() - usize::try_from(longest / 2).unwrap_or(0).min(bytes.len());
     // Written in place: the supervisor and the daemon have the file open for appending.
     let mut file = File::options().write(true).truncate(true).open(log)?;
+    file.write_all(location::LOG_HEADER)?;
     file.write_all(&bytes[keep..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_cut_if_it_is_ours() {
+        let folder = std::env::temp_dir().join(format!("greway-log-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let location = Location::find(Some(&folder.join("a.sock"))).unwrap();
+        let line = "a line of the log\n";
+        location.open_log().unwrap().write_all(line.repeat(1000).as_bytes()).unwrap();
+        trim_log(&location.log, 1000).unwrap();
+        let text = fs::read_to_string(&location.log).unwrap();
+        assert!(location::is_own_log(&location.log) && text.ends_with(line) && text.len() < 1000, "{text}");
+        assert_eq!(last_words(&location.log), line.trim());
+
+        fs::write(&location.log, line.repeat(1000)).unwrap();
+        trim_log(&location.log, 1000).unwrap();
+        assert_eq!(fs::metadata(&location.log).unwrap().len(), 18_000, "somebody else's");
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

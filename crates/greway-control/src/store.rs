@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use greway_datapath::ReserveSequence;
@@ -139,11 +140,49 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
-    let written = fs::File::create(&beside).and_then(|mut file| file.write_all(bytes));
-    let replaced = written.and_then(|()| fs::rename(&beside, path));
+    let replaced = write_new(&beside, bytes).and_then(|()| fs::rename(&beside, path));
     if replaced.is_err() {
         // Half a file beside is of no use, and the disk may be full.
         let _ = fs::remove_file(&beside);
     }
     replaced
+}
+
+/// Writes a file that is surely new: what is there under its name may lead elsewhere.
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = fs::File::options().write(true).create_new(true).mode(FILE_MODE).open(path)?;
+    // The caller's umask may have taken away what readers without privilege need.
+    file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+    file.write_all(bytes)
+}
+
+/// For everybody to read.
+const FILE_MODE: u32 = 0o644;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn what_lies_where_a_file_is_written_is_not_followed() {
+        let folder = std::env::temp_dir().join(format!("greway-store-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let victim = folder.join("victim");
+        fs::write(&victim, "untouched").unwrap();
+        std::os::unix::fs::symlink(&victim, folder.join("tun0.sequence.new")).unwrap();
+        let name = "tun0".parse::<DeviceName>().unwrap();
+        let store = Store::new(&folder);
+        store.save_sequence(&name, 7).unwrap();
+        assert_eq!(store.sequence(&name), 7);
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+        let written = fs::symlink_metadata(folder.join("tun0.sequence")).unwrap();
+        assert!(written.is_file() && written.mode() & 0o777 == 0o644, "{written:?}");
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -114,6 +114,7 @@ mod tests {
             socket: folder.join("net-7/control.sock"),
             state: folder.join("net-7/tunnels"),
             log: folder.join("net-7/log"),
+            lock: None,
             owns_directory: true,
         }
     }

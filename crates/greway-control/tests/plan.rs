@@ -47,6 +47,8 @@ fn after(spec: &TunnelSpec) -> Observed {
         path_mtu: Some(1500),
         forwarding_v4: spec.inner.forward,
         forwarding_v6: false,
+        snat_present: Some(spec.inner.snat.is_some()),
+        sealed: Some(true),
         to_stop: Vec::new(),
     }
 }
@@ -79,6 +81,32 @@ fn what_is_there_needs_nothing() {
     for spec in [bare(), guide()] {
         assert_eq!(plan::up(&spec, Some(&spec), &after(&spec)).unwrap(), []);
     }
+}
+
+#[test]
+fn tables_that_somebody_flushed_come_back() {
+    let spec = guide();
+    let flushed = Observed { snat_present: Some(false), sealed: Some(false), ..after(&spec) };
+    let translation =
+        "translate source 172.16.0.1 to 10.10.2.1 for what leaves by other devices than tun0".to_owned();
+    let plan = plan::up(&spec, Some(&spec), &flushed).unwrap();
+    assert_eq!(words(&plan), ["seal the data plane's end of tun0".to_owned(), translation]);
+    // Where tables cannot be read, nothing is known to be missing.
+    let hidden = Observed { snat_present: None, sealed: None, ..after(&spec) };
+    assert_eq!(plan::up(&spec, Some(&spec), &hidden).unwrap(), []);
+    // A tunnel that asks for no translation gets none.
+    let plan = plan::up(&bare(), Some(&bare()), &Observed { snat_present: Some(false), ..after(&bare()) });
+    assert_eq!(plan.unwrap(), []);
+}
+
+#[test]
+fn what_still_has_its_device_is_not_forgotten() {
+    let plan = plan::down(&guide(), &[Forwarding::Ipv4]);
+    let device = plan.iter().position(|action| matches!(action, Action::DeleteDevice(_))).unwrap();
+    let mut host = Fake { fails_at: device, done: Vec::new() };
+    let failures = apply::tear_down(&plan, &mut host);
+    assert_eq!(failures, ["cannot delete device tun0: no space left on device"]);
+    assert_eq!(host.done.last().unwrap(), "set net.ipv4.ip_forward = 0, as it was");
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub mod raw;
 pub mod signal;
 pub mod sockopt;
 pub mod tun;
+pub mod unix;
 pub mod vnet;
 
 pub use abi::OpenError;

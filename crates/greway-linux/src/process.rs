@@ -1,11 +1,11 @@
 //! What a daemon has to do to its own process, and what it may want to know of another.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Pid, Resource, Rlimit};
+use rustix::process::Pid;
 use rustix::thread::CapabilitySet;
 
 use crate::signal::Signal;
@@ -21,13 +21,41 @@ pub fn new_session() -> io::Result<()> {
     Ok(())
 }
 
-/// Asks for `signal` when the thread that started this process ends (`PR_SET_PDEATHSIG`).
+/// Makes every descriptor past the standard three end at the next exec, whoever opened it.
+///
+/// What a caller left open without close-on-exec is inherited by every program below it: a lock that
+/// a shell script holds, the pipe that a build system waits on. What runs in the background for days
+/// must not keep either.
 ///
 /// # Errors
 ///
-/// What prctl(2) says.
-pub fn signal_on_parent_death(signal: Signal) -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(raw(signal)))?)
+/// When the kernel has no call for it (before 5.11) and /proc is not there.
+pub fn close_inherited() -> io::Result<()> {
+    // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC: "set the close-on-exec bit on the specified
+    // file descriptors, rather than immediately closing them"; no descriptor is closed here.
+    let result = unsafe {
+        libc::syscall(libc::SYS_close_range, FIRST_INHERITED, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC)
+    };
+    // An old kernel does not know the call or the flag, a seccomp filter may forbid it.
+    if result == 0 { Ok(()) } else { mark_each() }
+}
+
+/// [`close_inherited`] by the list in /proc.
+fn mark_each() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
+        let Some(number) = number.filter(|number| *number >= FIRST_INHERITED as RawFd) else {
+            continue;
+        };
+        // SAFETY: the descriptor was open a moment ago; should it be closed by now, fcntl(2) says
+        // EBADF, and setting the flag on one that took its number is what is wanted here anyway.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        match rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC) {
+            Ok(()) | Err(rustix::io::Errno::BADF) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// This process.
@@ -42,12 +70,6 @@ pub fn effective_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// The effective group.
-#[must_use]
-pub fn effective_gid() -> u32 {
-    rustix::process::getegid().as_raw()
-}
-
 /// Sends a signal to a process. Process numbers are used again: check who it is first.
 ///
 /// # Errors
@@ -55,15 +77,6 @@ pub fn effective_gid() -> u32 {
 /// `ESRCH` when there is no such process, `EPERM` when it is somebody else's.
 pub fn kill(pid: u32, signal: Signal) -> io::Result<()> {
     Ok(rustix::process::kill_process(parse_pid(pid)?, raw(signal))?)
-}
-
-/// Whether there is such a process, be it somebody else's. One that has ended and was not waited for counts.
-#[must_use]
-pub fn is_alive(pid: u32) -> bool {
-    let Ok(pid) = parse_pid(pid) else {
-        return false;
-    };
-    matches!(rustix::process::test_kill_process(pid), Ok(()) | Err(rustix::io::Errno::PERM))
 }
 
 /// Who is at the other end of a unix stream.
@@ -119,16 +132,6 @@ pub fn has_capability(capability: Capability) -> io::Result<bool> {
     Ok(rustix::thread::capabilities(None)?.effective.contains(wanted))
 }
 
-/// Lifts the limit on locked memory, which older kernels count BPF maps against (`RLIMIT_MEMLOCK`).
-///
-/// # Errors
-///
-/// `EPERM` without `CAP_SYS_RESOURCE`.
-pub fn lift_memlock_limit() -> io::Result<()> {
-    let unlimited = Rlimit { current: None, maximum: None };
-    Ok(rustix::process::setrlimit(Resource::Memlock, unlimited)?)
-}
-
 /// Moves this process to the root of the control group tree, so that it does not end with its
 /// starter's group. Returns the directory, `None` when no control groups (version 2) are mounted.
 ///
@@ -167,6 +170,11 @@ pub fn enter_init_mount_namespace() -> io::Result<bool> {
     Ok(true)
 }
 
+/// Behind standard input, output and error.
+const FIRST_INHERITED: libc::c_uint = 3;
+/// linux include/uapi/linux/close_range.h; not every C library names it.
+const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
+
 /// `struct ucred`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -192,4 +200,18 @@ fn raw(signal: Signal) -> rustix::process::Signal {
 fn parse_pid(pid: u32) -> io::Result<Pid> {
     // 0 and negative numbers mean groups of processes to kill(2).
     i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The way for old kernels, whatever this one is.
+    #[test]
+    fn the_list_in_proc_does_as_well() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        rustix::io::fcntl_setfd(&one, rustix::io::FdFlags::empty()).unwrap();
+        mark_each().unwrap();
+        assert_eq!(rustix::io::fcntl_getfd(&one).unwrap(), rustix::io::FdFlags::CLOEXEC);
+    }
 }

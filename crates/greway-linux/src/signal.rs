@@ -38,6 +38,23 @@ impl Signal {
     }
 }
 
+/// Gives signals their default effect again. Ignored ones stay ignored across exec: a caller that ignores
+/// SIGCHLD would leave us without the ends of our own children (wait(2): `ECHILD`).
+///
+/// # Errors
+///
+/// `EINVAL` for [`Signal::Kill`], whose effect cannot be changed.
+pub fn restore_default(signals: &[Signal]) -> io::Result<()> {
+    for signal in signals {
+        // SAFETY: signal(2): SIG_DFL sets the default action; no handler of ours is ever installed, so
+        // none is taken away from code that counts on it.
+        if unsafe { libc::signal(signal.number(), libc::SIG_DFL) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Blocked signals, to be read one by one (signalfd(2)). Non-blocking.
 #[derive(Debug)]
 pub struct Signals {

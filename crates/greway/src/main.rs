@@ -45,9 +45,15 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// An error with its causes, on one line.
+/// An error with its causes, on one line. A cause that the error before it tells already is not told again.
 fn sentence(error: &anyhow::Error) -> String {
-    format!("{error:#}")
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.ends_with(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }
 
 /// The daemon's log goes to stderr: journald, the log file or the terminal takes it from there.
@@ -58,4 +64,18 @@ fn start_log() {
         .with_target(false)
         .with_max_level(tracing::Level::INFO)
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || std::io::Error::other("no space");
+        let told = anyhow::Error::new(cause()).context("tun0: no space").context("cannot remember tun0");
+        assert_eq!(sentence(&told), "cannot remember tun0: tun0: no space");
+        let plain = anyhow::Error::new(cause()).context("cannot remember tun0");
+        assert_eq!(sentence(&plain), "cannot remember tun0: no space");
+    }
 }

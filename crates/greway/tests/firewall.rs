@@ -11,16 +11,23 @@
 mod pair;
 mod support;
 
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use greway_linux::MacAddr;
 use greway_netlink::nftables::{Family, Hook, Nftables, TableId, accept_only};
-use greway_testbed::{Capture, Host, PingOptions, poll_until, privilege, require};
+use greway_testbed::{
+    Capture, CapturedPacket, Host, LinkOptions, PingOptions, build, inject, link, poll_until, privilege,
+    require,
+};
+use greway_wire::gre::GreHeader;
 
 use pair::{OUTER, Pair, drops, seen};
 use support::{SOON, in_vain};
 
 const ICMP: u8 = 1;
+const UDP: u8 = 17;
 const GRE: u8 = 47;
 
 /// A firewall that lets nothing but these protocols pass these hooks.
@@ -127,7 +134,7 @@ fn what_output_rules_refuse_is_counted() {
 #[test]
 fn rules_that_were_there_before_the_tunnel_hold_from_its_first_packet() {
     require!(privilege::check());
-    let pair = Pair::bare(&greway_testbed::LinkOptions::default());
+    let pair = Pair::bare(&LinkOptions::default());
     only(&pair.left, &[Hook::Input], &[ICMP]);
     pair.add("tun0", "");
     pair.left.address("tun0", "172.16.0.1 peer 172.16.0.2/30").unwrap();
@@ -162,7 +169,7 @@ fn rules_of_other_families_and_hooks_do_not_slow_a_tunnel() {
 #[test]
 fn our_own_address_translation_is_no_reason_for_the_slow_way() {
     require!(privilege::check());
-    let pair = Pair::bare(&greway_testbed::LinkOptions::default());
+    let pair = Pair::bare(&LinkOptions::default());
     let file = pair.nodes[0].file(
         "tun0.toml",
         r#"
@@ -243,4 +250,47 @@ fn program(host: &Host, line: &str) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr).trim())),
     }
+}
+
+/// The kernel's own GRE is behind the reverse path filter; the packet socket is not, and keeps its rule itself.
+#[test]
+fn a_spoofed_source_by_the_wrong_device_is_refused_where_rp_filter_is_strict() {
+    require!(privilege::check());
+    let pair = Pair::new("underlay packet");
+    pair.answers(&PingOptions::default());
+    let stranger = Host::new("stranger").unwrap();
+    link(&pair.left, "side0", &stranger, "eth0", &LinkOptions::default()).unwrap();
+    pair.left.address("side0", "192.0.2.1/24").unwrap();
+    stranger.address("eth0", "192.0.2.2/24").unwrap();
+    let mac = |host: &Host, dev: &str| {
+        let link = host.netlink().unwrap().link_by_name(dev).unwrap().unwrap();
+        MacAddr::new(link.address.unwrap())
+    };
+    let [here, there] = OUTER;
+    let inner = build::ipv4_header(Ipv4Addr::new(172, 16, 0, 2), Ipv4Addr::new(172, 16, 0, 1), UDP);
+    let payload = build::ipv4(inner, &[0; 16]);
+    let gre = build::gre(GreHeader { protocol_type: 0x0800, ..GreHeader::default() }, &payload);
+    let datagram = build::ipv4(build::ipv4_header(there, here, GRE), &gre);
+    let frame = build::ethernet(mac(&pair.left, "side0"), mac(&stranger, "eth0"), 0x0800, &datagram);
+    let comes_out = Capture::start(&pair.left, "tun0").unwrap();
+    let spoofed = |packet: &CapturedPacket| packet.protocol() == Some(UDP);
+
+    inject(&stranger, "eth0", &frame).unwrap();
+    comes_out.wait_for(SOON, "the spoofed packet, which nothing forbids yet", spoofed).unwrap();
+
+    pair.left.sysctl("ipv4/conf/side0/rp_filter", "1").unwrap();
+    // Of no tunnel: it is refused before one is looked for.
+    let refused = || drops(&pair.nodes[0].status(), "reverse-path");
+    poll_until(SOON, "the refusal", || {
+        inject(&stranger, "eth0", &frame).unwrap();
+        (refused() > 0).then_some(())
+    })
+    .unwrap();
+    comes_out.clear();
+    for _ in 0..5 {
+        inject(&stranger, "eth0", &frame).unwrap();
+    }
+    poll_until(SOON, "five more refusals", || (refused() >= 6).then_some(())).unwrap();
+    assert_eq!(comes_out.count(spoofed), 0);
+    pair.answers(&PingOptions::default());
 }

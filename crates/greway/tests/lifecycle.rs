@@ -7,7 +7,6 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -217,23 +216,25 @@ fn one_bad_state_file_keeps_nobody_else_down() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_nothing_was_changed() {
+fn a_state_that_cannot_be_kept_is_told_and_nothing_was_changed() {
     require!(privilege::check());
     let guide = Guide::build().unwrap();
     let node = Node::new(&guide.linux1);
     let _daemon = node.daemon();
-    // State files are written beside and renamed; what is written to this device finds no space (full(4)).
+    // State files are written beside and renamed; a directory is in the way of that as a full disk would be.
     let beside = node.state().join("tun0.json.new");
-    symlink("/dev/full", &beside).unwrap();
+    fs::create_dir(&beside).unwrap();
     let before = node.links();
-    node.words(ADD).refused(&["tun0", "cannot remember tun0", "No space left on device"]);
-    assert_eq!((node.links(), node.state_files()), (before, vec![]));
+    node.words(ADD).refused(&["tun0", "cannot remember tun0", "Is a directory"]);
+    assert_eq!((node.links(), node.state_files()), (before, vec!["tun0.json.new".to_owned()]));
+    fs::remove_dir(&beside).unwrap();
     node.words(ADD).ok();
 
     let shown = node.words("tunnel show").ok().stdout;
-    symlink("/dev/full", &beside).unwrap();
-    node.words("tunnel change tun0 key 9").refused(&["cannot remember tun0", "No space left on device"]);
+    fs::create_dir(&beside).unwrap();
+    node.words("tunnel change tun0 key 9").refused(&["cannot remember tun0", "Is a directory"]);
     assert_eq!((node.mtu("tun0"), node.words("tunnel show").ok().stdout), (1476, shown));
+    fs::remove_dir(&beside).unwrap();
     assert_eq!(node.state_files(), ["tun0.json"]);
     node.words("tunnel change tun0 key 9").ok();
 }

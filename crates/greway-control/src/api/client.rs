@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use greway_linux::{process, unix};
+
 use super::codec::{self, Answer};
 use super::{Hello, Reply, Request};
 
@@ -29,6 +31,33 @@ pub enum ClientError {
         /// The system's word.
         source: io::Error,
     },
+    /// Somebody may listen, but not to this user.
+    #[error("there is a greway daemon, but you may not reach its socket {}: try sudo", socket.display())]
+    Forbidden {
+        /// Where it listens.
+        socket: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// Somebody listens who is neither root nor this user. Nothing was said to it.
+    #[error(
+        "what listens at {} belongs to uid {uid}, which is neither root nor you, and is not asked",
+        socket.display()
+    )]
+    Stranger {
+        /// Where it listens.
+        socket: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
+    /// The connection broke before a word of an answer came: it was to a daemon at its end.
+    #[error("the greway daemon at {} ended before it answered", socket.display())]
+    Unheard {
+        /// Where it listened.
+        socket: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
     /// The connection broke.
     #[error("the greway daemon at {} did not answer", socket.display())]
     Broken {
@@ -49,21 +78,26 @@ pub enum ClientError {
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to a daemon of root's or of this user's.
     ///
     /// # Errors
-    /// [`ClientError::NoDaemon`].
+    /// [`ClientError::NoDaemon`], [`ClientError::Forbidden`], [`ClientError::Stranger`], or
+    /// [`ClientError::Broken`] for one that has no time.
     pub fn connect(socket: &Path) -> Result<Self, ClientError> {
-        let open = || -> io::Result<UnixStream> {
-            let stream = UnixStream::connect(socket)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
-            Ok(stream)
-        };
-        match open() {
-            Ok(stream) => Ok(Self { stream: BufReader::new(stream), socket: socket.to_owned() }),
-            Err(source) => Err(ClientError::NoDaemon { socket: socket.to_owned(), source }),
+        let named = || socket.to_owned();
+        let stream = unix::connect(socket, PATIENCE).map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::Forbidden { socket: named(), source },
+            io::ErrorKind::WouldBlock => ClientError::Broken { socket: named(), source },
+            _ => ClientError::NoDaemon { socket: named(), source },
+        })?;
+        let broken = |source| ClientError::Broken { socket: named(), source };
+        let uid = process::peer_credentials(&stream).map_err(broken)?.uid;
+        if uid != 0 && uid != process::effective_uid() {
+            return Err(ClientError::Stranger { socket: named(), uid });
         }
+        stream.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
+        stream.set_write_timeout(Some(PATIENCE)).map_err(broken)?;
+        Ok(Self { stream: BufReader::new(stream), socket: named() })
     }
 
     /// Asks and waits for the answer.
@@ -71,13 +105,20 @@ impl Client {
     /// # Errors
     /// The daemon's refusal, or a broken connection.
     pub fn ask(&mut self, request: &Request) -> Result<Reply, ClientError> {
-        let broken = |socket: &Path, source| ClientError::Broken { socket: socket.to_owned(), source };
-        codec::emit(self.stream.get_mut(), request).map_err(|error| broken(&self.socket, error))?;
-        match codec::parse::<Answer>(&mut self.stream) {
+        let socket = || self.socket.clone();
+        let sent = codec::emit(self.stream.get_mut(), request);
+        // A daemon that takes no more clients says so and goes, before it reads a word.
+        match codec::parse::<Answer>(&mut self.stream, codec::LONGEST_REPLY) {
             Ok(Some(Answer::Reply { parameters })) => Ok(parameters),
             Ok(Some(Answer::Error { parameters, .. })) => Err(ClientError::Refused(parameters.message)),
-            Ok(None) => Err(broken(&self.socket, io::ErrorKind::UnexpectedEof.into())),
-            Err(error) => Err(broken(&self.socket, error)),
+            Ok(None) => {
+                let source = sent.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                Err(ClientError::Unheard { socket: socket(), source })
+            }
+            Err(source) if source.kind() == io::ErrorKind::ConnectionReset => {
+                Err(ClientError::Unheard { socket: socket(), source })
+            }
+            Err(source) => Err(ClientError::Broken { socket: socket(), source }),
         }
     }
 
@@ -95,5 +136,58 @@ impl Client {
     /// The error for an answer that does not fit its question.
     pub fn unexpected(&self) -> ClientError {
         ClientError::Unexpected { socket: self.socket.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("greway-client-{name}-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_connection_that_breaks_before_a_word_is_told_from_one_that_breaks_after() {
+        let folder = folder("unheard");
+        let listener = UnixListener::bind(folder.join("sock")).unwrap();
+        // With and without the question read, as a daemon at its end leaves it.
+        for reads in [false, true] {
+            let mut client = Client::connect(&folder.join("sock")).unwrap();
+            let (other, _) = listener.accept().unwrap();
+            thread::scope(|scope| {
+                scope.spawn(move || {
+                    if reads {
+                        let mut other = BufReader::new(other);
+                        codec::parse::<Request>(&mut other, codec::LONGEST_REQUEST).unwrap();
+                    }
+                });
+                let error = client.ask(&Request::Hello).unwrap_err();
+                assert!(matches!(error, ClientError::Unheard { .. }), "{error:?}");
+            });
+        }
+        let mut client = Client::connect(&folder.join("sock")).unwrap();
+        let (mut other, _) = listener.accept().unwrap();
+        io::Write::write_all(&mut other, b"{\"para").unwrap();
+        drop(other);
+        let error = client.ask(&Request::Hello).unwrap_err();
+        assert!(matches!(error, ClientError::Broken { .. }), "{error:?}");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn no_daemon_and_no_permission_are_not_the_same() {
+        let none = Client::connect(Path::new("/nowhere/greway.sock")).unwrap_err();
+        assert!(matches!(none, ClientError::NoDaemon { .. }), "{none:?}");
+        let folder = folder("none");
+        drop(UnixListener::bind(folder.join("sock")).unwrap());
+        let dead = Client::connect(&folder.join("sock")).unwrap_err();
+        assert!(matches!(dead, ClientError::NoDaemon { .. }), "{dead:?}");
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -7,9 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::Reply;
 
-/// A message longer than this is refused: no request comes near it, and a reader must not be made
-/// to buffer without end. 64 MiB holds the status of some 10,000 tunnels.
-const LONGEST: u64 = 64 << 20;
+/// No reply is longer. 64 MiB holds the status of some 10,000 tunnels.
+pub const LONGEST_REPLY: usize = 64 << 20;
+
+/// No request of root's is longer: a tunnel with thousands of routes comes near it.
+pub const LONGEST_REQUEST: usize = 1 << 20;
+
+/// No request of a user without privilege is longer: any of them may ask, many at a time, and all they
+/// may ask for is to read.
+pub const LONGEST_PLAIN_REQUEST: usize = 64 << 10;
 
 /// What travels back.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,18 +53,25 @@ pub fn emit<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
     to.flush()
 }
 
-/// Reads one message; `None` at a clean end of the stream.
+/// Reads one message of at most `longest` bytes, which are all that is buffered; `None` at a clean
+/// end of the stream.
 ///
 /// # Errors
-/// `InvalidData` for what is no message of this API, `UnexpectedEof` for half a message.
-pub fn parse<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Result<Option<T>> {
+/// `InvalidData` for what is no message of this API, `UnexpectedEof` for half a message,
+/// `FileTooLarge` for one that is too long, of which the rest was not read.
+pub fn parse<T: DeserializeOwned>(from: &mut impl BufRead, longest: usize) -> io::Result<Option<T>> {
     let mut bytes = Vec::new();
-    io::Read::take(&mut *from, LONGEST).read_until(0, &mut bytes)?;
+    io::Read::take(&mut *from, longest as u64).read_until(0, &mut bytes)?;
+    let length = bytes.len();
     match bytes.pop() {
         None => Ok(None),
         Some(0) => serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
+        Some(_) if length == longest => {
+            let text = format!("a message here has at most {longest} bytes");
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, text))
+        }
         Some(_) => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
@@ -75,9 +88,9 @@ mod tests {
         emit(&mut wire, &sent).unwrap();
         emit(&mut wire, &Request::Hello).unwrap();
         let mut reader = wire.as_slice();
-        assert_eq!(parse::<Request>(&mut reader).unwrap(), Some(sent));
-        assert_eq!(parse::<Request>(&mut reader).unwrap(), Some(Request::Hello));
-        assert_eq!(parse::<Request>(&mut reader).unwrap(), None);
+        assert_eq!(parse::<Request>(&mut reader, LONGEST_REQUEST).unwrap(), Some(sent));
+        assert_eq!(parse::<Request>(&mut reader, LONGEST_REQUEST).unwrap(), Some(Request::Hello));
+        assert_eq!(parse::<Request>(&mut reader, LONGEST_REQUEST).unwrap(), None);
     }
 
     #[test]
@@ -85,15 +98,30 @@ mod tests {
         let mut wire = Vec::new();
         let parameters = ErrorParameters { message: "no".into() };
         emit(&mut wire, &Answer::Error { error: "io.greway.Refused".into(), parameters }).unwrap();
-        let answer = parse::<Answer>(&mut wire.as_slice()).unwrap().unwrap();
+        let answer = parse::<Answer>(&mut wire.as_slice(), LONGEST_REPLY).unwrap().unwrap();
         assert!(matches!(answer, Answer::Error { parameters, .. } if parameters.message == "no"));
     }
 
     #[test]
     fn half_a_message_and_noise_are_errors() {
         let half = b"{\"method\":".as_slice();
-        assert_eq!(parse::<Request>(&mut &*half).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            parse::<Request>(&mut &*half, LONGEST_REQUEST).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
         let noise = b"\xff\xfe\0".as_slice();
-        assert_eq!(parse::<Request>(&mut &*noise).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(
+            parse::<Request>(&mut &*noise, LONGEST_REQUEST).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
+    }
+
+    #[test]
+    fn a_message_too_long_is_not_read_to_its_end() {
+        let long = vec![b'x'; 200];
+        let mut reader = long.as_slice();
+        let error = parse::<Request>(&mut reader, 64).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(reader.len(), 200 - 64);
     }
 }

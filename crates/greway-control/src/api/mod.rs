@@ -5,6 +5,7 @@
 //! `{"parameters": {…}}` or `{"error": "io.greway.Refused", "parameters": {"message": …}}`.
 //! Reading is for everyone, changing for root and for the daemon's own user (see [`server`]).
 
+mod admission;
 pub mod client;
 pub mod codec;
 pub mod server;

@@ -1,10 +1,11 @@
 //! What an earlier daemon left: taken over where it can be, told of and removed on demand where not.
 
-use greway_netlink::nftables::{Family, TableId};
-use greway_spec::DeviceName;
+use greway_spec::{DeviceName, OverlayChoice};
 
 use super::device::{self, DeviceError};
+use super::firewall;
 use super::host::{Host, with_causes};
+use super::underlay::Remains;
 use crate::api::Reply;
 use crate::store::Stored;
 use crate::sysctl;
@@ -24,10 +25,13 @@ impl Host {
             tracing::error!(path = %path.display(), %error, "state file left out");
             let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
             if let Some(name) = name {
-                self.remains
-                    .insert(name, format!("its state file {} cannot be read: {error}", path.display()));
+                let why = format!("its state file {} cannot be read: {error}", path.display());
+                self.remains.insert(name, Remains::because(why));
             }
         }
+        // Their tables are there already.
+        let specs = loaded.tunnels.values().map(|stored| &stored.spec);
+        self.rules.ours = specs.filter_map(firewall::own_table).collect();
         for (name, stored) in loaded.tunnels {
             match self.carry(stored.clone(), None) {
                 Ok(()) => tracing::info!(tunnel = %name, "carried again"),
@@ -38,12 +42,13 @@ impl Host {
                     }
                 }
                 Err(error) => {
-                    let error = with_causes(&error);
-                    tracing::error!(tunnel = %name, error, "cannot be carried again");
-                    self.remains.insert(name, error);
+                    let remains = Remains::from(&error);
+                    tracing::error!(tunnel = %name, error = remains.why, "cannot be carried again");
+                    self.remains.insert(name, remains);
                 }
             }
         }
+        self.look_at_rules();
     }
 
     /// Whether there is something of ours by that name that is no tunnel we carry.
@@ -53,6 +58,7 @@ impl Host {
             || self.store.holds(name)
             || device(name.as_str())
             || device(&device::peer_name(name))
+            || self.has_tables(name)
     }
 
     /// Removes what is left of a tunnel that is not carried.
@@ -71,20 +77,29 @@ impl Host {
 
     /// Everything is tried; what failed is told.
     fn remove_remains(&self, name: &DeviceName, stored: Option<&Stored>) -> Vec<String> {
-        let mut failures = Vec::new();
+        let mut failures = self.remove_tables(name, stored.map(|stored| &stored.spec));
         let mut note = |outcome: Result<(), String>| failures.extend(outcome.err());
-        if let Some(nftables) = &self.nftables {
-            note(device::unseal(nftables, name).map_err(|error| error.to_string()));
-            let snat = TableId::new(Family::Ip, device::table(name));
-            note(nftables.delete_table(&snat).map(drop).map_err(|error| error.to_string()));
-        }
-        note(device::delete(&self.netlink, name).map_err(|error| with_causes(&error)));
+        let deleted = match device::delete(&self.netlink, name) {
+            // Ours is gone and somebody else has made one of that name, which stays. Only a TUN may be ours
+            // without a sign of it.
+            Err(DeviceError::Foreign(_))
+                if stored.is_none_or(|stored| stored.spec.overlay != OverlayChoice::Tun) =>
+            {
+                Ok(())
+            }
+            outcome => outcome,
+        };
+        // What still has its device is not forgotten: nobody would know whose it is.
+        let stays = deleted.is_err();
+        note(deleted.map_err(|error| with_causes(&error)));
         if !self.forwards_beside(name) {
             for family in stored.iter().flat_map(|stored| &stored.turned_on) {
                 note(sysctl::set_forwarding(*family, false).map_err(|error| error.to_string()));
             }
         }
-        note(self.store.remove(name).map_err(|error| error.to_string()));
+        if !stays {
+            note(self.store.remove(name).map_err(|error| error.to_string()));
+        }
         failures
     }
 }

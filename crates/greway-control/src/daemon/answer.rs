@@ -1,24 +1,33 @@
 //! Requests of the API, carried out one at a time.
 
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use greway_spec::{Draft, TunnelSpec};
 
 use super::host::Host;
-use super::{locked, report};
+use super::{Ended, locked, report};
 use crate::api::server::Handler;
 use crate::api::{Hello, Reply, Request};
 
 /// Answers the API.
 pub(super) struct Answerer {
     host: Arc<Mutex<Host>>,
-    stop: Mutex<Sender<()>>,
+    stop: Mutex<Sender<Ended>>,
 }
 
 impl Answerer {
-    pub(super) fn new(host: Arc<Mutex<Host>>, stop: Sender<()>) -> Self {
+    pub(super) fn new(host: Arc<Mutex<Host>>, stop: Sender<Ended>) -> Self {
         Self { host, stop: Mutex::new(stop) }
+    }
+
+    /// The host, to change it. A daemon that is about to end would leave half of a change.
+    fn changing(&self) -> Result<MutexGuard<'_, Host>, String> {
+        let host = locked(&self.host);
+        if host.ending {
+            return Err("the daemon is ending, try again".to_owned());
+        }
+        Ok(host)
     }
 }
 
@@ -32,10 +41,10 @@ impl Handler for Answerer {
             Request::List => Ok(Reply::Tunnels(locked(&self.host).specs())),
             Request::Status { name, probe } => report::status(&self.host, name.as_ref(), *probe)
                 .map(|status| Reply::Status(Box::new(status))),
-            Request::Add { spec } => locked(&self.host).add(valid(spec)?),
-            Request::Change { spec } => locked(&self.host).change(valid(spec)?),
-            Request::Up { spec, dry_run } => locked(&self.host).up(valid(spec)?, *dry_run),
-            Request::Delete { name, dry_run } => locked(&self.host).delete(name, *dry_run),
+            Request::Add { spec } => self.changing()?.add(valid(spec)?),
+            Request::Change { spec } => self.changing()?.change(valid(spec)?),
+            Request::Up { spec, dry_run } => self.changing()?.up(valid(spec)?, *dry_run),
+            Request::Delete { name, dry_run } => self.changing()?.delete(name, *dry_run),
             Request::Stop { remove: true } => locked(&self.host).delete_all(),
             Request::Stop { remove: false } => Ok(locked(&self.host).leave()),
         }
@@ -46,7 +55,7 @@ impl Handler for Answerer {
         if matches!(request, Request::Stop { .. }) {
             let stop = self.stop.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             // Nobody listens when the daemon ends already.
-            let _ = stop.send(());
+            let _ = stop.send(Ended::Asked);
         }
     }
 }

@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 
 use greway_datapath::Overlay;
 use greway_linux::{MacAddr, ethtool, tun};
-use greway_netlink::nftables::{Nftables, TableId, ingress_drop};
 use greway_netlink::{Link, LinkChange, Netlink, NetlinkError, VethEnd, VethSpec};
 use greway_spec::{DeviceName, OverlayChoice, TunnelSpec};
 
-use crate::observe::OWNER_MARK;
+use crate::observe::{OWNER_MARK, is_ours};
 
 /// Why a device could not be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +36,13 @@ pub(super) enum DeviceError {
     #[error("{0} is no device that greway made")]
     Foreign(DeviceName),
 }
+
+/// What the name of the data plane's end of a pair begins with.
+pub(crate) const PEER_PREFIX: &str = "gw-";
+
+/// What the names of a tunnel's tables begin with. A name alone makes no table ours: operators have names
+/// like that too.
+const TABLE_PREFIX: &str = "greway-";
 
 /// Largest MTU of a veth end: what the data plane hands in may be larger than the tunnel's MTU.
 const PEER_MTU: u32 = 65_535;
@@ -82,7 +88,8 @@ pub(super) fn open(netlink: &Netlink, name: &DeviceName, index: Option<u32>) -> 
         let moved = ours(netlink, &peer_name(name))?.is_some();
         return Err(if moved { DeviceError::Moved(name.clone()) } else { DeviceError::Gone(name.clone()) });
     };
-    if !is_ours(&link) {
+    // Who knows its index knows that it is ours.
+    if index.is_none() && !is_ours(netlink, &link) {
         return Err(DeviceError::Foreign(name.clone()));
     }
     match link.kind.as_deref() {
@@ -95,17 +102,49 @@ pub(super) fn open(netlink: &Netlink, name: &DeviceName, index: Option<u32>) -> 
     }
 }
 
-/// Deletes a device of ours, also where it was moved to another namespace; one that is gone already is no
-/// error.
+/// Deletes a device of ours, also where it was moved to another namespace or has another name by now; one
+/// that is gone already is no error.
 pub(super) fn delete(netlink: &Netlink, name: &DeviceName) -> Result<(), DeviceError> {
-    let link = match netlink.link_by_name(name.as_str())? {
-        Some(link) if !is_ours(&link) => return Err(DeviceError::Foreign(name.clone())),
-        Some(link) => link,
-        None => match ours(netlink, &peer_name(name))? {
-            Some(peer) => peer,
-            None => return Ok(()),
-        },
+    let named = netlink.link_by_name(name.as_str())?;
+    let foreign = named.is_some();
+    let link = match named.filter(|link| is_ours(netlink, link)) {
+        Some(link) => Some(link),
+        None => ours(netlink, &peer_name(name))?,
     };
+    match link {
+        Some(link) => remove(netlink, &link),
+        None if foreign => Err(DeviceError::Foreign(name.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Deletes the device of a tunnel that is carried, known by its index and that of the data plane's end
+/// whatever its name and alias are by now; from here also where it was moved to another namespace.
+pub(super) fn delete_known(
+    netlink: &Netlink,
+    name: &DeviceName,
+    index: u32,
+    peer: Option<u32>,
+) -> Result<(), DeviceError> {
+    let is_it = |link: &Link| match peer {
+        // A device keeps its index when it is moved: what has ours now may have come from elsewhere.
+        Some(peer) => link.peer_index == Some(peer) && link.link_netns_id.is_none(),
+        None => link.kind.as_deref() == Some("tun") && (link.name == name.as_str() || is_ours(netlink, link)),
+    };
+    if let Some(link) = netlink.link_by_index(index)?.filter(is_it) {
+        return remove(netlink, &link);
+    }
+    // A device that is moved to where its index is taken gets another one.
+    let is_other_end = |link: &Link| {
+        link.kind.as_deref() == Some("veth") && (link.peer_index == Some(index) || is_ours(netlink, link))
+    };
+    match peer.map(|peer| netlink.link_by_index(peer)).transpose()?.flatten().filter(is_other_end) {
+        Some(link) => remove(netlink, &link),
+        None => Ok(()),
+    }
+}
+
+fn remove(netlink: &Netlink, link: &Link) -> Result<(), DeviceError> {
     match netlink.delete_link(link.index) {
         Err(error) if error.is_not_found() => Ok(()),
         outcome => Ok(outcome?),
@@ -114,11 +153,7 @@ pub(super) fn delete(netlink: &Netlink, name: &DeviceName) -> Result<(), DeviceE
 
 /// A device of this name, if it is ours.
 pub(super) fn ours(netlink: &Netlink, name: &str) -> Result<Option<Link>, NetlinkError> {
-    Ok(netlink.link_by_name(name)?.filter(is_ours))
-}
-
-fn is_ours(link: &Link) -> bool {
-    link.alias.as_deref().is_some_and(|alias| alias.starts_with(OWNER_MARK))
+    Ok(netlink.link_by_name(name)?.filter(|link| is_ours(netlink, link)))
 }
 
 /// What follows the mark in the device's alias, for whoever looks at `ip link`.
@@ -128,10 +163,18 @@ pub(super) fn alias(spec: &TunnelSpec) -> String {
     format!("{OWNER_MARK}{words}")
 }
 
+/// Gives a device the alias of what its tunnel is now, unless somebody gave it one of their own.
+pub(super) fn tell(netlink: &Netlink, index: u32, spec: &TunnelSpec) -> Result<(), NetlinkError> {
+    let ours = |link: &Link| link.alias.as_deref().is_none_or(|alias| alias.starts_with(OWNER_MARK));
+    if !netlink.link_by_index(index)?.is_some_and(|link| ours(&link)) {
+        return Ok(());
+    }
+    netlink.change_link(index, &LinkChange { alias: Some(&alias(spec)), ..LinkChange::default() })
+}
+
 /// The name of the other end: readable where there is room, unique where there is not.
 pub(super) fn peer_name(name: &DeviceName) -> String {
-    const PREFIX: &str = "gw-";
-    let whole = format!("{PREFIX}{name}");
+    let whole = format!("{PEER_PREFIX}{name}");
     if whole.len() <= DeviceName::MAX {
         return whole;
     }
@@ -141,7 +184,7 @@ pub(super) fn peer_name(name: &DeviceName) -> String {
         .bytes()
         .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let head = name.as_str().chars().take_while(char::is_ascii).take(7).collect::<String>();
-    format!("{PREFIX}{head}-{:04x}", hash & 0xffff)
+    format!("{PEER_PREFIX}{head}-{:04x}", hash & 0xffff)
 }
 
 fn create_veth(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), NetlinkError> {
@@ -243,22 +286,9 @@ pub(super) fn wait_until_running(netlink: &Netlink, index: u32) {
     tracing::warn!(index, "the tunnel device is up but has no carrier");
 }
 
-/// Keeps the host's stack from what comes out of the tunnel: the data plane's tap has it already,
-/// and a multicast or broadcast would else arrive here as well as at the far end. Unicast packets
-/// are safe without, since their link-layer destination is not the peer end's; so a host without
-/// nf_tables goes on.
-pub(super) fn seal(nftables: &Nftables, name: &DeviceName) -> Result<(), NetlinkError> {
-    nftables.apply(&ingress_drop(&table(name), &peer_name(name), 0, Some("greway: for the data plane only")))
-}
-
-/// Removes the seal.
-pub(super) fn unseal(nftables: &Nftables, name: &DeviceName) -> Result<(), NetlinkError> {
-    nftables.delete_table(&TableId::new(greway_netlink::nftables::Family::Netdev, table(name))).map(drop)
-}
-
 /// The name of a tunnel's tables.
-pub(super) fn table(name: &DeviceName) -> String {
-    format!("{}{name}", super::firewall::OUR_TABLES)
+pub(crate) fn table(name: &DeviceName) -> String {
+    format!("{TABLE_PREFIX}{name}")
 }
 
 /// A locally administered unicast address. Both ends of a tunnel have their own, or both would

@@ -4,20 +4,33 @@
 //! no such rules can exist: no base chain on those hooks, no iptables-legacy table, no IPsec policy
 //! that covers the outer flow. What is sent always takes the kernel's whole way.
 
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
 use greway_datapath::Receive;
-use greway_netlink::nftables::{BaseChain, Family, Hook};
+use greway_netlink::nftables::{BaseChain, Family, Hook, Nftables};
 use greway_netlink::xfrm::XfrmPolicy;
 use greway_spec::{FirewallPolicy, TunnelSpec, UnderlayChoice};
 
-/// Tables that greway makes itself; they match payload packets only.
-pub(super) const OUR_TABLES: &str = "greway-";
+use super::device;
+use crate::{observe, plan};
 
-/// What on this host decides over packets.
+/// What on this host decides over packets. `None` is what cannot be read: rules that nobody knows of may be
+/// there, and hold.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rules {
-    pub(super) chains: Vec<BaseChain>,
-    pub(super) legacy: Vec<String>,
-    pub(super) policies: Vec<XfrmPolicy>,
+    pub(super) chains: Option<Vec<BaseChain>>,
+    legacy: Option<Vec<String>>,
+    policies: Option<Vec<XfrmPolicy>>,
+    /// This kernel has no nf_tables, and so no chains.
+    pub(super) no_nftables: bool,
+    /// The translation tables of tunnels here, which match payload packets only.
+    pub(super) ours: BTreeSet<String>,
+}
+
+/// The table that greway itself makes on a hook that matters, for a tunnel that asks for translation.
+pub(super) fn own_table(spec: &TunnelSpec) -> Option<String> {
+    plan::snat_of(spec).map(|snat| device::table(&snat.name))
 }
 
 /// How a tunnel receives, and why so.
@@ -28,11 +41,32 @@ pub(super) struct Decision {
 }
 
 impl Rules {
+    /// Looks at all of them.
+    pub(super) fn read(&mut self, nftables: Option<&Nftables>) {
+        fn known<T>(read: Result<T, impl Display>, before: &Option<T>, what: &str) -> Option<T> {
+            // It is looked at twice a second; once is enough to say.
+            read.inspect_err(|error| {
+                if before.is_some() {
+                    tracing::warn!(%error, what, "rules of the host cannot be read");
+                }
+            })
+            .ok()
+        }
+        self.chains = match nftables {
+            Some(nftables) => known(nftables.base_chains(), &self.chains, "nftables"),
+            None => self.no_nftables.then(Vec::new),
+        };
+        self.legacy = known(greway_netlink::xtables_legacy_tables(), &self.legacy, "iptables-legacy tables");
+        self.policies = known(greway_netlink::xfrm::policies(), &self.policies, "IPsec policies");
+    }
+
     /// Decides for one tunnel.
     pub(super) fn decide(&self, spec: &TunnelSpec) -> Decision {
         let raw = |why: String| Decision { receive: Receive::Raw, why };
         let packet = |why: &str| Decision { receive: Receive::Packet, why: why.to_owned() };
-        if let Some(policy) = self.policies.iter().find(|policy| covers(policy, spec)) {
+        let unread = || raw("the host's rules cannot be read, and hold if there are any".to_owned());
+        let Some(policies) = &self.policies else { return unread() };
+        if let Some(policy) = policies.iter().find(|policy| covers(policy, spec)) {
             return raw(format!(
                 "an IPsec policy covers the way to {} ({} to {})",
                 spec.remote, policy.source, policy.destination
@@ -42,23 +76,29 @@ impl Rules {
             (UnderlayChoice::Packet, _) => packet("asked for; INPUT rules are passed by"),
             (UnderlayChoice::Raw, _) => raw("asked for".to_owned()),
             (UnderlayChoice::Auto, FirewallPolicy::Bypass) => packet("firewall bypass was asked for"),
-            (UnderlayChoice::Auto, FirewallPolicy::Honour) => match self.filtering() {
-                Some(what) => raw(format!("{what} may filter GRE, and holds for it")),
-                None => packet("no firewall rule or IPsec policy on the way"),
-            },
+            (UnderlayChoice::Auto, FirewallPolicy::Honour) => {
+                let (Some(chains), Some(legacy)) = (&self.chains, &self.legacy) else { return unread() };
+                match self.filtering(chains, legacy) {
+                    Some(what) => raw(format!("{what} may filter GRE, and holds for it")),
+                    None => packet("no firewall rule or IPsec policy on the way"),
+                }
+            }
         }
     }
 
     /// What may filter what comes in.
-    fn filtering(&self) -> Option<String> {
-        let chain = self.chains.iter().find(|chain| {
-            !chain.table.name.starts_with(OUR_TABLES)
+    fn filtering(&self, chains: &[BaseChain], legacy: &[String]) -> Option<String> {
+        let ours = |chain: &BaseChain| {
+            self.ours.contains(&chain.table.name) && observe::is_translation(chain, &chain.table.name)
+        };
+        let chain = chains.iter().find(|chain| {
+            !ours(chain)
                 && matches!(chain.table.family, Family::Ip | Family::Inet)
                 && matches!(chain.hook, Hook::Prerouting | Hook::Input | Hook::Output | Hook::Postrouting)
         });
         match chain {
             Some(chain) => Some(format!("nftables chain {} {}", chain.table, chain.name)),
-            None => self.legacy.first().map(|table| format!("iptables-legacy table {table}")),
+            None => legacy.first().map(|table| format!("iptables-legacy table {table}")),
         }
     }
 }
@@ -73,4 +113,39 @@ fn covers(policy: &XfrmPolicy, spec: &TunnelSpec) -> bool {
     let out = end(&policy.source, spec.local) && end(&policy.destination, remote);
     let back = end(&policy.source, remote) && end(&policy.destination, spec.local);
     protocol && (out || back)
+}
+
+#[cfg(test)]
+mod tests {
+    use greway_spec::Draft;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_may_be_a_rule() {
+        let address = |text: &str| text.parse().unwrap();
+        let draft = Draft::new("tun0".parse().unwrap(), address("10.0.0.1"), address("10.0.0.2"));
+        let spec = draft.into_spec().unwrap();
+        let nothing = || Rules {
+            chains: Some(vec![]),
+            legacy: Some(vec![]),
+            policies: Some(vec![]),
+            ..Rules::default()
+        };
+        assert_eq!(nothing().decide(&spec).receive, Receive::Packet);
+        let unread = [
+            Rules { chains: None, ..nothing() },
+            Rules { legacy: None, ..nothing() },
+            Rules { policies: None, ..nothing() },
+        ];
+        for rules in &unread {
+            let decision = rules.decide(&spec);
+            assert_eq!(decision.receive, Receive::Raw, "{rules:?}");
+            assert!(decision.why.contains("the host's rules cannot be read"), "{}", decision.why);
+        }
+        // Who asks to pass by the firewall does, but never by IPsec.
+        let bypass = TunnelSpec { firewall: FirewallPolicy::Bypass, ..spec };
+        let ways = unread.map(|rules| rules.decide(&bypass).receive);
+        assert_eq!(ways, [Receive::Packet, Receive::Packet, Receive::Raw]);
+    }
 }

@@ -6,18 +6,19 @@ use std::path::Path;
 use std::time::Instant;
 
 use greway_datapath::{Datapath, PortSpec, Traffic};
-use greway_netlink::nftables::{Family, Nftables, Snat as SnatRule, TableId, snat};
+use greway_netlink::nftables::Nftables;
 use greway_netlink::{Address, IpPrefix, LinkChange, Netlink, NetlinkError, Route};
 use greway_spec::{Change, DeviceName, InnerAddress, InnerRoute, TunnelSpec};
 
 use super::device::{self, DeviceError};
-use super::firewall::{Decision, Rules};
+use super::firewall::{self, Decision, Rules};
+use super::reverse_path;
+use super::underlay::Remains;
 use crate::api::Reply;
 use crate::apply::{self, StepError, System};
 use crate::observe::Observed;
-use crate::plan::{self, Action, Snat};
+use crate::plan::{self, Action};
 use crate::store::{Store, Stored};
-use crate::sysctl::{self, Forwarding};
 
 /// Everything the daemon holds.
 pub(super) struct Host {
@@ -27,10 +28,12 @@ pub(super) struct Host {
     pub(super) store: Store,
     pub(super) tunnels: BTreeMap<DeviceName, Live>,
     /// Tunnels of an earlier daemon that could not be taken over, by name, and why.
-    pub(super) remains: BTreeMap<DeviceName, String>,
+    pub(super) remains: BTreeMap<DeviceName, Remains>,
     pub(super) rules: Rules,
     pub(super) local_addresses: HashSet<Ipv4Addr>,
     pub(super) started: Instant,
+    /// The daemon was told to end: nothing is changed any more, or it would be left half made.
+    pub(super) ending: bool,
 }
 
 /// A tunnel that is carried.
@@ -43,6 +46,12 @@ pub(super) struct Live {
     pub(super) peer: Option<u32>,
     pub(super) traffic: Traffic,
     pub(super) decision: Decision,
+    /// Index of the device that it is bound to (`dev`).
+    pub(super) bound_to: Option<u32>,
+    /// The data plane's end was sealed, and is to stay so.
+    pub(super) sealed: bool,
+    /// What of it somebody took away and cannot be put back.
+    pub(super) trouble: Option<String>,
 }
 
 impl Live {
@@ -55,13 +64,10 @@ impl Host {
     /// Opens what every tunnel needs. The error is a sentence.
     pub(super) fn new(state: &Path) -> Result<Self, String> {
         let netlink = Netlink::open().map_err(|error| error.to_string())?;
-        let nftables = Nftables::open()
-            .inspect_err(|error| tracing::warn!(%error, "no nf_tables: `snat` cannot be had"))
-            .ok();
         let datapath = Datapath::start().map_err(|error| with_causes(&error))?;
         let mut host = Self {
             netlink,
-            nftables,
+            nftables: None,
             datapath,
             store: Store::new(state),
             tunnels: BTreeMap::new(),
@@ -69,8 +75,10 @@ impl Host {
             rules: Rules::default(),
             local_addresses: HashSet::new(),
             started: Instant::now(),
+            ending: false,
         };
         host.look_at_addresses();
+        host.open_nftables();
         host.look_at_rules();
         Ok(host)
     }
@@ -128,13 +136,19 @@ impl Host {
         }
         let failures = apply::tear_down(&plan, self);
         if !failures.is_empty() {
-            return Err(format!("{name}: {}", failures.join("; ")));
+            let failures = failures.join("; ");
+            // Its device is there, and it is not carried any more.
+            if self.tunnels.remove(name).is_some() {
+                self.remains.insert(name.clone(), Remains::because(failures.clone()));
+            }
+            return Err(format!("{name}: {failures}"));
         }
         Ok(done(&plan, Vec::new()))
     }
 
-    /// `daemon --stop`
+    /// `daemon --stop`. When something stays, so does the daemon.
     pub(super) fn delete_all(&mut self) -> Result<Reply, String> {
+        self.ending = true;
         let mut actions = Vec::new();
         let mut failures = Vec::new();
         for name in self.tunnels.keys().chain(self.remains.keys()).cloned().collect::<Vec<_>>() {
@@ -145,13 +159,15 @@ impl Host {
             }
         }
         if !failures.is_empty() {
+            self.ending = false;
             return Err(failures.join("; "));
         }
         Ok(Reply::Done { actions, warnings: Vec::new() })
     }
 
     /// Ends without touching a tunnel.
-    pub(super) fn leave(&self) -> Reply {
+    pub(super) fn leave(&mut self) -> Reply {
+        self.ending = true;
         Reply::Done {
             actions: vec!["leave the tunnels for the next daemon".to_owned()],
             warnings: Vec::new(),
@@ -176,16 +192,8 @@ impl Host {
 
     /// Reads the host's rules again and lets each tunnel receive as they demand.
     pub(super) fn look_at_rules(&mut self) {
-        let chains = self.nftables.as_ref().map(Nftables::base_chains).transpose();
-        match chains {
-            Ok(chains) => self.rules.chains = chains.unwrap_or_default(),
-            Err(error) => tracing::warn!(%error, "the host's firewall cannot be read"),
-        }
-        self.rules.legacy = greway_netlink::xtables_legacy_tables();
-        match greway_netlink::xfrm::policies() {
-            Ok(policies) => self.rules.policies = policies,
-            Err(error) => tracing::warn!(%error, "the host's IPsec policies cannot be read"),
-        }
+        self.rules.read(self.nftables.as_ref());
+        self.rules.ours = self.tunnels.values().filter_map(|live| firewall::own_table(live.spec())).collect();
         for (name, live) in &mut self.tunnels {
             let decision = self.rules.decide(&live.stored.spec);
             if decision.receive != live.decision.receive {
@@ -196,6 +204,25 @@ impl Host {
                 tracing::info!(tunnel = %name, socket = decision.receive.word(), why = %decision.why, "receives by");
             }
             live.decision = decision;
+        }
+        if let Some(chains) = self.rules.chains.clone() {
+            self.put_back_tables(&chains);
+        }
+    }
+
+    /// Connects to nf_tables. Without it there is no `snat`, and nobody's rules to hold.
+    pub(super) fn open_nftables(&mut self) {
+        let opened = Nftables::open();
+        self.rules.no_nftables = opened.as_ref().is_err_and(NetlinkError::is_unsupported);
+        self.nftables =
+            opened.inspect_err(|error| tracing::warn!(%error, "no nf_tables: `snat` cannot be had")).ok();
+    }
+
+    /// Reads the reverse path filters again, and where the ways to the peers lead.
+    pub(super) fn look_at_reverse_paths(&self) {
+        match reverse_path::read(&self.netlink, self.tunnels.values().map(Live::spec)) {
+            Ok(paths) => self.datapath.set_reverse_paths(paths),
+            Err(error) => tracing::warn!(%error, "the reverse path filters cannot be read"),
         }
     }
 
@@ -279,15 +306,23 @@ impl Host {
             ));
         }
         if live.is_none() && self.leaves_remains(&spec.name) {
-            let why =
-                self.remains.get(&spec.name).map_or("greway made it and knows no tunnel for it", |why| why);
+            let why = self.remains.get(&spec.name);
+            let why = why.map_or("greway made it and knows no tunnel for it", |remains| &remains.why);
             return Err(format!(
                 "the name {0} is taken by what is left of a tunnel ({why}): `greway tunnel del {0}` removes it",
                 spec.name
             ));
         }
         let mut observed = Observed::read(&self.netlink, spec).map_err(|error| error.to_string())?;
-        observed.to_stop = live.map(|live| self.to_stop(live)).unwrap_or_default();
+        if let Some(live) = live {
+            observed.to_stop = self.to_stop(live);
+            // A device that is carried is ours, whatever its alias says by now.
+            if let Some(device) = observed.device.as_mut().filter(|device| device.index == live.index) {
+                device.ours = true;
+            }
+            // What this kernel refused to seal is carried without.
+            observed.sealed = observed.sealed.filter(|_| live.sealed);
+        }
         plan::up(spec, live.map(Live::spec), &observed).map_err(|error| error.to_string())
     }
 
@@ -311,26 +346,10 @@ impl Host {
         doubts
     }
 
-    /// Forwarding that a tunnel turned on and nobody else asks for.
-    fn to_stop(&self, going: &Live) -> Vec<Forwarding> {
-        if self.forwards_beside(&going.spec().name) { Vec::new() } else { going.stored.turned_on.clone() }
-    }
-
-    /// Whether a tunnel other than this one asks for forwarding.
-    pub(super) fn forwards_beside(&self, name: &DeviceName) -> bool {
-        self.tunnels.values().any(|live| live.spec().name != *name && live.spec().inner.forward)
-    }
-
     /// Opens a device's sockets and starts to carry.
     pub(super) fn carry(&mut self, stored: Stored, index: Option<u32>) -> Result<(), DeviceError> {
         let spec = stored.spec.clone();
         let device = device::open(&self.netlink, &spec.name, index)?;
-        if device.peer.is_some()
-            && let Some(nftables) = &self.nftables
-            && let Err(error) = device::seal(nftables, &spec.name)
-        {
-            tracing::warn!(tunnel = %spec.name, %error, "multicast out of the tunnel is seen by this host too");
-        }
         let decision = self.rules.decide(&spec);
         let bound_to = self.bound_to(&spec)?;
         let port = PortSpec {
@@ -344,11 +363,15 @@ impl Host {
         };
         let traffic = self.datapath.add(port).map_err(DeviceError::Datapath)?;
         let (index, peer) = (device.index, device.peer);
-        self.tunnels.insert(spec.name, Live { stored, index, peer, traffic, decision });
+        // After all that can fail, so that nothing is left of it then; a new device is not up yet.
+        let sealed = peer.is_some() && self.seal(&spec.name);
+        let live = Live { stored, index, peer, traffic, decision, bound_to, sealed, trouble: None };
+        self.tunnels.insert(spec.name, live);
+        self.look_at_reverse_paths();
         Ok(())
     }
 
-    fn bound_to(&self, spec: &TunnelSpec) -> Result<Option<u32>, DeviceError> {
+    pub(super) fn bound_to(&self, spec: &TunnelSpec) -> Result<Option<u32>, DeviceError> {
         match &spec.dev {
             // Without its device it would send by another way than it was told to.
             Some(dev) => match self.netlink.link_by_name(dev.as_str())? {
@@ -376,38 +399,6 @@ impl Host {
             live.stored = stored;
         }
         Ok(())
-    }
-
-    /// Writes down who turned forwarding on, so that its removal turns it off.
-    fn note_forwarding(&mut self, name: &DeviceName, family: Forwarding) {
-        let Some(live) = self.tunnels.get_mut(name) else { return };
-        live.stored.turned_on.push(family);
-        if let Err(error) = self.store.save(&live.stored) {
-            tracing::warn!(tunnel = %name, %error, "that forwarding was turned on cannot be written down");
-        }
-    }
-
-    /// Forwarding is off again: nobody has it to turn off.
-    fn forwarding_stopped(&mut self, family: Forwarding) {
-        for (name, live) in &mut self.tunnels {
-            if live.stored.turned_on.contains(&family) {
-                live.stored.turned_on.retain(|on| *on != family);
-                if let Err(error) = self.store.save(&live.stored) {
-                    tracing::warn!(tunnel = %name, %error, "that forwarding was turned off cannot be written down");
-                }
-            }
-        }
-    }
-
-    /// What a tunnel turned on and another one needs is that tunnel's to turn off.
-    fn hand_over_forwarding(&mut self, from: &DeviceName) {
-        let heir = self.tunnels.values().find(|live| live.spec().name != *from && live.spec().inner.forward);
-        let Some(heir) = heir.map(|heir| heir.spec().name.clone()) else { return };
-        let Some(live) = self.tunnels.get_mut(from) else { return };
-        let turned_on = std::mem::take(&mut live.stored.turned_on);
-        for family in turned_on {
-            self.note_forwarding(&heir, family);
-        }
     }
 
     fn forget(&mut self, spec: &TunnelSpec) -> Result<(), StepError> {
@@ -453,24 +444,20 @@ impl System for Host {
                     outcome => Ok(outcome?),
                 }
             }
-            Action::Forward(name, family) => {
-                sysctl::set_forwarding(*family, true).map_err(|error| StepError(error.to_string()))?;
-                self.note_forwarding(name, *family);
+            Action::Seal(name) => {
+                // As when it was made: a host that cannot goes on without.
+                let sealed = self.seal(name);
+                if let Some(live) = self.tunnels.get_mut(name) {
+                    live.sealed = sealed;
+                }
                 Ok(())
             }
-            Action::StopForwarding(family) => {
-                sysctl::set_forwarding(*family, false).map_err(|error| StepError(error.to_string()))?;
-                self.forwarding_stopped(*family);
-                Ok(())
-            }
+            Action::Forward(name, family) => self.forward(name, *family),
+            Action::StopForwarding(family) => self.stop_forwarding(*family),
             Action::InstallSnat(rule) => self.install_snat(rule),
-            Action::RemoveSnat(rule) => {
-                let table = TableId::new(Family::Ip, device::table(&rule.name));
-                Ok(self.nftables()?.delete_table(&table).map(drop)?)
-            }
+            Action::RemoveSnat(rule) => self.remove_snat(&rule.name),
             Action::StopDatapath(name) => {
-                let unsealed =
-                    self.nftables.as_ref().map_or(Ok(()), |nftables| device::unseal(nftables, name));
+                let unsealed = self.unseal(name);
                 match self.datapath.remove(name) {
                     // A tunnel that never came to be carried is not carried now either.
                     Err(greway_datapath::DatapathError::Unknown(_)) => {}
@@ -478,7 +465,13 @@ impl System for Host {
                 }
                 Ok(unsealed?)
             }
-            Action::DeleteDevice(name) => Ok(device::delete(&self.netlink, name)?),
+            Action::DeleteDevice(name) => {
+                let deleted = match self.tunnels.get(name) {
+                    Some(live) => device::delete_known(&self.netlink, name, live.index, live.peer),
+                    None => device::delete(&self.netlink, name),
+                };
+                Ok(deleted?)
+            }
             Action::Forget(spec) => self.forget(spec),
         }
     }
@@ -493,28 +486,10 @@ impl Host {
         self.datapath.receive_by(&spec.name, decision.receive).map_err(refused)?;
         if let Some(live) = self.tunnels.get_mut(&spec.name) {
             live.decision = decision;
-            let alias = device::alias(spec);
-            let change = LinkChange { alias: Some(&alias), ..LinkChange::default() };
-            self.netlink.change_link(live.index, &change)?;
+            live.bound_to = bound_to;
+            device::tell(&self.netlink, live.index, spec)?;
         }
         Ok(())
-    }
-
-    pub(super) fn install_snat(&self, rule: &Snat) -> Result<(), StepError> {
-        let changes = snat(&SnatRule {
-            table: device::table(&rule.name),
-            comment: Some(format!("greway: snat of {}", rule.name)),
-            from: IpPrefix::host(rule.peer.into()),
-            except_oif: rule.name.to_string(),
-            to: rule.to.into(),
-        });
-        let changes =
-            changes.ok_or_else(|| StepError("the addresses are of different families".to_owned()))?;
-        Ok(self.nftables()?.apply(&changes)?)
-    }
-
-    fn nftables(&self) -> Result<&Nftables, StepError> {
-        self.nftables.as_ref().ok_or_else(|| StepError("this kernel has no nf_tables".to_owned()))
     }
 }
 

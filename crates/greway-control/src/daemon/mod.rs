@@ -2,23 +2,26 @@
 //!
 //! Threads: `main` waits for signals; `api` and `api-client` answer questions; `watch` follows the
 //! kernel (links, addresses, routes, firewall); `datapath` carries packets. All but the last meet
-//! at one lock around [`host::Host`]; the packet path takes no lock.
+//! at one lock around `host::Host`; the packet path takes no lock.
 
 mod adopt;
 mod answer;
-mod device;
+pub(crate) mod device;
 mod firewall;
+mod forwarding;
 mod host;
 mod namespace;
 mod notes;
 mod probe;
 mod rename;
 mod report;
+mod reverse_path;
 mod sole;
+mod tables;
+mod underlay;
 mod watch;
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -27,7 +30,7 @@ use std::time::{Duration, Instant};
 use greway_linux::process;
 use greway_linux::signal::{Signal, Signals};
 
-use crate::api::server::Server;
+use crate::api::server::{self, Server};
 use crate::location::Location;
 use crate::start;
 
@@ -53,7 +56,7 @@ pub enum DaemonError {
     )]
     NotAlone(Option<u32>),
     /// Socket or state directory cannot be had.
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("cannot use {}", path.display())]
     Place {
         /// Which.
         path: PathBuf,
@@ -72,6 +75,8 @@ pub enum Ended {
     Asked,
     /// By SIGTERM or SIGINT.
     Signal,
+    /// Its data plane died: whoever supervises it should start it again.
+    Broken,
 }
 
 /// Runs until a signal or a request ends it. SIGTERM and SIGINT leave the tunnels as they are, for
@@ -90,14 +95,13 @@ pub fn run(location: &Location) -> Result<Ended, DaemonError> {
     // Before any thread is made, so that none takes a signal away.
     let signals = Signals::block(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
         .map_err(|error| DaemonError::SetUp(error.to_string()))?;
-    let lock = sole::sole().map_err(|error| DaemonError::SetUp(error.to_string()))?;
+    let lock = sole::sole(location).map_err(|error| DaemonError::SetUp(error.to_string()))?;
     match &lock {
         sole::Sole::Yes(_) => {}
-        sole::Sole::No(_) if UnixStream::connect(&location.socket).is_ok() => {
+        sole::Sole::No(_) if server::answers(&location.socket) => {
             return Err(DaemonError::Runs(location.socket.clone()));
         }
         sole::Sole::No(process) => return Err(DaemonError::NotAlone(*process)),
-        sole::Sole::Spoiled => tracing::warn!("another user holds the lock that keeps a second daemon away"),
     }
     location.create().map_err(|source| DaemonError::Place { path: location.state.clone(), source })?;
     let server = Server::bind(&location.socket).map_err(|source| match source.kind() {
@@ -108,7 +112,7 @@ pub fn run(location: &Location) -> Result<Ended, DaemonError> {
     host.adopt();
     let host = Arc::new(Mutex::new(host));
     let (stop, stopped) = mpsc::channel();
-    watch::start(Arc::clone(&host)).map_err(|error| DaemonError::SetUp(error.to_string()))?;
+    watch::start(Arc::clone(&host), stop.clone()).map_err(|error| DaemonError::SetUp(error.to_string()))?;
     let handler = answer::Answerer::new(Arc::clone(&host), stop);
     server.serve(Arc::new(handler)).map_err(|error| DaemonError::SetUp(error.to_string()))?;
     tracing::info!(socket = %location.socket.display(), "ready");
@@ -118,12 +122,17 @@ pub fn run(location: &Location) -> Result<Ended, DaemonError> {
     let mut looked = Instant::now();
     loop {
         match stopped.recv_timeout(GLANCE) {
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return Ok(Ended::Asked),
+            Ok(ended) => {
+                end(&host);
+                return Ok(ended);
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(Ended::Broken),
             Err(RecvTimeoutError::Timeout) => {}
         }
         match signals.read() {
             Ok(None | Some(Signal::HangUp)) => {}
             Ok(Some(signal)) => {
+                end(&host);
                 tracing::info!(?signal, "ends; the tunnels stay for the next daemon");
                 return Ok(Ended::Signal);
             }
@@ -140,11 +149,17 @@ pub fn run(location: &Location) -> Result<Ended, DaemonError> {
             if let Err(error) = locked(&host).delete_all() {
                 tracing::warn!(error, "not all could be removed");
             }
+            end(&host);
             drop(server);
             location.clear();
             return Ok(Ended::Asked);
         }
     }
+}
+
+/// Waits until no change is half way, and lets no other begin.
+fn end(host: &Mutex<host::Host>) {
+    locked(host).ending = true;
 }
 
 /// Takes the lock; a thread that died holding it left nothing half done that matters more than

@@ -24,18 +24,34 @@ impl NamedNamespace {
     /// The daemon's own namespace, when it has a name.
     pub(super) fn current() -> Option<Self> {
         let inode = NetNamespace::current().and_then(|namespace| namespace.inode()).ok()?;
-        is_named(Path::new(NAMES), inode).then_some(Self { inode })
+        is_named(Path::new(NAMES), inode).is_ok_and(|named| named).then_some(Self { inode })
     }
 
     /// Whether the name is gone and nobody but the daemon and its supervisor is left inside.
     pub(super) fn is_deserted(&self) -> bool {
-        !is_named(Path::new(NAMES), self.inode) && !others_inside(Path::new("/proc"), self.inode)
+        // A name that cannot be read may still be ours, and what would be removed does not come back.
+        is_named(Path::new(NAMES), self.inode).is_ok_and(|named| !named)
+            && !others_inside(Path::new("/proc"), self.inode)
     }
 }
 
-fn is_named(directory: &Path, inode: u64) -> bool {
-    let Ok(entries) = fs::read_dir(directory) else { return false };
-    entries.filter_map(Result::ok).any(|entry| inode_of(&entry.path()).is_ok_and(|found| found == inode))
+/// Whether a name in `directory` is the namespace's; an error where one cannot be read and no other is.
+fn is_named(directory: &Path, inode: u64) -> io::Result<bool> {
+    let absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let entries = match fs::read_dir(directory) {
+        Err(error) if absent(&error) => return Ok(false),
+        outcome => outcome?,
+    };
+    let mut unread = None;
+    for entry in entries {
+        match entry.and_then(|entry| inode_of(&entry.path())) {
+            Ok(found) if found == inode => return Ok(true),
+            // Deleted while we look.
+            Err(error) if !absent(&error) => unread = Some(error),
+            _ => {}
+        }
+    }
+    unread.map_or(Ok(false), Err)
 }
 
 fn others_inside(proc: &Path, inode: u64) -> bool {
@@ -66,11 +82,19 @@ mod tests {
         let name = directory.join("blue");
         fs::write(&name, "").unwrap();
         let inode = inode_of(&name).unwrap();
-        assert!(is_named(&directory, inode));
+        assert!(is_named(&directory, inode).unwrap());
         fs::remove_file(&name).unwrap();
-        assert!(!is_named(&directory, inode));
-        fs::remove_dir(&directory).unwrap();
-        assert!(!is_named(&directory, inode), "no directory, no name");
+        assert!(!is_named(&directory, inode).unwrap());
+        // A link that leads to itself cannot be looked at (ELOOP), not even by root.
+        std::os::unix::fs::symlink("loop", directory.join("loop")).unwrap();
+        is_named(&directory, inode).unwrap_err();
+        fs::write(&name, "").unwrap();
+        assert!(is_named(&directory, inode_of(&name).unwrap()).unwrap(), "beside one that cannot be read");
+        fs::remove_dir_all(&directory).unwrap();
+        assert!(!is_named(&directory, inode).unwrap(), "no directory, no name");
+        fs::write(&directory, "").unwrap();
+        is_named(&directory, inode).unwrap_err();
+        fs::remove_file(&directory).unwrap();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What on this host will stop or bend traffic, with the command that cures it. Only what is
-//! certain from here; `status` reads, it changes nothing.
+//! certain from here; `status` reads, it changes nothing. What it says of the host's rules is what the
+//! daemon last saw: base chains are looked at when the kernel tells of a change, and each 500 ms.
 
 use greway_netlink::{Link, RouteKind};
 
@@ -11,9 +12,10 @@ pub(super) fn of_host(host: &Host) -> Vec<String> {
     let mut notes = host
         .remains
         .iter()
-        .map(|(name, why)| {
+        .map(|(name, remains)| {
             format!(
-                "tunnel {name} is not carried: {why}; `greway tunnel del {name}` removes what is left of it"
+                "tunnel {name} is not carried: {}; `greway tunnel del {name}` removes what is left of it",
+                remains.why
             )
         })
         .collect::<Vec<_>>();
@@ -30,7 +32,7 @@ pub(super) fn of_host(host: &Host) -> Vec<String> {
 /// What concerns one.
 pub(super) fn of_tunnel(host: &Host, live: &Live, link: Option<&Link>) -> Vec<String> {
     let spec = live.spec();
-    let mut notes = Vec::new();
+    let mut notes = live.trouble.iter().cloned().collect::<Vec<_>>();
     if let Some(local) = spec.local
         && !host.local_addresses.contains(&local)
     {

@@ -5,11 +5,11 @@
 //! sequence numbers go on.
 
 use greway_netlink::LinkChange;
-use greway_netlink::nftables::{Family, TableId};
 use greway_spec::DeviceName;
 
 use super::device;
 use super::host::{Host, with_causes};
+use super::underlay::Remains;
 use crate::plan;
 use crate::store::Stored;
 
@@ -52,13 +52,8 @@ impl Host {
         if let Err(error) = self.datapath.remove(from) {
             tracing::warn!(tunnel = %from, error = %with_causes(&error), "while it is renamed");
         }
-        if let Some(nftables) = &self.nftables {
-            let snat = TableId::new(Family::Ip, device::table(from));
-            let removed =
-                device::unseal(nftables, from).and_then(|()| nftables.delete_table(&snat).map(drop));
-            if let Err(error) = removed {
-                tracing::warn!(tunnel = %from, %error, "while it is renamed");
-            }
+        for error in self.remove_tables(from, Some(live.spec())) {
+            tracing::warn!(tunnel = %from, error, "while it is renamed");
         }
         if let Some(peer) = live.peer {
             // Out of the way of another tunnel that takes the name. Kernels before 6.2 rename no device that
@@ -90,16 +85,16 @@ impl Host {
             }
         }
         let snat = plan::snat_of(&stored.spec);
-        let carried = self.carry(stored, Some(index)).map_err(|error| with_causes(&error));
-        let carried = carried.and_then(|()| match snat {
-            Some(rule) => self.install_snat(&rule).map_err(|error| error.to_string()),
-            None => Ok(()),
-        });
-        if let Err(error) = carried {
-            tracing::error!(tunnel = %to, error, "under its new name");
-            if !self.tunnels.contains_key(&to) {
-                self.remains.insert(to, error);
-            }
+        if let Err(error) = self.carry(stored, Some(index)) {
+            let remains = Remains::from(&error);
+            tracing::error!(tunnel = %to, error = remains.why, "under its new name");
+            self.remains.insert(to, remains);
+            return;
+        }
+        if let Some(rule) = snat
+            && let Err(error) = self.install_snat(&rule)
+        {
+            tracing::error!(tunnel = %to, %error, "under its new name");
         }
     }
 }

@@ -2,6 +2,7 @@
 //! asks.
 
 use std::io;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,18 +11,25 @@ use greway_linux::event::{Events, Interest, Poller};
 use greway_netlink::{Event, Monitor, NetlinkError, Sources};
 
 use super::host::Host;
-use super::locked;
+use super::{Ended, locked};
 
-/// iptables-legacy tells nobody of a change, and neither does an IPsec policy where its socket
-/// cannot be had: looked at this often.
+/// All that decides over packets – base chains, iptables-legacy tables, IPsec policies – is looked at when
+/// the kernel tells of a change, and this often: iptables-legacy tells nobody, and neither does an IPsec
+/// policy where its socket cannot be had, nor a data plane that has died.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Starts the thread.
-pub(super) fn start(host: Arc<Mutex<Host>>) -> io::Result<()> {
+/// Starts the thread. `end` is told when the daemon cannot go on.
+pub(super) fn start(host: Arc<Mutex<Host>>, end: Sender<Ended>) -> io::Result<()> {
     let monitor = open().map_err(io::Error::other)?;
     let poller = Poller::new()?;
     poller.add(&monitor, 0, Interest::Readable)?;
-    thread::Builder::new().name("watch".into()).spawn(move || follow(&monitor, &poller, &host)).map(drop)
+    let follow = move || {
+        if follow(&monitor, &poller, &host) == Followed::Broken {
+            // Nobody listens when the daemon ends already.
+            let _ = end.send(Ended::Broken);
+        }
+    };
+    thread::Builder::new().name("watch".into()).spawn(follow).map(drop)
 }
 
 /// All sources where they can be had; links and addresses in any case.
@@ -31,38 +39,74 @@ fn open() -> Result<Monitor, NetlinkError> {
         .or_else(|_| Monitor::open(Sources::default()))
 }
 
-fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>) {
+/// Why the host is no longer followed.
+#[derive(Debug, PartialEq, Eq)]
+enum Followed {
+    /// The daemon ends.
+    Enough,
+    /// It cannot go on, and whoever supervises it should start another.
+    Broken,
+}
+
+fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>) -> Followed {
     let mut events = Events::with_capacity(1);
     let mut looked = Instant::now();
+    // Whatever happened since the tunnels were taken over and before the subscription.
+    let mut unseen = vec![Event::Overrun];
     loop {
         if let Err(error) = poller.wait(&mut events, Some(LOOK)) {
             tracing::error!(%error, "the host is no longer followed");
-            return;
+            return Followed::Broken;
         }
         let happened = monitor.drain().unwrap_or_else(|error| {
             tracing::warn!(%error, "notifications of the kernel were lost");
             vec![Event::Overrun]
         });
+        let happened = std::mem::take(&mut unseen).into_iter().chain(happened);
         let mut host = locked(host);
+        if host.ending {
+            return Followed::Enough;
+        }
+        if !host.datapath.is_alive() {
+            tracing::error!("the data plane has died");
+            return Followed::Broken;
+        }
         let mut rules = looked.elapsed() >= LOOK;
         let mut addresses = false;
+        // A changed `rp_filter` tells nobody; a changed route tells at once.
+        let mut routes = rules;
         for event in happened {
             match event {
                 Event::LinkRemoved { index, .. } => host.device_removed(index),
-                Event::LinkChanged { index, .. } => host.device_changed(index),
+                Event::LinkChanged { index, name, .. } => {
+                    host.device_changed(index);
+                    host.underlay_changed(&name);
+                }
                 Event::Address { .. } => addresses = true,
-                Event::Firewall | Event::Xfrm => rules = true,
+                Event::Firewall => {
+                    rules = true;
+                    if host.nftables.is_none() {
+                        // The kernel has loaded its module since.
+                        host.open_nftables();
+                    }
+                }
+                Event::Xfrm => rules = true,
                 Event::Overrun => {
                     addresses = true;
                     rules = true;
                     host.devices_gone();
+                    host.underlay_unknown();
                 }
-                // Routes are the kernel's to follow: what is sent goes by its own socket.
+                // What is sent goes by the kernel's own routing; these are for what comes in.
+                Event::Route | Event::Rule => routes = true,
                 _ => {}
             }
         }
         if addresses {
             host.look_at_addresses();
+        }
+        if routes || addresses {
+            host.look_at_reverse_paths();
         }
         if rules {
             host.look_at_rules();

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use greway_control::api::Request;
+use greway_control::api::client::ClientError;
 use greway_control::daemon::{DaemonError, Ended};
 use greway_control::location::Location;
+use greway_control::start::StartError;
 use greway_control::{daemon, start, unit};
 
 use crate::cli::DaemonArgs;
@@ -14,6 +16,9 @@ use crate::output;
 
 /// How long a daemon may take to remove its tunnels.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a daemon may take from there to its end.
+const AFTERMATH: Duration = Duration::from_secs(1);
 
 /// Runs the verb.
 pub(crate) fn run(args: &DaemonArgs, location: &Location) -> anyhow::Result<ExitCode> {
@@ -27,6 +32,8 @@ pub(crate) fn run(args: &DaemonArgs, location: &Location) -> anyhow::Result<Exit
     match daemon::run(location) {
         // systemd restarts a unit whatever its end, but for this one.
         Ok(Ended::Asked) if unit::is_unit() => Ok(exit_code(unit::STOPPED)),
+        // Neither a clean end nor one that is not tried again.
+        Ok(Ended::Broken) => Ok(exit_code(1)),
         Ok(_) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             let taken = matches!(error, DaemonError::Runs(_) | DaemonError::NotAlone(_));
@@ -41,19 +48,24 @@ fn exit_code(code: i32) -> ExitCode {
 }
 
 fn stop(location: &Location) -> anyhow::Result<ExitCode> {
-    let running = start::find(location);
+    let running = start::find(location)?;
     let left_over = location.state.read_dir().is_ok_and(|mut entries| entries.next().is_some());
     let mut client = match running {
-        Ok(client) => client,
+        Some(client) => client,
         // A daemon that was killed left tunnels behind: only a daemon can remove them.
-        Err(_) if left_over => super::connect(location)?,
-        Err(_) => {
+        None if left_over => super::connect(location)?,
+        None => {
             location.clear();
             output::note("no daemon runs here");
             return Ok(ExitCode::SUCCESS);
         }
     };
-    for action in super::change(&mut client, &Request::Stop { remove: true })? {
+    let stopped = match super::change(&mut client, location, &Request::Stop { remove: true }) {
+        // The one that was found was at its end, and there is no next one: its tunnels may be there still.
+        Err(error) if is_no_daemon(&error) => return stop(location),
+        stopped => stopped?,
+    };
+    for action in stopped {
         output::line(&action);
     }
     let deadline = Instant::now() + PATIENCE;
@@ -63,6 +75,15 @@ fn stop(location: &Location) -> anyhow::Result<ExitCode> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+    // It lets go of its lock last; should the next daemon have it by now, that is no concern of ours.
+    let deadline = Instant::now() + AFTERMATH;
+    while location.is_held() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     location.clear();
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_no_daemon(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(StartError::Client(ClientError::NoDaemon { .. })))
 }

@@ -16,15 +16,15 @@ use crate::output;
 pub(crate) fn run(args: &DownArgs, location: &Location) -> anyhow::Result<ExitCode> {
     let name = name_of(&args.source)?;
     let left_over = location.state.join(format!("{name}.json")).exists();
-    let mut client = match start::find(location) {
-        Ok(client) => client,
-        Err(_) if left_over => super::connect(location)?,
-        Err(_) => {
+    let mut client = match start::find(location)? {
+        Some(client) => client,
+        None if left_over => super::connect(location)?,
+        None => {
             output::line(&format!("{name} is not up"));
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let Reply::Tunnels(tunnels) = client.ask(&Request::List)? else {
+    let Reply::Tunnels(tunnels) = start::ask(&mut client, location, &Request::List)? else {
         return Err(client.unexpected()).context("a list was asked for");
     };
     if !tunnels.iter().any(|spec| spec.name == name) && !left_over {
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &DownArgs, location: &Location) -> anyhow::Result<ExitCo
         return Ok(ExitCode::SUCCESS);
     }
     let would = if args.dry_run { "would " } else { "" };
-    for action in super::change(&mut client, &Request::Delete { name, dry_run: args.dry_run })? {
+    for action in super::change(&mut client, location, &Request::Delete { name, dry_run: args.dry_run })? {
         output::line(&format!("{would}{action}"));
     }
     Ok(ExitCode::SUCCESS)

@@ -31,8 +31,8 @@ fn connect(location: &Location) -> anyhow::Result<Client> {
 }
 
 /// Asks for a change and shows what the daemon warns of. Returns what was done.
-fn change(client: &mut Client, request: &Request) -> anyhow::Result<Vec<String>> {
-    match client.ask(request)? {
+fn change(client: &mut Client, location: &Location, request: &Request) -> anyhow::Result<Vec<String>> {
+    match start::ask(client, location, request)? {
         Reply::Done { actions, warnings } => {
             for warning in warnings {
                 output::warning(&warning);

@@ -12,15 +12,15 @@ use crate::output;
 
 /// Runs the verb. Without a daemon there are no tunnels, which is an answer and no error.
 pub(crate) fn run(args: &StatusArgs, location: &Location) -> anyhow::Result<ExitCode> {
-    let status = match start::find(location) {
-        Ok(mut client) => {
+    let status = match start::find(location)? {
+        Some(mut client) => {
             let request = Request::Status { name: args.name.clone(), probe: !args.no_echo };
-            match client.ask(&request)? {
+            match start::ask(&mut client, location, &request)? {
                 Reply::Status(status) => Some(*status),
                 _ => return Err(client.unexpected()).context("the status was asked for"),
             }
         }
-        Err(_) => None,
+        None => None,
     };
     if let (None, Some(name)) = (&status, &args.name)
         && !location.state.join(format!("{name}.json")).exists()

@@ -28,7 +28,7 @@ fn add(words: &[String], location: &Location) -> anyhow::Result<()> {
     // All that can be said without the daemon is said before one is started.
     let spec = iproute2::parse_tunnel_words(words, Verb::Add)?.into_spec()?;
     let mut client = super::connect(location)?;
-    super::change(&mut client, &Request::Add { spec: Box::new(spec) })?;
+    super::change(&mut client, location, &Request::Add { spec: Box::new(spec) })?;
     Ok(())
 }
 
@@ -36,10 +36,10 @@ fn change(words: &[String], location: &Location) -> anyhow::Result<()> {
     let draft = iproute2::parse_tunnel_words(words, Verb::Change)?;
     let name = draft.name.as_ref().map(|name| name.value.clone()).context("change what? name a tunnel")?;
     let mut client = running(location, &name)?;
-    let present = list(&mut client)?.into_iter().find(|spec| spec.name == name);
+    let present = list(&mut client, location)?.into_iter().find(|spec| spec.name == name);
     let present = present.ok_or_else(|| no_such(&name))?;
     let spec = draft.overlay_on(&present)?;
-    super::change(&mut client, &Request::Change { spec: Box::new(spec) })?;
+    super::change(&mut client, location, &Request::Change { spec: Box::new(spec) })?;
     Ok(())
 }
 
@@ -51,14 +51,14 @@ fn delete(words: &[String], location: &Location) -> anyhow::Result<()> {
     };
     let name = name.parse::<DeviceName>()?;
     let mut client = running(location, &name)?;
-    super::change(&mut client, &Request::Delete { name, dry_run: false })?;
+    super::change(&mut client, location, &Request::Delete { name, dry_run: false })?;
     Ok(())
 }
 
 fn show(name: Option<&DeviceName>, json: bool, location: &Location) -> anyhow::Result<()> {
-    let mut specs = match start::find(location) {
-        Ok(mut client) => list(&mut client)?,
-        Err(_) => Vec::new(),
+    let mut specs = match start::find(location)? {
+        Some(mut client) => list(&mut client, location)?,
+        None => Vec::new(),
     };
     if let Some(name) = name {
         specs.retain(|spec| spec.name == *name);
@@ -78,15 +78,15 @@ fn show(name: Option<&DeviceName>, json: bool, location: &Location) -> anyhow::R
 
 /// A daemon that runs, or one started for what a killed one left behind; no daemon, no tunnel.
 fn running(location: &Location, name: &DeviceName) -> anyhow::Result<Client> {
-    match start::find(location) {
-        Ok(client) => Ok(client),
-        Err(_) if location.state.join(format!("{name}.json")).exists() => super::connect(location),
-        Err(_) => Err(no_such(name)),
+    match start::find(location)? {
+        Some(client) => Ok(client),
+        None if location.state.join(format!("{name}.json")).exists() => super::connect(location),
+        None => Err(no_such(name)),
     }
 }
 
-fn list(client: &mut Client) -> anyhow::Result<Vec<TunnelSpec>> {
-    match client.ask(&Request::List)? {
+fn list(client: &mut Client, location: &Location) -> anyhow::Result<Vec<TunnelSpec>> {
+    match start::ask(client, location, &Request::List)? {
         Reply::Tunnels(tunnels) => Ok(tunnels),
         _ => Err(client.unexpected()).context("a list was asked for"),
     }

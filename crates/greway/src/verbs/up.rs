@@ -61,7 +61,8 @@ pub(crate) fn run(args: &UpArgs, location: &Location) -> anyhow::Result<ExitCode
     }
     let name = file.spec.name.clone();
     let mut client = super::connect(location)?;
-    let actions = super::change(&mut client, &Request::Up { spec: Box::new(file.spec), dry_run: false })?;
+    let actions =
+        super::change(&mut client, location, &Request::Up { spec: Box::new(file.spec), dry_run: false })?;
     if actions.is_empty() {
         output::line(&format!("{name} is up as {} says; nothing to do", path.display()));
     }
@@ -74,9 +75,11 @@ pub(crate) fn run(args: &UpArgs, location: &Location) -> anyhow::Result<ExitCode
 /// Prints the plan. Needs neither privileges nor a daemon, and starts none.
 fn dry_run(spec: TunnelSpec, location: &Location) -> anyhow::Result<ExitCode> {
     let name = spec.name.clone();
-    let actions = match start::find(location) {
-        Ok(mut client) => super::change(&mut client, &Request::Up { spec: Box::new(spec), dry_run: true })?,
-        Err(_) => plan_without_daemon(&spec, location)?,
+    let actions = match start::find(location)? {
+        Some(mut client) => {
+            super::change(&mut client, location, &Request::Up { spec: Box::new(spec), dry_run: true })?
+        }
+        None => plan_without_daemon(&spec, location)?,
     };
     if actions.is_empty() {
         output::line(&format!("{name} is up already; nothing to do"));

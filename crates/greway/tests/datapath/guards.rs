@@ -216,29 +216,34 @@ fn overflown(pair: &Pair, underlay: &str) -> u64 {
 #[test]
 fn the_host_does_not_take_what_it_sends_into_the_tunnel() {
     require!(privilege::check());
-    let pair = Pair::new("");
+    let mut pair = Pair::new("");
     pair.left.sysctl("ipv4/icmp_echo_ignore_broadcasts", "0").unwrap();
     let stranger = Ipv4Addr::new(10, 77, 0, 5);
     pair.left.route("10.77.0.0/24", "via 10.0.0.2").unwrap();
-    let send = |mark: u16, destination: Ipv4Addr| {
-        let comes_out = Capture::start(&pair.right, "tun0").unwrap();
+    let hand_in = |pair: &Pair, mark: u16, destination: Ipv4Addr| {
         let echo = build::echo_request(0x4712, mark, b"to all");
         let packet = build::ipv4(build::ipv4_header(stranger, destination, build::ICMP), &echo);
         let all = MacAddr::new([0xff; 6]);
         inject(&pair.left, "tun0", &build::ethernet(all, mac(&pair.left, "tun0"), 0x0800, &packet)).unwrap();
+        packet
+    };
+    let send = |pair: &Pair, mark: u16, destination: Ipv4Addr| {
+        let comes_out = Capture::start(&pair.right, "tun0").unwrap();
+        let packet = hand_in(pair, mark, destination);
         comes_out.wait_for(SOON, "the packet at the far end", |out| out.payload() == packet).unwrap();
     };
     let before = echoes(&pair);
     for (mark, destination) in [(1, Ipv4Addr::new(224, 0, 0, 1)), (2, Ipv4Addr::BROADCAST), (3, OUTER[0])] {
-        send(mark, destination);
+        send(&pair, mark, destination);
         assert_eq!(echoes(&pair), before, "{destination}: taken by the host that sent it");
     }
-    // Without the seal it would be.
+    // Without the seal it would be; a daemon would put it back.
+    pair.daemons[0].take().unwrap().kill();
     let netdev =
         greway_netlink::nftables::TableId::new(greway_netlink::nftables::Family::Netdev, "greway-tun0");
     let nftables = pair.left.run(greway_netlink::nftables::Nftables::open).unwrap().unwrap();
     assert!(nftables.delete_table(&netdev).unwrap(), "the seal is there");
-    send(4, Ipv4Addr::new(224, 0, 0, 1));
+    hand_in(&pair, 4, Ipv4Addr::new(224, 0, 0, 1));
     poll_until(SOON, "the echo without the seal", || (echoes(&pair) > before).then_some(())).unwrap();
 }
 

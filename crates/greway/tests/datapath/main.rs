@@ -12,3 +12,4 @@ mod counts;
 mod guards;
 mod outer;
 mod overlay;
+mod tcpdump;

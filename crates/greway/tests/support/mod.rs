@@ -246,6 +246,15 @@ impl Drop for Node {
             drop(pipe);
             let _ = warden.wait();
         }
+        // A daemon that was killed leaves its lock, and without a socket of the node's own all it had; one that
+        // another node of this host still has keeps both.
+        if let Ok(Some(cookie)) = self.namespace.run_in(netns::cookie).and_then(|cookie| cookie) {
+            let directory = PathBuf::from(format!("/run/greway/net-{cookie}"));
+            let lock = directory.join("lock");
+            if File::open(&lock).is_ok_and(|lock| lock.try_lock().is_ok()) {
+                let _ = fs::remove_dir_all(directory);
+            }
+        }
     }
 }
 
