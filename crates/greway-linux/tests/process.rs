@@ -26,6 +26,7 @@ fn main() {
         Ok("signals") => signals(),
         Ok("session") => session(),
         Ok("detached") => detached(),
+        Ok("init_mounts") => init_mounts(),
         Ok("inherited") => inherited(),
         Ok(other) => panic!("no case {other}"),
         Err(_) => parent(),
@@ -38,6 +39,7 @@ fn parent() {
         let status = command(case).status().unwrap();
         assert!(status.success(), "{case}: {status}");
     }
+    first_of_its_own_processes("init_mounts");
     assert_eq!(process::kill(0, Signal::Terminate).unwrap_err().raw_os_error(), Some(3));
 
     for case in ["user_namespace", "unprivileged_refusals"] {
@@ -132,7 +134,7 @@ fn inherited() {
     assert!(child.wait().unwrap().success());
 }
 
-/// Away from the starter's control group and mount namespace, where this user may.
+/// Away from the starter's control group, where this user may.
 fn detached() {
     match process::leave_cgroup() {
         Ok(Some(_root)) => {
@@ -142,10 +144,25 @@ fn detached() {
         Ok(None) => not_run("detached", "no control groups (version 2) are mounted"),
         Err(error) => not_run("detached", format_args!("control group: {error}")),
     }
-    match process::enter_init_mount_namespace() {
-        Ok(_entered) => assert!(!process::enter_init_mount_namespace().unwrap(), "it is there by now"),
-        Err(error) => not_run("detached", format_args!("mount namespace of process 1: {error}")),
+}
+
+/// Runs a case in a PID namespace of its own, where process 1 is one that this user may look at, and in another
+/// mount namespace than that one. On some hosts not even root may look at the real process 1.
+fn first_of_its_own_processes(case: &str) {
+    let program = std::env::current_exe().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "sh", "-c", "unshare --mount \"$0\"; exit $?"]);
+    match command.arg(program).env(CASE, case).status() {
+        Ok(status) if status.success() => {}
+        Ok(status) if process::effective_uid() == 0 => panic!("{case}: {status}"),
+        Ok(status) => not_run(case, format_args!("unshare: {status}")),
+        Err(error) => not_run(case, format_args!("unshare: {error}")),
     }
+}
+
+fn init_mounts() {
+    assert!(process::enter_init_mount_namespace().unwrap());
+    assert!(!process::enter_init_mount_namespace().unwrap(), "it is there by now");
 }
 
 fn unprivileged_refusals() {

@@ -124,9 +124,11 @@ pub(super) fn warden(folder: &Path) {
     }
     // A process that was being started may show up a moment later.
     let mut quiet = 0;
-    let deadline = Instant::now() + PATIENCE;
-    while quiet < 3 && Instant::now() < deadline {
-        quiet = if end_processes(folder) == 0 { quiet + 1 } else { 0 };
+    let begin = Instant::now();
+    while quiet < 3 && begin.elapsed() < PATIENCE {
+        // A daemon that is asked first takes its lock with it.
+        let signal = if begin.elapsed() < GRACE { Signal::TERM } else { Signal::KILL };
+        quiet = if end_processes(folder, signal) == 0 { quiet + 1 } else { 0 };
         std::thread::sleep(PAUSE);
     }
     let _ = fs::remove_dir_all(folder);
@@ -135,19 +137,21 @@ pub(super) fn warden(folder: &Path) {
 /// How long the warden looks for processes, and how long it rests between two looks.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long a process may take to end when it is asked.
+const GRACE: Duration = Duration::from_secs(1);
 
-/// Kills the processes of the lab; how many there were.
-fn end_processes(folder: &Path) -> usize {
+/// Sends a signal to the processes of the lab; how many there were.
+fn end_processes(folder: &Path, signal: Signal) -> usize {
     let Ok(entries) = fs::read_dir("/proc") else { return 0 };
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    numbers.filter_map(Pid::from_raw).filter(|pid| end(*pid, folder)).count()
+    numbers.filter_map(Pid::from_raw).filter(|pid| end(*pid, folder, signal)).count()
 }
 
-/// Kills a process if it is one of the lab's.
-fn end(pid: Pid, folder: &Path) -> bool {
+/// Sends a signal to a process if it is one of the lab's.
+fn end(pid: Pid, folder: &Path, signal: Signal) -> bool {
     // First a descriptor, then a look: the number may be another process's by the time of the signal.
     let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-    pid != getpid() && is_ours(pid, folder) && pidfd_send_signal(process, Signal::KILL).is_ok()
+    pid != getpid() && is_ours(pid, folder) && pidfd_send_signal(process, signal).is_ok()
 }
 
 fn is_ours(pid: Pid, folder: &Path) -> bool {
