@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Instant;
 
-use greway_datapath::{Datapath, PortSpec, Traffic};
+use greway_datapath::{Datapath, PortSpec, ReversePaths, Traffic};
 use greway_netlink::nftables::Nftables;
 use greway_netlink::{Address, IpPrefix, LinkChange, Netlink, NetlinkError, Route};
 use greway_spec::{Change, DeviceName, InnerAddress, InnerRoute, TunnelSpec};
@@ -31,6 +31,7 @@ pub(super) struct Host {
     pub(super) remains: BTreeMap<DeviceName, Remains>,
     pub(super) rules: Rules,
     pub(super) local_addresses: HashSet<Ipv4Addr>,
+    reverse_paths: ReversePaths,
     pub(super) started: Instant,
     /// The daemon was told to end: nothing is changed any more, or it would be left half made.
     pub(super) ending: bool,
@@ -74,6 +75,7 @@ impl Host {
             remains: BTreeMap::new(),
             rules: Rules::default(),
             local_addresses: HashSet::new(),
+            reverse_paths: ReversePaths::default(),
             started: Instant::now(),
             ending: false,
         };
@@ -219,9 +221,14 @@ impl Host {
     }
 
     /// Reads the reverse path filters again, and where the ways to the peers lead.
-    pub(super) fn look_at_reverse_paths(&self) {
-        match reverse_path::read(&self.netlink, self.tunnels.values().map(Live::spec)) {
-            Ok(paths) => self.datapath.set_reverse_paths(paths),
+    pub(super) fn look_at_reverse_paths(&mut self) {
+        match reverse_path::read(&self.netlink, self.tunnels.values()) {
+            // Told only when it is news: the data plane of an idle tunnel is to sleep.
+            Ok(paths) if paths != self.reverse_paths => {
+                self.datapath.set_reverse_paths(paths.clone());
+                self.reverse_paths = paths;
+            }
+            Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the reverse path filters cannot be read"),
         }
     }

@@ -1,19 +1,22 @@
 //! What the host's reverse path filter demands, for the packet socket, which it does not see.
 
+use std::collections::HashSet;
+
+use super::host::Live;
+use crate::sysctl;
 use greway_datapath::{Filter, ReversePaths};
 use greway_netlink::{Netlink, NetlinkError, RouteKind, RouteOptions};
-use greway_spec::TunnelSpec;
-
-use crate::sysctl;
 
 /// Reads which devices filter, and where the ways to the remotes lead. Where no device filters,
 /// nothing else is asked.
-pub(super) fn read<'s>(
+pub(super) fn read<'l>(
     netlink: &Netlink,
-    specs: impl Iterator<Item = &'s TunnelSpec>,
+    tunnels: impl Iterator<Item = &'l Live> + Clone,
 ) -> Result<ReversePaths, NetlinkError> {
     let mut paths = ReversePaths::default();
-    for link in netlink.links()? {
+    // What comes out of a tunnel device is no packet of the underlay.
+    let peer_ends = tunnels.clone().filter_map(|live| live.peer).collect::<HashSet<_>>();
+    for link in netlink.links()?.into_iter().filter(|link| !peer_ends.contains(&link.index)) {
         let filter = match sysctl::reverse_path_filter(&link.name) {
             1 => Filter::Strict,
             2 => Filter::Loose,
@@ -24,7 +27,7 @@ pub(super) fn read<'s>(
     if paths.filters.is_empty() {
         return Ok(paths);
     }
-    for spec in specs {
+    for spec in tunnels.map(Live::spec) {
         let route = netlink.route_to(spec.remote.into(), &RouteOptions::default());
         let leads = route.ok().filter(|route| matches!(route.kind, RouteKind::Unicast | RouteKind::Local));
         paths.ways.insert(spec.remote, leads.map(|route| route.ifindex));

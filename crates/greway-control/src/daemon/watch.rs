@@ -18,6 +18,9 @@ use super::{Ended, locked};
 /// policy where its socket cannot be had, nor a data plane that has died.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// `rp_filter` tells nobody either; every device is asked for it.
+const LOOK_BACK: Duration = Duration::from_secs(2);
+
 /// Starts the thread. `end` is told when the daemon cannot go on.
 pub(super) fn start(host: Arc<Mutex<Host>>, end: Sender<Ended>) -> io::Result<()> {
     let monitor = open().map_err(io::Error::other)?;
@@ -51,6 +54,7 @@ enum Followed {
 fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>) -> Followed {
     let mut events = Events::with_capacity(1);
     let mut looked = Instant::now();
+    let mut looked_back = Instant::now();
     // Whatever happened since the tunnels were taken over and before the subscription.
     let mut unseen = vec![Event::Overrun];
     loop {
@@ -74,7 +78,7 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>) -> Followed {
         let mut rules = looked.elapsed() >= LOOK;
         let mut addresses = false;
         // A changed `rp_filter` tells nobody; a changed route tells at once.
-        let mut routes = rules;
+        let mut routes = looked_back.elapsed() >= LOOK_BACK;
         for event in happened {
             match event {
                 Event::LinkRemoved { index, .. } => host.device_removed(index),
@@ -107,6 +111,7 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>) -> Followed {
         }
         if routes || addresses {
             host.look_at_reverse_paths();
+            looked_back = Instant::now();
         }
         if rules {
             host.look_at_rules();
