@@ -239,6 +239,46 @@ fn a_state_that_cannot_be_kept_is_told_and_nothing_was_changed() {
     node.words("tunnel change tun0 key 9").ok();
 }
 
+/// The state directory lies on a tmpfs of its own, in a mount namespace of its own, and that is full.
+#[test]
+fn a_full_disk_is_told_and_nothing_was_changed() {
+    const SCRIPT: &str = r#"
+        mount -t tmpfs -o size=64k full "$ROOM"
+        "$GREWAY" daemon 2> "$LOG" &
+        daemon=$!
+        trap 'kill "$daemon"' EXIT
+        tries=0
+        until "$GREWAY" tunnel show > "$LOG.show" && [ -S "$GREWAY_SOCKET" ]; do
+            tries=$((tries + 1))
+            [ "$tries" -lt 800 ]
+            sleep 0.01
+        done
+        dd if=/dev/zero of="$ROOM/fill" bs=4k 2> "$LOG.dd" || true
+        if "$GREWAY" $ADD; then echo "added on a full disk"; fi
+        ip -o link show | grep -c tun0 || true
+        rm "$ROOM/fill"
+        "$GREWAY" $ADD
+        ip -o link show | grep -c tun0
+        "$GREWAY" daemon --stop
+        trap - EXIT
+        wait "$daemon"
+    "#;
+    require!(privilege::check());
+    let guide = Guide::build().unwrap();
+    let node = Node::new(&guide.linux1);
+    let room = node.folder().join("room");
+    fs::create_dir(&room).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-euc", SCRIPT]).env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
+    command.env("ROOM", &room).env("LOG", node.folder().join("full")).env("GREWAY", support::GREWAY);
+    command.env("ADD", ADD).env("GREWAY_SOCKET", room.join("greway.sock"));
+    let output = node.execute(command).ok();
+    let output = output.remarks(&["cannot remember tun0", "No space left on device"]);
+    let counts: Vec<&str> = output.stdout.lines().take(2).collect();
+    // tun0 and gw-tun0, whose line names tun0 as its other end.
+    assert_eq!(counts, ["0", "2"], "{output}");
+}
+
 #[test]
 fn t10_a_verb_starts_the_daemon_of_its_namespace_and_stop_leaves_nothing() {
     require!(privilege::check());
