@@ -208,7 +208,7 @@ fn run_binary(binary: &TestBinary, elevate: bool, report: &mut Report) -> anyhow
     } else {
         Command::new(&binary.executable)
     };
-    // Whole tunnels share two cores: one test at a time measures the tunnel, not its neighbours.
+    // Two at a time, whatever the machine has: each may be a whole network with its own daemons.
     // --nocapture, since a captured `not run:` line of a passing test would be lost.
     command.args(["--test-threads", "2", "--nocapture"]);
     command.current_dir(&binary.directory).env("CARGO_MANIFEST_DIR", &binary.directory);

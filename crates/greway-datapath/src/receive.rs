@@ -13,6 +13,7 @@ use greway_engine::{
 use greway_linux::batch::{
     Control, Meta, Packet, PacketKind, ReceiveBatch, SendBatch, SendStorage, Source, Target,
 };
+use greway_linux::errno;
 use greway_linux::tun::Tun;
 use greway_wire::ethertype;
 use greway_wire::gre::GreHeader;
@@ -113,7 +114,7 @@ fn datagram<'a>(
     let skip = if link.mac.is_some() { ETHERNET } else { 0 };
     // What the kernel cannot describe, or describes before the packet, cannot be passed on right.
     let Some(offload) = packet.vnet.and_then(|header| offload::parse(&header, skip)) else {
-        underlay.record_drop(DropReason::OuterTruncated);
+        underlay.record_drop(DropReason::UndescribableOffload);
         return None;
     };
     let datagram = packet.into_data().get_mut(skip..)?;
@@ -245,14 +246,9 @@ fn write(tun: &Tun, port: &Port, protocol_type: u16, offload: &Offload, headers:
 }
 
 fn reason(error: &io::Error) -> DropReason {
-    match error.kind() {
-        io::ErrorKind::NetworkDown | io::ErrorKind::NotFound => DropReason::DeviceDown,
-        io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => DropReason::DeviceQueueFull,
-        _ => match error.raw_os_error() {
-            // ENXIO, ENODEV: the device is gone; EIO: a TUN device that is down; ENOBUFS.
-            Some(6 | 19 | 5) => DropReason::DeviceDown,
-            Some(105) => DropReason::DeviceQueueFull,
-            _ => DropReason::DeviceRefused,
-        },
+    match error.raw_os_error().unwrap_or(0) {
+        errno::ENETDOWN | errno::ENXIO | errno::ENODEV | errno::EIO => DropReason::DeviceDown,
+        errno::EAGAIN | errno::ENOMEM | errno::ENOBUFS => DropReason::DeviceQueueFull,
+        _ => DropReason::DeviceRefused,
     }
 }

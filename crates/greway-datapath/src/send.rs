@@ -5,7 +5,7 @@ use std::io;
 
 use greway_engine::{DropReason, Train, TunnelCounters, encapsulate};
 use greway_linux::batch::{ReceiveBatch, SendBatch, SendStorage};
-use greway_linux::vnet;
+use greway_linux::{errno, vnet};
 
 use crate::overlay::{Inside, Payload};
 use crate::port::Port;
@@ -49,20 +49,19 @@ impl Sender {
         }
     }
 
-    /// Carries one batch out of a tunnel device. Whether there may be more.
+    /// Carries one batch out of a tunnel device.
     pub(crate) fn carry(
         &mut self,
         port: &mut Port,
         underlay: &mut Underlay,
         batch: &mut ReceiveBatch,
         now_ms: u64,
-    ) -> io::Result<bool> {
+    ) -> io::Result<()> {
         if matches!(port.inside, Inside::Tun(_)) {
             return self.carry_tun(port, underlay, now_ms);
         }
-        let Inside::Link { socket, .. } = &port.inside else { return Ok(false) };
-        let count = batch.recv(socket)?;
-        let full = count == batch.slots();
+        let Inside::Link { socket, .. } = &port.inside else { return Ok(()) };
+        batch.recv(socket)?;
         let Self { train, storage, packets, odd_error, .. } = self;
         let mut out = storage.start();
         packets.clear();
@@ -86,17 +85,17 @@ impl Sender {
             push(&mut out, packets, train, payload.packet, port.bound_to);
         }
         flush(&mut out, packets, port, underlay, with_df, now_ms, odd_error);
-        Ok(full)
+        Ok(())
     }
 
     /// The same for a TUN device, which gives one packet a read.
-    fn carry_tun(&mut self, port: &mut Port, underlay: &mut Underlay, now_ms: u64) -> io::Result<bool> {
+    fn carry_tun(&mut self, port: &mut Port, underlay: &mut Underlay, now_ms: u64) -> io::Result<()> {
         let Self { train, storage, packets, odd_error, buffer } = self;
         buffer.resize(LARGEST, 0);
         for _ in 0..TUN_TURN {
             let mut header = [0; vnet::LEN];
-            let Inside::Tun(tun) = &port.inside else { return Ok(false) };
-            let Some(length) = tun.recv(&mut header, buffer)? else { return Ok(false) };
+            let Inside::Tun(tun) = &port.inside else { return Ok(()) };
+            let Some(length) = tun.recv(&mut header, buffer)? else { return Ok(()) };
             let Some(payload) = Inside::tun_payload(&buffer[..length], &header) else {
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
                 continue;
@@ -110,7 +109,7 @@ impl Sender {
             let df = train.outer().dont_fragment;
             flush(&mut out, packets, port, underlay, df, now_ms, odd_error);
         }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -213,14 +212,13 @@ impl Tally<'_> {
 fn reason(error: &io::Error, port: &Port, odd_error: &mut Option<i32>) -> DropReason {
     let code = error.raw_os_error().unwrap_or(0);
     match code {
-        // EPERM and EACCES: an OUTPUT rule, or a policy that blocks.
-        1 | 13 => DropReason::FirewallRefused,
-        // EMSGSIZE
-        90 => DropReason::TooBigForPath,
-        // ENETDOWN, ENETUNREACH, EHOSTUNREACH, ENODEV, ENXIO
-        100 | 101 | 113 | 19 | 6 => DropReason::NoRoute,
-        // EAGAIN, ENOMEM, ENOBUFS
-        11 | 12 | 105 => DropReason::HostQueueFull,
+        // An OUTPUT rule, or a policy that blocks.
+        errno::EPERM | errno::EACCES => DropReason::FirewallRefused,
+        errno::EMSGSIZE => DropReason::TooBigForPath,
+        errno::ENETDOWN | errno::ENETUNREACH | errno::EHOSTUNREACH | errno::ENODEV | errno::ENXIO => {
+            DropReason::NoRoute
+        }
+        errno::EAGAIN | errno::ENOMEM | errno::ENOBUFS => DropReason::HostQueueFull,
         _ => {
             if *odd_error != Some(code) {
                 *odd_error = Some(code);

@@ -4,14 +4,15 @@
 //! busy tunnel cannot starve another.
 
 use std::collections::HashSet;
+use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use greway_engine::{TunnelCounters, TunnelIndex, TunnelTable};
+use greway_engine::{DropReason, TunnelCounters, TunnelIndex, TunnelTable};
 use greway_linux::batch::{ReceiveBatch, SendStorage};
-use greway_linux::clock;
 use greway_linux::event::{Events, Interest, Poller, Waker};
+use greway_linux::{clock, errno};
 use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::command::Command;
@@ -114,6 +115,9 @@ impl Worker {
             Ok(_) => {}
             Err(error) => {
                 tracing::debug!(%error, socket = way.word(), "on the underlay");
+                if lost_a_packet(&error) {
+                    self.strangers.underlay.record_drop(DropReason::UndescribableOffload);
+                }
                 return;
             }
         }
@@ -133,6 +137,9 @@ impl Worker {
         let Some(Some(port)) = slot else { return };
         if let Err(error) = self.sender.carry(port, &mut self.underlay, &mut self.buffers.framed, now_ms) {
             tracing::debug!(tunnel = %port.name, %error, "on the tunnel device");
+            if lost_a_packet(&error) {
+                port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
+            }
         }
     }
 
@@ -251,4 +258,10 @@ impl Worker {
         });
         self.table = TunnelTable::new(numbered);
     }
+}
+
+/// Whether an error of a receiving socket stands for a packet: a packet socket gives up one that its
+/// virtio-net header cannot describe (linux net/packet/af_packet.c `packet_rcv_vnet`, v6.18).
+fn lost_a_packet(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(errno::EINVAL)
 }

@@ -167,6 +167,9 @@ drop_reasons! {
     /// The way back to the source leads by another device, or there is none (`rp_filter`).
     ReversePath, Receive, "reverse-path", None,
         "the packet came in by a device that does not lead back to its source, and rp_filter forbids that";
+    /// Merged or unfilled in a way for which the virtio-net header has no word.
+    UndescribableOffload, Receive, "undescribable-offload", None,
+        "the kernel could not say how the datagram was merged; switch off gro on the underlay device";
     /// Fewer than 12 bytes of GRE (RX-01).
     TooShort, Receive, "too-short", None,
         "fewer than 12 bytes of GRE header and payload; Linux drops such packets too";

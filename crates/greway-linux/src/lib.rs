@@ -19,6 +19,7 @@
 mod abi;
 pub mod batch;
 pub mod clock;
+pub mod errno;
 pub mod ethtool;
 pub mod event;
 pub mod filter;
