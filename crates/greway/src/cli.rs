@@ -6,6 +6,17 @@ use clap::{Args, Parser, Subcommand};
 use greway_spec::DeviceName;
 
 use crate::demo::DemoArgs;
+use crate::verbs::boot::BootArgs;
+use crate::verbs::check::CheckArgs;
+use crate::verbs::down::DownArgs;
+use crate::verbs::export::ExportArgs;
+use crate::verbs::import::ImportArgs;
+use crate::verbs::new::NewArgs;
+use crate::verbs::nm::NmArgs;
+use crate::verbs::purge::PurgeArgs;
+use crate::verbs::restart::RestartArgs;
+use crate::verbs::shim::ShimArgs;
+use crate::verbs::up::UpArgs;
 
 /// GRE tunnels (RFC 2784, 2890, 7676) for Linux, without the kernel's GRE module.
 ///
@@ -30,8 +41,26 @@ pub(crate) enum Verb {
     Up(UpArgs),
     /// Take a tunnel down and remove all that belongs to it
     Down(DownArgs),
+    /// Take a tunnel down and bring it up again as its file says now
+    Restart(RestartArgs),
+    /// Make a tunnel from its two ends: writes the file, brings it up, prints what the other host types
+    New(NewArgs),
     /// Say what works, what does not, and why
     Status(StatusArgs),
+    /// Look for what stops traffic, and say the command that cures it; changes nothing
+    Check(CheckArgs),
+    /// Read a tunnel in another dialect and write it as greway's TOML
+    Import(ImportArgs),
+    /// Write a tunnel in another dialect, for this host or the other one
+    Export(ExportArgs),
+    /// Start tunnels at boot, or no longer
+    Boot(BootArgs),
+    /// Let the names ip, ifup, ifdown and nmcli reach greway for GRE tunnels; remove them again
+    Shim(ShimArgs),
+    /// NetworkManager: adopt its ip-tunnel profiles, or give them back
+    Nm(NmArgs),
+    /// Remove all that greway ever put on this host: tunnels, shims, adoptions, state
+    Purge(PurgeArgs),
     /// Run the daemon in the foreground, or stop the one that runs
     Daemon(DaemonArgs),
     /// Show two hosts, two LANs and a tunnel at work, in namespaces that are gone afterwards
@@ -89,26 +118,6 @@ Words of greway:
   [no]ignore-df     mtu N          datapath auto|ebpf|userspace
   underlay auto|packet|raw         overlay auto|veth|tun
   firewall honour|bypass";
-
-/// `greway up`
-#[derive(Debug, Args)]
-pub(crate) struct UpArgs {
-    /// A file, or a NAME to look for in /etc/greway/tunnels.d and /etc/sysconfig/network-scripts
-    pub(crate) source: String,
-    /// Print what would be done and change nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-/// `greway down`
-#[derive(Debug, Args)]
-pub(crate) struct DownArgs {
-    /// The tunnel, or the file that it came from
-    pub(crate) source: String,
-    /// Print what would be done and change nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
 
 /// `greway status`
 #[derive(Debug, Default, Args)]

@@ -5,6 +5,7 @@
 mod cli;
 mod demo;
 mod output;
+mod personality;
 mod verbs;
 
 use std::process::ExitCode;
@@ -16,6 +17,9 @@ use greway_control::location::Location;
 use crate::cli::{Cli, StatusArgs, Verb};
 
 fn main() -> ExitCode {
+    if let Some(called) = personality::called_as() {
+        return personality::run(called);
+    }
     let cli = Cli::parse();
     match run(&cli) {
         Ok(code) => code,
@@ -37,6 +41,15 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Verb::Tunnel(args)) => verbs::tunnel::run(args, &location),
         Some(Verb::Up(args)) => verbs::up::run(args, &location),
         Some(Verb::Down(args)) => verbs::down::run(args, &location),
+        Some(Verb::Boot(args)) => verbs::boot::run(args, &location),
+        Some(Verb::Check(args)) => verbs::check::run(args, &location),
+        Some(Verb::Export(args)) => verbs::export::run(args, &location),
+        Some(Verb::Import(args)) => verbs::import::run(args, &location),
+        Some(Verb::New(args)) => verbs::new::run(args, &location),
+        Some(Verb::Nm(args)) => verbs::nm::run(args, &location),
+        Some(Verb::Purge(args)) => verbs::purge::run(args, &location),
+        Some(Verb::Restart(args)) => verbs::restart::run(args, &location),
+        Some(Verb::Shim(args)) => verbs::shim::run(args, &location),
         Some(Verb::Daemon(args)) => {
             start_log();
             verbs::daemon::run(args, &location)

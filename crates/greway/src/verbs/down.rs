@@ -3,14 +3,24 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::Args;
 use greway_control::api::{Reply, Request};
 use greway_control::location::Location;
 use greway_control::start;
 use greway_spec::DeviceName;
 
 use super::up::Source;
-use crate::cli::DownArgs;
 use crate::output;
+
+/// `greway down`
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    /// The tunnel, or the file that it came from
+    pub(crate) source: String,
+    /// Print what would be done and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
 
 /// Runs the verb. A tunnel that is down already is no error.
 pub(crate) fn run(args: &DownArgs, location: &Location) -> anyhow::Result<ExitCode> {

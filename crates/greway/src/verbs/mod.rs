@@ -1,7 +1,16 @@
 //! The verbs, one a file.
 
+pub(crate) mod boot;
+pub(crate) mod check;
 pub(crate) mod daemon;
 pub(crate) mod down;
+pub(crate) mod export;
+pub(crate) mod import;
+pub(crate) mod new;
+pub(crate) mod nm;
+pub(crate) mod purge;
+pub(crate) mod restart;
+pub(crate) mod shim;
 pub(crate) mod status;
 pub(crate) mod tunnel;
 pub(crate) mod up;

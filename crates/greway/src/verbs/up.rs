@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
+use clap::Args;
 use greway_control::api::Request;
 use greway_control::location::Location;
 use greway_control::observe::Observed;
@@ -14,8 +15,17 @@ use greway_dialects::{Diagnostic, Dialect, ifcfg};
 use greway_netlink::Netlink;
 use greway_spec::{Draft, Origin, TunnelSpec};
 
-use crate::cli::UpArgs;
 use crate::output;
+
+/// `greway up`
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// A file, or a NAME to look for in /etc/greway/tunnels.d and /etc/sysconfig/network-scripts
+    pub(crate) source: String,
+    /// Print what would be done and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
 
 /// Where a NAME is looked for, in this order.
 const PLACES: &[(&str, &str, &str)] =
