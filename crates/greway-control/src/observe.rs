@@ -142,13 +142,10 @@ fn path_mtu(netlink: &Netlink, spec: &TunnelSpec) -> Result<Option<u32>, Netlink
         Some(dev) => netlink.link_by_name(dev.as_str())?,
         None => None,
     };
-    let options = RouteOptions {
-        source: spec.local.map(Into::into),
-        oif: bound.as_ref().map(|link| link.index),
-        ..Default::default()
-    };
+    let options =
+        RouteOptions { source: spec.local, oif: bound.as_ref().map(|link| link.index), ..Default::default() };
     let resolve = |options: &RouteOptions| {
-        let route = netlink.route_to(spec.remote.into(), options).ok();
+        let route = spec.remote.and_then(|remote| netlink.route_to(remote, options).ok());
         route.filter(|route| route.kind == RouteKind::Unicast)
     };
     // With `local` not on this host the kernel knows no way; it is the same without.

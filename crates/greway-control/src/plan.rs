@@ -302,7 +302,7 @@ impl fmt::Display for Action {
             Self::Remember(spec) => write!(f, "remember {}", spec.name),
             Self::CreateDevice { spec, mtu } => write!(f, "create device {}, mtu {mtu}", spec.name),
             Self::StartDatapath(spec) => {
-                write!(f, "carry {} to {}", spec.name, spec.remote)?;
+                write!(f, "carry {} to {}", spec.name, spec.far_end())?;
                 match spec.okey {
                     Some(key) => write!(f, " with key {key}"),
                     None => Ok(()),

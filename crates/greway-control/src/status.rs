@@ -227,7 +227,7 @@ impl Facts<'_> {
         if let Some(drop) = most {
             return Some(format!("{} dropped, {}: {}", drop.packets, drop.reason, drop.explanation));
         }
-        let remote = spec.remote.to_string();
+        let remote = spec.far_end();
         let stranger = self.unmatched.iter().find(|packet| packet.source == remote)?;
         let has = stranger.key.map_or_else(|| "no key".to_owned(), |key| format!("key {key}"));
         let wants = spec.ikey.map_or_else(|| "no key".to_owned(), |key| format!("key {key}"));

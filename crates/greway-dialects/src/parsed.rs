@@ -25,4 +25,12 @@ impl Parsed {
     pub fn into_spec(self) -> Result<TunnelSpec, Diagnostic> {
         self.draft.into_spec().map_err(|error| Diagnostic::from_spec_error(&error, &self.file))
     }
+
+    /// The tunnel with the defaults filled in, if this version carries such a one.
+    ///
+    /// # Errors
+    /// As [`Parsed::into_spec`], and what this version cannot honour yet.
+    pub fn into_carried_spec(self) -> Result<TunnelSpec, Diagnostic> {
+        self.draft.into_carried_spec().map_err(|error| Diagnostic::from_spec_error(&error, &self.file))
+    }
 }

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::net::Ipv4Addr;
 
 use greway_dialects::{Diagnostic, Parsed, ifcfg, parse};
 use greway_spec::{Origin, Ttl, TunnelSpec};
@@ -48,7 +47,7 @@ fn spec(text: &str) -> TunnelSpec {
 }
 
 fn refused(text: &str) -> Diagnostic {
-    ifcfg::parse(text, FILE).and_then(Parsed::into_spec).expect_err(text)
+    ifcfg::parse(text, FILE).and_then(Parsed::into_carried_spec).expect_err(text)
 }
 
 #[test]
@@ -200,5 +199,5 @@ fn without_inner_addresses() {
     assert!(only_peer.warnings.iter().any(|warning| warning.message.contains("no effect without")));
     let own_only = spec(&without("PEER_INNER_IPADDR").replace("172.16.0.1", "172.16.0.1/30"));
     assert_eq!(own_only.inner.addresses[0].to_string(), "172.16.0.1/30");
-    assert_eq!(spec(&without("MY_OUTER_IPADDR")).local, None::<Ipv4Addr>);
+    assert_eq!(spec(&without("MY_OUTER_IPADDR")).local, None);
 }

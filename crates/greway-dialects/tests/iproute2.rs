@@ -196,7 +196,7 @@ fn refused_by_the_model() {
         ("tun1 remote 1.2.3.4 ttl 64 nopmtudisc", "ttl \"64\": a fixed ttl needs pmtudisc"),
         ("gre0 remote 1.2.3.4", "name \"gre0\": is a reserved name"),
     ] {
-        let error = draft(Verb::Add, words).unwrap().into_spec().expect_err(words);
+        let error = draft(Verb::Add, words).unwrap().into_carried_spec().expect_err(words);
         assert!(error.to_string().contains(message), "{words}: {error}");
     }
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use greway_dialects::native::{parse, render};
 use greway_dialects::{Diagnostic, Parsed};
 use greway_spec::{
-    DatapathChoice, DeviceName, FirewallPolicy, Inner, InnerAddress, InnerRoute, Mode, Origin, OverlayChoice,
+    DatapathChoice, DeviceName, FirewallPolicy, FlowLabel, Inner, InnerAddress, InnerRoute, Mode, Origin, OverlayChoice,
     Prefix, Tos, Ttl, TunnelSpec, UnderlayChoice,
 };
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ fn spec(text: &str) -> TunnelSpec {
 }
 
 fn refused(text: &str) -> Diagnostic {
-    parse(text, FILE).and_then(Parsed::into_spec).expect_err(text)
+    parse(text, FILE).and_then(Parsed::into_carried_spec).expect_err(text)
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn refused_with_line_and_column() {
         ("remote = \"any\"", 1, 10, "remote \"any\": this version needs an explicit peer", None),
         ("", 0, 0, "remote: is missing", None),
         ("name = \"a/b\"", 1, 8, "name \"a/b\" is wrong: 1 to 15 bytes", None),
-        ("mode = \"ipip\"", 1, 8, "mode \"ipip\" is wrong: gre is the mode", None),
+        ("mode = \"ipip\"", 1, 8, "mode \"ipip\" is wrong: gre or ip6gre or", None),
         ("key = 4294967296", 1, 7, "key \"4294967296\" is wrong: 0 to 4294967295", None),
         ("key = -1", 1, 7, "key \"-1\" is wrong", None),
         ("key = \"4294967296\"", 1, 7, "key \"4294967296\" is no key", None),
@@ -178,7 +178,7 @@ fn refused_with_line_and_column() {
         ("ttl = \"64\"", 1, 7, "ttl \"64\" is wrong", None),
         ("tos = \"zz\"", 1, 7, "tos \"zz\" is wrong", None),
         ("mtu = 20\nremote = \"1.2.3.4\"", 1, 7, "mtu \"20\": 68 to 65511 is right", None),
-        ("fwmark = 1", 1, 10, "fwmark is not there yet", None),
+        ("remote = \"1.2.3.4\"\nfwmark = 1", 2, 10, "fwmark \"0x1\": this version cannot honour", None),
         ("datapath = \"fast\"", 1, 12, "datapath \"fast\" is wrong: auto or ebpf or userspace", None),
         ("inner = 1", 1, 9, "inner \"1\" is wrong: a table", None),
         ("[inner]\npeer = \"172.16.0.2/30\"", 2, 8, "inner.peer without inner.address", None),
@@ -319,13 +319,31 @@ prop_compose! {
         underlay in prop_oneof![Just(UnderlayChoice::Auto), Just(UnderlayChoice::Packet), Just(UnderlayChoice::Raw)],
         overlay in prop_oneof![Just(OverlayChoice::Auto), Just(OverlayChoice::Veth), Just(OverlayChoice::Tun)],
         firewall in prop_oneof![Just(FirewallPolicy::Honour), Just(FirewallPolicy::Bypass)],
+        mode in proptest::sample::select(Mode::ALL.to_vec()),
+        (encaplimit, flowlabel, inherit_flowlabel) in any::<(Option<u8>, u32, bool)>(),
+        (dscp_inherit, allow_localremote, fwmark, any_remote) in any::<(bool, bool, u32, bool)>(),
         inner in inner(),
     ) -> TunnelSpec {
+        let over_ipv6 = mode.over_ipv6();
+        let pmtudisc = pmtudisc || over_ipv6;
+        let of_family = |address: Ipv4Addr| match over_ipv6 {
+            true => IpAddr::V6(address.to_ipv6_mapped()),
+            false => IpAddr::V4(address),
+        };
+        let flowlabel = match inherit_flowlabel {
+            true => FlowLabel::Inherit,
+            false => FlowLabel::Fixed(flowlabel & 0xf_ffff),
+        };
         TunnelSpec {
             name,
-            mode: Mode::Gre,
-            local,
-            remote,
+            mode,
+            local: local.map(of_family),
+            remote: (!any_remote).then(|| of_family(remote)),
+            encaplimit: encaplimit.filter(|_| over_ipv6),
+            flowlabel: if over_ipv6 { flowlabel } else { FlowLabel::default() },
+            dscp_inherit: dscp_inherit && over_ipv6,
+            allow_localremote: allow_localremote && over_ipv6,
+            fwmark,
             ikey,
             okey: if one_key { ikey } else { okey },
             icsum,

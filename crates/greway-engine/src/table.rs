@@ -32,7 +32,8 @@ pub struct Endpoint {
 impl Endpoint {
     /// The endpoint of a tunnel.
     pub fn of(spec: &TunnelSpec) -> Self {
-        Self { local: spec.local, remote: Some(spec.remote), ikey: spec.ikey }
+        let (local, remote) = spec.ipv4_ends().unwrap_or((None, Ipv4Addr::UNSPECIFIED));
+        Self { local, remote: Some(remote), ikey: spec.ikey }
     }
 }
 

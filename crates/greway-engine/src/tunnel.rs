@@ -37,6 +37,8 @@ pub struct Tunnel {
 impl Tunnel {
     /// Prepares a tunnel. `counters` outlive it: a changed tunnel goes on counting.
     pub fn new(spec: &TunnelSpec, counters: Arc<TunnelCounters>) -> Self {
+        // Other tunnels are refused before they come here (`TunnelSpec::carried`); this one would match nothing.
+        let (local, remote) = spec.ipv4_ends().unwrap_or((None, Ipv4Addr::UNSPECIFIED));
         let header = GreHeader {
             protocol_type: 0,
             checksum: spec.ocsum.then_some(0),
@@ -47,8 +49,8 @@ impl Tunnel {
         // 16 bytes hold any GRE header.
         let template_len = header.emit(&mut template).map_or(0, |len| len as u8);
         Self {
-            local: spec.local,
-            remote: spec.remote,
+            local,
+            remote,
             ikey: spec.ikey,
             okey: spec.okey,
             icsum: spec.icsum,

@@ -1,7 +1,7 @@
 //! Two tunnels side by side: what a change takes, and whether both can exist on one host.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::name::DeviceName;
 use crate::spec::TunnelSpec;
@@ -67,6 +67,11 @@ impl Change {
             tos => "tos",
             pmtudisc => "pmtudisc",
             ignore_df => "ignore-df",
+            encaplimit => "encaplimit",
+            flowlabel => "flowlabel",
+            dscp_inherit => "dscp",
+            allow_localremote => "allow-localremote",
+            fwmark => "fwmark",
             dev => "dev",
             mtu => "mtu",
             datapath => "datapath",
@@ -91,17 +96,17 @@ pub enum Conflict {
     #[error("tunnel {0} exists already; choose another name, or change or delete that one")]
     Name(DeviceName),
     /// A received packet could belong to either.
-    #[error("tunnel {name}: tunnel {other} has remote {remote}, local {}, {}{} already; one of these has to differ",
-        or_any(.local), ikey_text(.ikey), dev_text(.dev))]
+    #[error("tunnel {name}: tunnel {other} has remote {}, local {}, {}{} already; one of these has to differ",
+        or_any(.remote), or_any(.local), ikey_text(.ikey), dev_text(.dev))]
     Identity {
         /// The tunnel that was to be.
         name: DeviceName,
         /// The tunnel that is there.
         other: DeviceName,
         /// The remote of both.
-        remote: Ipv4Addr,
+        remote: Option<IpAddr>,
         /// The local of both.
-        local: Option<Ipv4Addr>,
+        local: Option<IpAddr>,
         /// The ikey of both.
         ikey: Option<u32>,
         /// The dev of both.
@@ -109,8 +114,8 @@ pub enum Conflict {
     },
 }
 
-fn or_any(local: &Option<Ipv4Addr>) -> String {
-    local.map_or_else(|| "any".to_owned(), |local| local.to_string())
+fn or_any(end: &Option<IpAddr>) -> String {
+    end.map_or_else(|| "any".to_owned(), |end| end.to_string())
 }
 
 fn ikey_text(ikey: &Option<u32>) -> String {

@@ -3,14 +3,16 @@
 use std::fmt;
 
 use crate::policy::{DatapathChoice, FirewallPolicy, OverlayChoice, UnderlayChoice};
-use crate::spec::{Mode, Origin, Ttl, TunnelSpec};
+use crate::spec::{FlowLabel, Mode, Origin, Ttl, TunnelSpec};
 
 impl TunnelSpec {
     /// One line, as `ip tunnel show` prints it (without the lines for checksums and sequence
     /// numbers): `tun0: gre/ip remote 100.0.2.100 local 100.0.1.100 ttl inherit key 42`.
     pub fn describe(&self) -> String {
         let local = self.local.map_or_else(|| "any".to_owned(), |local| local.to_string());
-        let mut line = format!("{}: {}/ip remote {} local {local}", self.name, self.mode, self.remote);
+        let over = if self.mode.over_ipv6() { "ipv6" } else { "ip" };
+        let what = if self.mode.is_ethernet() { "gretap" } else { "gre" };
+        let mut line = format!("{}: {what}/{over} remote {} local {local}", self.name, self.far_end());
         if let Some(dev) = &self.dev {
             line += &format!(" dev {dev}");
         }
@@ -47,6 +49,15 @@ impl fmt::Display for Ttl {
         match self {
             Self::Inherit => f.write_str("inherit"),
             Self::Fixed(hops) => write!(f, "{hops}"),
+        }
+    }
+}
+
+impl fmt::Display for FlowLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inherit => f.write_str("inherit"),
+            Self::Fixed(label) => write!(f, "{label:#07x}"),
         }
     }
 }

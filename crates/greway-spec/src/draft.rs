@@ -4,17 +4,20 @@
 //! cannot work, so that a [`TunnelSpec`] needs no further check. It looks at the tunnel alone: whether
 //! a name is in use or a device exists is for those to say who can see the system.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::{Problem, SpecError};
 use crate::given::{Given, Span};
 use crate::inner;
 use crate::name::DeviceName;
 use crate::policy::{DatapathChoice, FirewallPolicy, OverlayChoice, UnderlayChoice};
-use crate::spec::{Inner, Mode, Origin, Tos, Ttl, TunnelSpec};
+use crate::spec::{FlowLabel, Inner, Mode, Origin, Tos, Ttl, TunnelSpec};
 
 /// The smallest MTU of an IPv4 link in bytes (RFC 791 §3.2).
 pub const LEAST_MTU: u32 = 68;
+/// Encapsulation limit over IPv6 unless one is given (linux include/uapi/linux/ip6_tunnel.h
+/// `IPV6_DEFAULT_TNL_ENCAP_LIMIT`, v6.18).
+pub const DEFAULT_ENCAPLIMIT: u8 = 4;
 /// The largest IPv4 packet in bytes.
 const LARGEST_PACKET: u32 = 65_535;
 
@@ -27,7 +30,7 @@ pub struct Draft {
     pub mode: Option<Given<Mode>>,
     /// Default: any. The unspecified address means any as well.
     pub local: Option<Given<IpAddr>>,
-    /// The peer's outer address; required.
+    /// The peer's outer address; required. The unspecified address means any.
     pub remote: Option<Given<IpAddr>>,
     /// Key of received packets; `None` inside takes it away. Default: none.
     pub ikey: Option<Given<Option<u32>>>,
@@ -41,7 +44,7 @@ pub struct Draft {
     pub iseq: Option<Given<bool>>,
     /// Default: off.
     pub oseq: Option<Given<bool>>,
-    /// Default: inherit.
+    /// Default: inherit, and 64 over IPv6.
     pub ttl: Option<Given<Ttl>>,
     /// Default: 0.
     pub tos: Option<Given<Tos>>,
@@ -49,6 +52,16 @@ pub struct Draft {
     pub pmtudisc: Option<Given<bool>>,
     /// Default: off.
     pub ignore_df: Option<Given<bool>>,
+    /// Encapsulation limit; `None` inside takes it away. Default: 4 over IPv6.
+    pub encaplimit: Option<Given<Option<u8>>>,
+    /// Default: 0.
+    pub flowlabel: Option<Given<FlowLabel>>,
+    /// Default: off.
+    pub dscp_inherit: Option<Given<bool>>,
+    /// Default: off.
+    pub allow_localremote: Option<Given<bool>>,
+    /// Default: 0.
+    pub fwmark: Option<Given<u32>>,
     /// Underlay device; `None` inside takes it away. Default: none.
     pub dev: Option<Given<Option<DeviceName>>>,
     /// MTU in bytes; `None` inside means from the route. Default: from the route.
@@ -116,11 +129,13 @@ impl Draft {
         let check = Check { tunnel: self.name.as_ref().map(|name| name.value.clone()) };
         let name = self.name.clone().ok_or_else(|| check.missing("name", "every tunnel needs one"))?;
         check.name(&name)?;
-        let (local, remote) = self.ends(&check)?;
+        let mode = value(&self.mode);
+        self.fields_of_mode(mode, &check)?;
+        let (local, remote) = self.ends(mode, &check)?;
         let inner = inner::check(&self, remote, &check)?;
         let spec = TunnelSpec {
             name: name.value,
-            mode: value(&self.mode),
+            mode,
             local,
             remote,
             ikey: value(&self.ikey),
@@ -129,10 +144,18 @@ impl Draft {
             ocsum: value(&self.ocsum),
             iseq: value(&self.iseq),
             oseq: value(&self.oseq),
-            ttl: value(&self.ttl),
+            ttl: self.ttl.as_ref().map_or_else(|| default_ttl(mode), |given| given.value),
             tos: value(&self.tos),
             pmtudisc: self.pmtudisc.as_ref().is_none_or(|given| given.value),
             ignore_df: value(&self.ignore_df),
+            encaplimit: self
+                .encaplimit
+                .as_ref()
+                .map_or_else(|| default_encaplimit(mode), |given| given.value),
+            flowlabel: value(&self.flowlabel),
+            dscp_inherit: value(&self.dscp_inherit),
+            allow_localremote: value(&self.allow_localremote),
+            fwmark: value(&self.fwmark),
             dev: value(&self.dev),
             mtu: value(&self.mtu),
             datapath: value(&self.datapath),
@@ -145,6 +168,24 @@ impl Draft {
         self.outer_header(&spec, &check)?;
         self.devices(&spec, &check)?;
         Ok(spec)
+    }
+
+    /// The tunnel that is meant, if this version carries such a one.
+    ///
+    /// # Errors
+    /// As [`Draft::into_spec`] and [`TunnelSpec::carried`], with the place of the field.
+    pub fn into_carried_spec(self) -> Result<TunnelSpec, SpecError> {
+        let places =
+            [("mode", span(&self.mode)), ("remote", span(&self.remote)), ("fwmark", span(&self.fwmark))];
+        let spec = self.into_spec()?;
+        match spec.carried() {
+            Ok(()) => Ok(spec),
+            Err(mut error) => {
+                let place = places.into_iter().find(|(field, _)| *field == error.field);
+                error.span = place.and_then(|(_, span)| span);
+                Err(error)
+            }
+        }
     }
 
     /// This draft on top of an existing tunnel, for `tunnel change`: what it does not name stays.
@@ -177,6 +218,11 @@ impl Draft {
             tos: self.tos.or(below.tos),
             pmtudisc: self.pmtudisc.or(below.pmtudisc),
             ignore_df: self.ignore_df.or(below.ignore_df),
+            encaplimit: self.encaplimit.or(below.encaplimit),
+            flowlabel: self.flowlabel.or(below.flowlabel),
+            dscp_inherit: self.dscp_inherit.or(below.dscp_inherit),
+            allow_localremote: self.allow_localremote.or(below.allow_localremote),
+            fwmark: self.fwmark.or(below.fwmark),
             dev: self.dev.or(below.dev),
             mtu: self.mtu.or(below.mtu),
             datapath: self.datapath.or(below.datapath),
@@ -192,36 +238,72 @@ impl Draft {
         merged.into_spec()
     }
 
-    fn ends(&self, check: &Check) -> Result<(Option<Ipv4Addr>, Ipv4Addr), SpecError> {
-        let wanted = "an IPv4 address";
-        let remote = self
+    /// What the delivery header of this mode has no place for is refused.
+    fn fields_of_mode(&self, mode: Mode, check: &Check) -> Result<(), SpecError> {
+        let refuse = |field, value: String, span: &Option<Span>, wanted| {
+            Err(check.error(field, value, span, Problem::NotOfMode { mode, wanted }))
+        };
+        if mode.over_ipv6() {
+            let wanted = "modes gre and gretap have it: over IPv6 no router fragments";
+            if let Some(given) = self.pmtudisc.as_ref().filter(|given| !given.value) {
+                return refuse("pmtudisc", "off".to_owned(), &given.span, wanted);
+            }
+            if let Some(given) = self.ignore_df.as_ref().filter(|given| given.value) {
+                return refuse("ignore-df", "on".to_owned(), &given.span, wanted);
+            }
+            if let Some(label) = &self.flowlabel
+                && let FlowLabel::Fixed(value @ 0x10_0000..) = label.value
+            {
+                return Err(check.error("flowlabel", value, &label.span, Problem::FlowLabelRange));
+            }
+            return Ok(());
+        }
+        let wanted = "modes ip6gre and ip6gretap have it";
+        if let Some(given) = &self.encaplimit
+            && let Some(limit) = given.value
+        {
+            return refuse("encaplimit", limit.to_string(), &given.span, wanted);
+        }
+        if let Some(given) = self.flowlabel.as_ref().filter(|given| given.value != FlowLabel::default()) {
+            return refuse("flowlabel", given.value.to_string(), &given.span, wanted);
+        }
+        if let Some(given) = self.dscp_inherit.as_ref().filter(|given| given.value) {
+            return refuse("dscp", "inherit".to_owned(), &given.span, wanted);
+        }
+        if let Some(given) = self.allow_localremote.as_ref().filter(|given| given.value) {
+            return refuse("allow-localremote", "on".to_owned(), &given.span, wanted);
+        }
+        Ok(())
+    }
+
+    fn ends(&self, mode: Mode, check: &Check) -> Result<(Option<IpAddr>, Option<IpAddr>), SpecError> {
+        let wanted = if mode.over_ipv6() { "an IPv6 address" } else { "an IPv4 address" };
+        let of_family = |field, given: &Given<IpAddr>| {
+            if given.value.is_ipv6() != mode.over_ipv6() {
+                return Err(check.error(field, given.value, &given.span, Problem::Family { wanted }));
+            }
+            if is_broadcast(given.value) {
+                return Err(check.error(field, given.value, &given.span, Problem::NotUnicast));
+            }
+            Ok(Some(given.value).filter(|address| !address.is_unspecified()))
+        };
+        let given = self
             .remote
             .as_ref()
             .ok_or_else(|| check.missing("remote", "give the outer address of the far end"))?;
-        let IpAddr::V4(far) = remote.value else {
-            return Err(check.error("remote", remote.value, &remote.span, Problem::Family { wanted }));
-        };
-        let problem = match far {
-            far if far.is_unspecified() => Some(Problem::AnyRemote),
-            far if far.is_multicast() => Some(Problem::MulticastRemote),
-            far if far.is_broadcast() => Some(Problem::NotUnicast),
-            _ => None,
-        };
-        if let Some(problem) = problem {
-            let text = if far.is_unspecified() { "any".to_owned() } else { far.to_string() };
-            return Err(check.error("remote", text, &remote.span, problem));
+        let remote = of_family("remote", given)?;
+        let local = self.local.as_ref().map(|given| of_family("local", given)).transpose()?.flatten();
+        if let (Some(near), Some(given)) = (local.filter(|near| near.is_multicast()), &self.local) {
+            return Err(check.error("local", near, &given.span, Problem::NotUnicast));
         }
-        let Some(local) = &self.local else { return Ok((None, far)) };
-        match local.value {
-            IpAddr::V6(near) => Err(check.error("local", near, &local.span, Problem::Family { wanted })),
-            IpAddr::V4(near) if near.is_unspecified() => Ok((None, far)),
-            IpAddr::V4(near) if near.is_multicast() || near.is_broadcast() => {
-                Err(check.error("local", near, &local.span, Problem::NotUnicast))
+        match (local, remote) {
+            (None, Some(group)) if group.is_multicast() => {
+                Err(check.error("remote", group, &given.span, Problem::MulticastNeedsLocal))
             }
-            IpAddr::V4(near) if near == far => {
-                Err(check.error("remote", far, &remote.span, Problem::SameEnds))
+            (Some(near), Some(far)) if near == far => {
+                Err(check.error("remote", far, &given.span, Problem::SameEnds))
             }
-            IpAddr::V4(near) => Ok((Some(near), far)),
+            ends => Ok(ends),
         }
     }
 
@@ -262,8 +344,8 @@ impl From<&TunnelSpec> for Draft {
         Self {
             name: Some(spec.name.clone().into()),
             mode: Some(spec.mode.into()),
-            local: Some(IpAddr::V4(spec.local.unwrap_or(Ipv4Addr::UNSPECIFIED)).into()),
-            remote: Some(IpAddr::V4(spec.remote).into()),
+            local: Some(spec.local.unwrap_or_else(|| unspecified(spec.mode)).into()),
+            remote: Some(spec.remote.unwrap_or_else(|| unspecified(spec.mode)).into()),
             ikey: Some(spec.ikey.into()),
             okey: Some(spec.okey.into()),
             icsum: Some(spec.icsum.into()),
@@ -274,6 +356,11 @@ impl From<&TunnelSpec> for Draft {
             tos: Some(spec.tos.into()),
             pmtudisc: Some(spec.pmtudisc.into()),
             ignore_df: Some(spec.ignore_df.into()),
+            encaplimit: Some(spec.encaplimit.into()),
+            flowlabel: Some(spec.flowlabel.into()),
+            dscp_inherit: Some(spec.dscp_inherit.into()),
+            allow_localremote: Some(spec.allow_localremote.into()),
+            fwmark: Some(spec.fwmark.into()),
             dev: Some(spec.dev.clone().into()),
             mtu: Some(spec.mtu.into()),
             datapath: Some(spec.datapath.into()),
@@ -328,6 +415,24 @@ impl Check {
         };
         Err(self.error("name", &name.value, &name.span, Problem::ReservedName(reason)))
     }
+}
+
+fn is_broadcast(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.is_broadcast())
+}
+
+/// The address that means any.
+fn unspecified(mode: Mode) -> IpAddr {
+    if mode.over_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+/// iproute2's default: 64 over IPv6 (ip/ip6tunnel.c, 6.1).
+fn default_ttl(mode: Mode) -> Ttl {
+    if mode.over_ipv6() { Ttl::Fixed(64) } else { Ttl::Inherit }
+}
+
+fn default_encaplimit(mode: Mode) -> Option<u8> {
+    mode.over_ipv6().then_some(DEFAULT_ENCAPLIMIT)
 }
 
 fn value<T: Clone + Default>(field: &Option<Given<T>>) -> T {

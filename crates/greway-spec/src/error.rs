@@ -38,6 +38,12 @@ pub enum Problem {
     /// Required and absent.
     #[error("is missing; {0}")]
     Missing(&'static str),
+    /// A kind of tunnel that is understood, and not carried.
+    #[error("this version carries mode gre only")]
+    ModeNotCarried,
+    /// A field that is understood, and not honoured.
+    #[error("this version cannot honour it yet; leave it out")]
+    NotCarried,
     /// `remote any`.
     #[error("this version needs an explicit peer: give the address of the far end")]
     AnyRemote,
@@ -58,6 +64,20 @@ pub enum Problem {
     /// Both ends of the tunnel are one address.
     #[error("is the local address too; local is an address of this host, remote one of the peer")]
     SameEnds,
+    /// A multicast group as the far end, and no source for what is sent to it.
+    #[error("is a multicast address and needs a local address to send from; give local")]
+    MulticastNeedsLocal,
+    /// A field that this mode's delivery header has no place for.
+    #[error("is not for mode {mode}; {wanted}")]
+    NotOfMode {
+        /// The mode of the tunnel.
+        mode: crate::spec::Mode,
+        /// `modes ip6gre and ip6gretap have it`, say.
+        wanted: &'static str,
+    },
+    /// More than 20 bits.
+    #[error("is no flow label; 0 to 0xfffff is right")]
+    FlowLabelRange,
     /// A fixed TTL without DF.
     #[error("a fixed ttl needs pmtudisc; leave out nopmtudisc, or use ttl inherit")]
     TtlNeedsPmtudisc,

@@ -8,10 +8,10 @@ use crate::error::{Problem, SpecError};
 use crate::given::Given;
 use crate::spec::{Inner, InnerAddress, InnerRoute, Prefix};
 
-pub(crate) fn check(draft: &Draft, remote: std::net::Ipv4Addr, check: &Check) -> Result<Inner, SpecError> {
+pub(crate) fn check(draft: &Draft, remote: Option<IpAddr>, check: &Check) -> Result<Inner, SpecError> {
     let mut inner = Inner { forward: draft.forward.as_ref().is_some_and(|on| on.value), ..Inner::default() };
     for given in draft.addresses.iter().flatten() {
-        let address = checked_address(given, IpAddr::V4(remote), check)?;
+        let address = checked_address(given, remote, check)?;
         if inner.addresses.iter().any(|other| other.local == address.local && other.peer == address.peer) {
             return Err(check.error("inner address", address, &given.span, Problem::Twice));
         }
@@ -45,7 +45,7 @@ pub(crate) fn check(draft: &Draft, remote: std::net::Ipv4Addr, check: &Check) ->
 
 fn checked_address(
     given: &Given<DraftAddress>,
-    remote: IpAddr,
+    remote: Option<IpAddr>,
     check: &Check,
 ) -> Result<InnerAddress, SpecError> {
     let DraftAddress { local, peer, prefix_length } = given.value;
@@ -64,7 +64,7 @@ fn checked_address(
             }),
             peer if !unicast(peer) => Some(Problem::NotUnicast),
             peer if peer == local => Some(Problem::SameInnerEnds),
-            peer if peer == remote => Some(Problem::InnerPeerIsRemote),
+            peer if Some(peer) == remote => Some(Problem::InnerPeerIsRemote),
             _ => None,
         };
         if let Some(problem) = problem {

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod carried;
 pub mod change;
 mod describe;
 pub mod draft;
@@ -27,4 +28,4 @@ pub use given::{Given, Span};
 pub use key::{KeyError, parse_key};
 pub use name::DeviceName;
 pub use policy::{DatapathChoice, FirewallPolicy, OverlayChoice, UnderlayChoice};
-pub use spec::{Inner, InnerAddress, InnerRoute, Mode, Origin, Prefix, Tos, Ttl, TunnelSpec};
+pub use spec::{FlowLabel, Inner, InnerAddress, InnerRoute, Mode, Origin, Prefix, Tos, Ttl, TunnelSpec};

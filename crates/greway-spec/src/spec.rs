@@ -16,10 +16,11 @@ pub struct TunnelSpec {
     /// What is carried in what.
     pub mode: Mode,
     /// Outer source address of what we send and the destination of what we accept; `None`: any of
-    /// this host's addresses, chosen by the route when sending.
-    pub local: Option<Ipv4Addr>,
-    /// The peer's outer address.
-    pub remote: Ipv4Addr,
+    /// this host's addresses, chosen by the route when sending. Of the mode's family.
+    pub local: Option<IpAddr>,
+    /// The peer's outer address; `None`: any peer, the neighbour or route inside decides. Of the mode's
+    /// family.
+    pub remote: Option<IpAddr>,
     /// Key that received packets must carry; `None`: they must carry none.
     pub ikey: Option<u32>,
     /// Key put into sent packets. `Some(0)` and `None` differ on the wire.
@@ -32,14 +33,30 @@ pub struct TunnelSpec {
     pub iseq: bool,
     /// Sent packets carry a sequence number.
     pub oseq: bool,
-    /// TTL of the delivery header.
+    /// TTL or hop limit of the delivery header.
     pub ttl: Ttl,
-    /// TOS of the delivery header.
+    /// TOS or traffic class of the delivery header.
     pub tos: Tos,
     /// Path MTU discovery: DF is always set on the delivery header.
     pub pmtudisc: bool,
     /// DF of the payload packet is not copied either (needs `pmtudisc` off).
     pub ignore_df: bool,
+    /// Tunnel encapsulation limit option of the IPv6 delivery header (RFC 2473 §6.6); `None`: none is
+    /// sent. Always `None` over IPv4.
+    #[serde(default)]
+    pub encaplimit: Option<u8>,
+    /// Flow label of the IPv6 delivery header.
+    #[serde(default)]
+    pub flowlabel: FlowLabel,
+    /// The DSCP of the delivery header is copied to the payload packet when receiving over IPv6.
+    #[serde(default)]
+    pub dscp_inherit: bool,
+    /// Over IPv6, `remote` may be an address of this host.
+    #[serde(default)]
+    pub allow_localremote: bool,
+    /// Mark that routes of the delivery packets are looked up with; 0: none.
+    #[serde(default)]
+    pub fwmark: u32,
     /// Underlay device that sent packets are bound to.
     pub dev: Option<DeviceName>,
     /// MTU of the tunnel device in bytes; `None`: from the route to the remote.
@@ -59,11 +76,33 @@ pub struct TunnelSpec {
 }
 
 impl TunnelSpec {
-    /// Bytes that encapsulation adds: the IPv4 header and the GRE header with its options
-    /// (RFC 2784 §2, RFC 2890 §2).
+    /// Bytes that encapsulation adds: the delivery header with its encapsulation limit option, the GRE
+    /// header with its options, and for Ethernet the inner link header (RFC 2784 §2, RFC 2890 §2,
+    /// RFC 2473 §4.1.1).
     pub fn overhead(&self) -> u32 {
         let word = |present: bool| if present { 4 } else { 0 };
-        20 + 4 + word(self.ocsum) + word(self.okey.is_some()) + word(self.oseq)
+        let delivery = match (self.mode.over_ipv6(), self.encaplimit) {
+            (false, _) => 20,
+            (true, None) => 40,
+            (true, Some(_)) => 48,
+        };
+        let link = if self.mode.is_ethernet() { 14 } else { 0 };
+        delivery + 4 + word(self.ocsum) + word(self.okey.is_some()) + word(self.oseq) + link
+    }
+
+    /// The peer's outer address as text, `any` where there is none.
+    pub fn far_end(&self) -> String {
+        self.remote.map_or_else(|| "any".to_owned(), |remote| remote.to_string())
+    }
+
+    /// Both ends of a tunnel over IPv4 with one peer; `None` for every other tunnel.
+    pub fn ipv4_ends(&self) -> Option<(Option<Ipv4Addr>, Ipv4Addr)> {
+        let Some(IpAddr::V4(remote)) = self.remote else { return None };
+        match self.local {
+            None => Some((None, remote)),
+            Some(IpAddr::V4(local)) => Some((Some(local), remote)),
+            Some(IpAddr::V6(_)) => None,
+        }
     }
 }
 
@@ -74,14 +113,57 @@ pub enum Mode {
     /// Layer 3 in GRE in IPv4 (`ip tunnel … mode gre`).
     #[default]
     Gre,
+    /// Layer 3 in GRE in IPv6 (RFC 7676; `ip -6 tunnel … mode ip6gre`).
+    Ip6Gre,
+    /// Ethernet in GRE in IPv4 (`ip link … type gretap`).
+    Gretap,
+    /// Ethernet in GRE in IPv6 (`ip link … type ip6gretap`).
+    Ip6Gretap,
 }
 
 impl Mode {
-    /// The word of `ip tunnel`.
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Gre, Self::Ip6Gre, Self::Gretap, Self::Ip6Gretap];
+
+    /// The word of `ip tunnel` and `ip link`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Gre => "gre",
+            Self::Ip6Gre => "ip6gre",
+            Self::Gretap => "gretap",
+            Self::Ip6Gretap => "ip6gretap",
         }
+    }
+
+    /// Reads its word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.word() == word)
+    }
+
+    /// Whether the delivery header is IPv6.
+    pub fn over_ipv6(self) -> bool {
+        matches!(self, Self::Ip6Gre | Self::Ip6Gretap)
+    }
+
+    /// Whether the payload packets are Ethernet frames (protocol type 0x6558).
+    pub fn is_ethernet(self) -> bool {
+        matches!(self, Self::Gretap | Self::Ip6Gretap)
+    }
+}
+
+/// Flow label of the IPv6 delivery header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlowLabel {
+    /// Copied from an IPv6 payload packet.
+    Inherit,
+    /// A fixed value of 20 bits; 0: the sender's own choice.
+    Fixed(u32),
+}
+
+impl Default for FlowLabel {
+    fn default() -> Self {
+        Self::Fixed(0)
     }
 }
 

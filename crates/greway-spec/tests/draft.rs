@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use greway_spec::{
-    Change, Conflict, Draft, DraftAddress, DraftRoute, Given, Mode, OverlayChoice, Problem, RecreateReason,
-    Span, SpecError, Tos, Ttl, TunnelSpec,
+    Change, Conflict, Draft, DraftAddress, DraftRoute, FlowLabel, Given, Mode, OverlayChoice, Problem,
+    RecreateReason, Span, SpecError, Tos, Ttl, TunnelSpec,
 };
 
 fn draft() -> Draft {
@@ -19,6 +19,13 @@ fn spec(fill: impl FnOnce(&mut Draft)) -> TunnelSpec {
 }
 
 fn refine(fill: impl FnOnce(&mut Draft)) -> Result<TunnelSpec, SpecError> {
+    let mut draft = draft();
+    fill(&mut draft);
+    draft.into_carried_spec()
+}
+
+/// As the model sees it, whatever this version carries.
+fn refine_model(fill: impl FnOnce(&mut Draft)) -> Result<TunnelSpec, SpecError> {
     let mut draft = draft();
     fill(&mut draft);
     draft.into_spec()
@@ -249,4 +256,52 @@ fn cf01_who_cannot_be_beside_whom() {
     for fill in different {
         assert_eq!(other(fill).conflicts(&present), None);
     }
+}
+
+#[test]
+fn every_mode_is_understood_with_its_own_defaults_and_one_is_carried() {
+    let ipv6 = |mode: Mode| {
+        refine_model(move |d| {
+            d.mode = given(mode);
+            (d.local, d.remote) = (given(ip("2001:db8::1")), given(ip("2001:db8::2")));
+        })
+    };
+    for mode in [Mode::Ip6Gre, Mode::Ip6Gretap] {
+        let spec = ipv6(mode).unwrap();
+        assert_eq!((spec.ttl, spec.encaplimit, spec.pmtudisc), (Ttl::Fixed(64), Some(4), true));
+        let refused = spec.carried().unwrap_err().to_string();
+        assert_eq!(refused, format!("tunnel tun1: mode \"{mode}\": this version carries mode gre only"));
+    }
+    // RFC 2473 §4.1.1: the limit option makes the delivery header 8 bytes longer; Ethernet adds 14.
+    assert_eq!(ipv6(Mode::Ip6Gre).unwrap().overhead(), 40 + 8 + 4);
+    assert_eq!(ipv6(Mode::Ip6Gretap).unwrap().overhead(), 40 + 8 + 4 + 14);
+    let gretap = refine_model(|d| d.mode = given(Mode::Gretap)).unwrap();
+    assert_eq!((gretap.overhead(), gretap.ttl, gretap.encaplimit), (20 + 4 + 14, Ttl::Inherit, None));
+    assert!(spec(|_| ()).carried().is_ok());
+}
+
+#[test]
+fn a_field_of_another_delivery_header_is_refused() {
+    let cases: [(&str, Fill); 8] = [
+        ("encaplimit \"3\": is not for mode gre; modes ip6gre", |d| d.encaplimit = given(Some(3))),
+        ("flowlabel \"inherit\": is not for mode gre", |d| d.flowlabel = given(FlowLabel::Inherit)),
+        ("dscp \"inherit\": is not for mode gre", |d| d.dscp_inherit = given(true)),
+        ("allow-localremote \"on\": is not for mode gre", |d| d.allow_localremote = given(true)),
+        ("fwmark \"0x10\": this version cannot honour it yet", |d| d.fwmark = given(0x10)),
+        ("pmtudisc \"off\": is not for mode ip6gre", |d| {
+            (d.mode, d.pmtudisc) = (given(Mode::Ip6Gre), given(false));
+        }),
+        ("flowlabel \"1048576\": is no flow label; 0 to 0xfffff is right", |d| {
+            (d.mode, d.flowlabel) = (given(Mode::Ip6Gre), given(FlowLabel::Fixed(0x10_0000)));
+        }),
+        ("remote \"1.2.3.4\": is of the wrong family; an IPv6 address is right", |d| {
+            d.mode = given(Mode::Ip6Gre)
+        }),
+    ];
+    for (expected, fill) in cases {
+        let message = refine(fill).expect_err(expected).to_string();
+        assert!(message.contains(expected), "wanted {expected:?}, got {message:?}");
+    }
+    let group = refine(|d| (d.local, d.remote) = (None, given(ip("224.1.2.3")))).unwrap_err();
+    assert!(group.to_string().contains("needs a local address to send from"), "{group}");
 }

@@ -60,7 +60,10 @@ impl Handler for Answerer {
     }
 }
 
-/// A spec from outside was valid when it was made; this one may not have been made by us.
+/// A spec from outside was valid when it was made; this one may not have been made by us. And it may be
+/// of a kind that the data planes do not carry.
 fn valid(spec: &TunnelSpec) -> Result<TunnelSpec, String> {
-    Draft::from(spec).into_spec().map_err(|error| error.to_string())
+    let spec = Draft::from(spec).into_spec().map_err(|error| error.to_string())?;
+    spec.carried().map_err(|error| error.to_string())?;
+    Ok(spec)
 }

@@ -69,7 +69,9 @@ impl Rules {
         if let Some(policy) = policies.iter().find(|policy| covers(policy, spec)) {
             return raw(format!(
                 "an IPsec policy covers the way to {} ({} to {})",
-                spec.remote, policy.source, policy.destination
+                spec.far_end(),
+                policy.source,
+                policy.destination
             ));
         }
         match (spec.underlay, spec.firewall) {
@@ -106,10 +108,10 @@ impl Rules {
 fn covers(policy: &XfrmPolicy, spec: &TunnelSpec) -> bool {
     const GRE: u8 = 47;
     let protocol = matches!(policy.protocol, 0 | GRE);
-    let end = |prefix: &greway_netlink::IpPrefix, address: Option<std::net::Ipv4Addr>| {
-        address.is_none_or(|address| prefix.contains(address.into()))
+    let end = |prefix: &greway_netlink::IpPrefix, address: Option<std::net::IpAddr>| {
+        address.is_none_or(|address| prefix.contains(address))
     };
-    let remote = Some(spec.remote);
+    let remote = spec.remote;
     let out = end(&policy.source, spec.local) && end(&policy.destination, remote);
     let back = end(&policy.source, remote) && end(&policy.destination, spec.local);
     protocol && (out || back)

@@ -338,15 +338,15 @@ impl Host {
         let name = &spec.name;
         let here = |address: &Ipv4Addr| self.local_addresses.contains(address);
         let mut doubts = Vec::new();
-        match (here(&spec.remote), spec.local.as_ref().map(here)) {
+        let Some((local, remote)) = spec.ipv4_ends() else { return doubts };
+        match (here(&remote), local.as_ref().map(here)) {
             (true, Some(false)) => doubts.push(format!(
-                "{name}: remote {} is this host's own address and local is not: are they swapped?",
-                spec.remote
+                "{name}: remote {remote} is this host's own address and local is not: are they swapped?"
             )),
-            (true, _) => doubts.push(format!("{name}: remote {} is this host's own address", spec.remote)),
+            (true, _) => doubts.push(format!("{name}: remote {remote} is this host's own address")),
             (false, Some(false)) => doubts.push(format!(
                 "{name}: local {} is not an address of this host yet: nothing can be sent or received until it is",
-                spec.local.unwrap_or(Ipv4Addr::UNSPECIFIED)
+                local.unwrap_or(Ipv4Addr::UNSPECIFIED)
             )),
             _ => {}
         }

@@ -33,7 +33,8 @@ pub(super) fn of_host(host: &Host) -> Vec<String> {
 pub(super) fn of_tunnel(host: &Host, live: &Live, link: Option<&Link>) -> Vec<String> {
     let spec = live.spec();
     let mut notes = live.trouble.iter().cloned().collect::<Vec<_>>();
-    if let Some(local) = spec.local
+    let Some((local, remote)) = spec.ipv4_ends() else { return notes };
+    if let Some(local) = local
         && !host.local_addresses.contains(&local)
     {
         notes.push(format!(
@@ -41,20 +42,16 @@ pub(super) fn of_tunnel(host: &Host, live: &Live, link: Option<&Link>) -> Vec<St
              (behind a cloud's 1:1 NAT, use the private address)"
         ));
     }
-    if host.local_addresses.contains(&spec.remote) {
-        notes.push(format!(
-            "remote {} is this host's own address: are local and remote swapped?",
-            spec.remote
-        ));
+    if host.local_addresses.contains(&remote) {
+        notes.push(format!("remote {remote} is this host's own address: are local and remote swapped?"));
     }
-    match host.netlink.route_to(spec.remote.into(), &greway_netlink::RouteOptions::default()) {
+    match host.netlink.route_to(remote.into(), &greway_netlink::RouteOptions::default()) {
         Ok(route) if route.ifindex == live.index => notes.push(format!(
-            "the route to {} leads into the tunnel itself: add a route to it by the underlay",
-            spec.remote
+            "the route to {remote} leads into the tunnel itself: add a route to it by the underlay"
         )),
         Ok(route) if matches!(route.kind, RouteKind::Unicast | RouteKind::Local) => {}
-        Ok(_) => notes.push(format!("no route to remote {}: add one by the underlay", spec.remote)),
-        Err(error) => notes.push(format!("no route to remote {}: {error}", spec.remote)),
+        Ok(_) => notes.push(format!("no route to remote {remote}: add one by the underlay")),
+        Err(error) => notes.push(format!("no route to remote {remote}: {error}")),
     }
     if sysctl::reverse_path_filter(spec.name.as_str()) == 1 {
         notes.push(format!(

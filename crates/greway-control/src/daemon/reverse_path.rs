@@ -27,10 +27,10 @@ pub(super) fn read<'l>(
     if paths.filters.is_empty() {
         return Ok(paths);
     }
-    for spec in tunnels.map(Live::spec) {
-        let route = netlink.route_to(spec.remote.into(), &RouteOptions::default());
+    for (_, remote) in tunnels.filter_map(|live| live.spec().ipv4_ends()) {
+        let route = netlink.route_to(remote.into(), &RouteOptions::default());
         let leads = route.ok().filter(|route| matches!(route.kind, RouteKind::Unicast | RouteKind::Local));
-        paths.ways.insert(spec.remote, leads.map(|route| route.ifindex));
+        paths.ways.insert(remote, leads.map(|route| route.ifindex));
     }
     Ok(paths)
 }

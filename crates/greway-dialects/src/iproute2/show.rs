@@ -1,5 +1,7 @@
 //! What `ip tunnel show` prints, as text and as JSON.
 
+use std::net::IpAddr;
+
 use greway_spec::dsfield::dsfield_name;
 use greway_spec::{Ttl, TunnelSpec};
 use serde::Serialize;
@@ -61,11 +63,12 @@ fn object(spec: &TunnelSpec) -> String {
         (spec.oseq, "tx_seq"),
         (spec.ocsum, "tx_csum"),
     ];
+    let end = |end: Option<IpAddr>| end.map_or_else(|| "0.0.0.0".to_owned(), |end| end.to_string());
     let object = Object {
         ifname: spec.name.as_str(),
         mode: format!("{}/ip", spec.mode),
-        remote: spec.remote.to_string(),
-        local: spec.local.map_or_else(|| "0.0.0.0".to_owned(), |local| local.to_string()),
+        remote: end(spec.remote),
+        local: end(spec.local),
         dev: spec.dev.as_ref().map(|dev| dev.as_str()),
         ttl: match spec.ttl {
             Ttl::Inherit => None,

@@ -14,16 +14,17 @@
 //! An unknown key is an error, never ignored, and so is a key said twice in two ways (`key` beside
 //! `ikey`). Addresses are read strictly: `010.0.0.1` is refused, not guessed at.
 
+mod delivery;
 mod inner;
 mod reader;
 mod render;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 
 use greway_spec::{
-    DatapathChoice, DeviceName, Draft, FirewallPolicy, Given, Mode, Origin, OverlayChoice, Tos, Ttl,
+    DatapathChoice, DeviceName, Draft, FirewallPolicy, Given, Mode, Origin, OverlayChoice,
     UnderlayChoice,
 };
 use toml::de::{DeTable, DeValue};
@@ -35,7 +36,7 @@ use reader::{Entry, Reader, Table};
 
 pub use render::render;
 
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 31] = [
     "name",
     "mode",
     "local",
@@ -63,6 +64,10 @@ const KEYS: [&str; 27] = [
     "strict_keys",
     "inner",
     "fwmark",
+    "encaplimit",
+    "flowlabel",
+    "dscp",
+    "allow_localremote",
 ];
 
 /// Reads one of our files. The tunnel's name is that of the file where the text has none.
@@ -78,9 +83,6 @@ pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Diagnostic> {
     let table = Table { entries: document.get_ref(), path: "" };
     let name = name(&mut reader, &table)?;
     table.only(&reader, &KEYS)?;
-    if let Some(fwmark) = table.entry("fwmark") {
-        return Err(reader.error(&fwmark, "fwmark is not there yet; leave it out"));
-    }
     let mut draft =
         Draft { name: Some(name), origin: Origin::File(file_name.to_owned()), ..Draft::default() };
     ends(&reader, &table, &mut draft)?;
@@ -89,7 +91,7 @@ pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Diagnostic> {
         both_ways(&reader, &table, ["csum", "icsum", "ocsum"], |entry| reader.boolean(entry))?;
     [draft.iseq, draft.oseq] =
         both_ways(&reader, &table, ["seq", "iseq", "oseq"], |entry| reader.boolean(entry))?;
-    outer_header(&reader, &table, &mut draft)?;
+    delivery::read(&reader, &table, &mut draft)?;
     choices(&reader, &table, &mut draft)?;
     let onboot = table.read("onboot", |entry| reader.boolean(&entry))?.is_none_or(|on| on.value);
     if let Some(entry) = table.entry("inner") {
@@ -128,21 +130,30 @@ fn name(reader: &mut Reader<'_>, table: &Table<'_>) -> Result<Given<DeviceName>,
 fn ends(reader: &Reader<'_>, table: &Table<'_>, draft: &mut Draft) -> Result<(), Diagnostic> {
     draft.mode = table.read("mode", |entry| {
         let text = reader.string(&entry)?;
-        match text.value.as_str() {
-            "gre" | "gre/ip" => Ok(reader.given(&entry, Mode::Gre)),
-            other => Err(reader.bad(&entry, other, "gre is the mode of this version")),
+        let mode = match text.value.as_str() {
+            "gre/ip" => Some(Mode::Gre),
+            "gre/ipv6" => Some(Mode::Ip6Gre),
+            word => Mode::parse(word),
+        };
+        match mode {
+            Some(mode) => Ok(reader.given(&entry, mode)),
+            None => Err(reader.bad(&entry, &text.value, &format!("{} is right", modes()))),
         }
     })?;
+    let over_ipv6 = draft.mode.as_ref().is_some_and(|mode| mode.value.over_ipv6());
+    let (any, example): (IpAddr, _) = if over_ipv6 {
+        (Ipv6Addr::UNSPECIFIED.into(), "an IPv6 address such as \"2001:db8::2\" is right")
+    } else {
+        (Ipv4Addr::UNSPECIFIED.into(), "an IPv4 address such as \"100.0.2.100\" is right")
+    };
     let address = |entry: Entry<'_>| {
         let text = reader.string(&entry)?;
         if text.value == "any" {
-            return Ok(reader.given(&entry, IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+            return Ok(reader.given(&entry, any));
         }
         match text.value.parse::<IpAddr>() {
             Ok(address) => Ok(reader.given(&entry, address)),
-            Err(_) => {
-                Err(reader.bad(&entry, &text.value, "an IPv4 address such as \"100.0.2.100\" is right"))
-            }
+            Err(_) => Err(reader.bad(&entry, &text.value, example)),
         }
     };
     draft.local = table.read("local", address)?;
@@ -155,6 +166,10 @@ fn ends(reader: &Reader<'_>, table: &Table<'_>, draft: &mut Draft) -> Result<(),
         }
     })?;
     Ok(())
+}
+
+fn modes() -> String {
+    Mode::ALL.map(Mode::word).join(" or ")
 }
 
 fn keys(reader: &mut Reader<'_>, table: &Table<'_>, draft: &mut Draft) -> Result<(), Diagnostic> {
@@ -198,51 +213,6 @@ fn both_ways<'t, T: Clone>(
     }
     let value = read(&entry)?;
     Ok([Some(value.clone()), Some(value)])
-}
-
-fn outer_header(reader: &Reader<'_>, table: &Table<'_>, draft: &mut Draft) -> Result<(), Diagnostic> {
-    draft.ttl = table.read("ttl", |entry| {
-        let right = "1 to 255, or \"inherit\", is right";
-        let ttl = match entry.value() {
-            DeValue::Integer(_) => u8::try_from(reader.integer(&entry)?).ok().map(Ttl::from),
-            DeValue::String(text) if text == "inherit" => Some(Ttl::Inherit),
-            _ => None,
-        };
-        match ttl {
-            Some(ttl) => Ok(reader.given(&entry, ttl)),
-            None => Err(reader.bad(&entry, reader.source(&entry), right)),
-        }
-    })?;
-    draft.tos = table.read("tos", |entry| {
-        let right = "0 to 255, a name such as \"CS6\", \"inherit\", or \"inherit/CS6\" is right";
-        let tos = match entry.value() {
-            DeValue::Integer(_) => u8::try_from(reader.integer(&entry)?)
-                .ok()
-                .map(|value| Tos { inherit: value & 1 == 1, value: value & !1 }),
-            DeValue::String(text) => Tos::parse(text),
-            _ => None,
-        };
-        match tos {
-            Some(tos) => Ok(reader.given(&entry, tos)),
-            None => Err(reader.bad(&entry, reader.source(&entry), right)),
-        }
-    })?;
-    draft.pmtudisc = table.read("pmtudisc", |entry| reader.boolean(&entry))?;
-    draft.ignore_df = table.read("ignore_df", |entry| reader.boolean(&entry))?;
-    draft.mtu = table.read("mtu", |entry| {
-        let mtu = match entry.value() {
-            DeValue::Integer(_) => u32::try_from(reader.integer(&entry)?).ok().map(Some),
-            DeValue::String(text) if text == "auto" => Some(None),
-            _ => None,
-        };
-        match mtu {
-            Some(mtu) => Ok(reader.given(&entry, mtu)),
-            None => {
-                Err(reader.bad(&entry, reader.source(&entry), "a number of bytes, or \"auto\", is right"))
-            }
-        }
-    })?;
-    Ok(())
 }
 
 fn choices(reader: &Reader<'_>, table: &Table<'_>, draft: &mut Draft) -> Result<(), Diagnostic> {

@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write};
 
-use greway_spec::{InnerAddress, InnerRoute, Ttl, TunnelSpec};
+use greway_spec::draft::DEFAULT_ENCAPLIMIT;
+use greway_spec::{FlowLabel, InnerAddress, InnerRoute, Ttl, TunnelSpec};
 use toml::Value;
 
 /// The file that describes this tunnel. Defaults are left out. Reading it gives the same tunnel; its
@@ -21,12 +22,14 @@ fn write_spec(out: &mut String, spec: &TunnelSpec) -> fmt::Result {
     if let Some(local) = spec.local {
         writeln!(out, "local = \"{local}\"")?;
     }
-    writeln!(out, "remote = \"{}\"", spec.remote)?;
+    writeln!(out, "remote = \"{}\"", spec.far_end())?;
     write_keys(out, spec)?;
     write_flags(out, ["csum", "icsum", "ocsum"], [spec.icsum, spec.ocsum])?;
     write_flags(out, ["seq", "iseq", "oseq"], [spec.iseq, spec.oseq])?;
-    if let Ttl::Fixed(hops) = spec.ttl {
-        writeln!(out, "ttl = {hops}")?;
+    match spec.ttl {
+        Ttl::Fixed(hops) => writeln!(out, "ttl = {hops}")?,
+        Ttl::Inherit if spec.mode.over_ipv6() => writeln!(out, "ttl = \"inherit\"")?,
+        Ttl::Inherit => {}
     }
     if spec.tos.bits() != 0 {
         writeln!(out, "tos = \"{}\"", spec.tos)?;
@@ -36,6 +39,10 @@ fn write_spec(out: &mut String, spec: &TunnelSpec) -> fmt::Result {
     }
     if spec.ignore_df {
         writeln!(out, "ignore_df = true")?;
+    }
+    write_ipv6(out, spec)?;
+    if spec.fwmark != 0 {
+        writeln!(out, "fwmark = {:#x}", spec.fwmark)?;
     }
     if let Some(dev) = &spec.dev {
         writeln!(out, "dev = {}", string(dev.as_str()))?;
@@ -48,6 +55,30 @@ fn write_spec(out: &mut String, spec: &TunnelSpec) -> fmt::Result {
     write_choice(out, "overlay", spec.overlay)?;
     write_choice(out, "firewall", spec.firewall)?;
     write_inner(out, spec)
+}
+
+/// What only the IPv6 delivery header has.
+fn write_ipv6(out: &mut String, spec: &TunnelSpec) -> fmt::Result {
+    if !spec.mode.over_ipv6() {
+        return Ok(());
+    }
+    match spec.encaplimit {
+        Some(DEFAULT_ENCAPLIMIT) => {}
+        Some(limit) => writeln!(out, "encaplimit = {limit}")?,
+        None => writeln!(out, "encaplimit = \"none\"")?,
+    }
+    match spec.flowlabel {
+        FlowLabel::Fixed(0) => {}
+        FlowLabel::Fixed(label) => writeln!(out, "flowlabel = {label:#x}")?,
+        FlowLabel::Inherit => writeln!(out, "flowlabel = \"inherit\"")?,
+    }
+    if spec.dscp_inherit {
+        writeln!(out, "dscp = \"inherit\"")?;
+    }
+    if spec.allow_localremote {
+        writeln!(out, "allow_localremote = true")?;
+    }
+    Ok(())
 }
 
 fn write_keys(out: &mut String, spec: &TunnelSpec) -> fmt::Result {

@@ -26,7 +26,7 @@ pub(crate) fn run(args: &TunnelArgs, location: &Location) -> anyhow::Result<Exit
 
 fn add(words: &[String], location: &Location) -> anyhow::Result<()> {
     // All that can be said without the daemon is said before one is started.
-    let spec = iproute2::parse_tunnel_words(words, Verb::Add)?.into_spec()?;
+    let spec = iproute2::parse_tunnel_words(words, Verb::Add)?.into_carried_spec()?;
     let mut client = super::connect(location)?;
     super::change(&mut client, location, &Request::Add { spec: Box::new(spec) })?;
     Ok(())
@@ -39,6 +39,7 @@ fn change(words: &[String], location: &Location) -> anyhow::Result<()> {
     let present = list(&mut client, location)?.into_iter().find(|spec| spec.name == name);
     let present = present.ok_or_else(|| no_such(&name))?;
     let spec = draft.overlay_on(&present)?;
+    spec.carried()?;
     super::change(&mut client, location, &Request::Change { spec: Box::new(spec) })?;
     Ok(())
 }
