@@ -25,6 +25,7 @@ mod command;
 mod handle;
 mod offload;
 mod overlay;
+mod path_mtu;
 mod port;
 mod receive;
 mod reverse_path;

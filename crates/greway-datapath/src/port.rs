@@ -8,6 +8,7 @@ use greway_linux::OpenError;
 use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::overlay::{Inside, Overlay};
+use crate::path_mtu::PathMtu;
 use crate::underlay::Receive;
 
 /// Everything that is needed to carry a tunnel.
@@ -51,6 +52,7 @@ pub(crate) struct Port {
     pub(crate) receive: Receive,
     pub(crate) bound_to: Option<u32>,
     pub(crate) device_mtu: u32,
+    pub(crate) path_mtu: PathMtu,
     sequence: Box<dyn ReserveSequence>,
     reserved: u32,
 }
@@ -69,6 +71,7 @@ impl Port {
             receive: port.receive,
             bound_to: port.bound_to,
             device_mtu: port.device_mtu,
+            path_mtu: PathMtu::unknown(),
             sequence: port.sequence,
             // The first packet reserves.
             reserved: port.first_sequence,
@@ -83,6 +86,7 @@ impl Port {
             self.state.expected_sequence = 0;
         }
         self.bound_to = bound_to;
+        self.path_mtu = PathMtu::unknown();
         self.spec = spec;
     }
 

@@ -3,8 +3,10 @@
 
 use std::io;
 
-use greway_engine::{DropReason, Train, TunnelCounters, encapsulate};
-use greway_linux::batch::{ReceiveBatch, SendBatch, SendStorage};
+use greway_engine::{
+    DropReason, Fit, Fragments, Offload, Train, TunnelCounters, encapsulate, fit, too_big_message,
+};
+use greway_linux::batch::{Control, ReceiveBatch, SendBatch, SendStorage, Target};
 use greway_linux::{errno, vnet};
 
 use crate::overlay::{Inside, Payload};
@@ -17,6 +19,10 @@ pub(crate) struct Sender {
     storage: SendStorage,
     /// The packets in the batch: which messages are theirs, and how many bytes they had.
     packets: Vec<Waiting>,
+    /// A packet that was larger than its path, in pieces.
+    fragments: Fragments,
+    /// For what goes beside the batch: fragments, and answers to senders.
+    beside: SendStorage,
     /// The last error that has no drop reason of its own, so that the log has it once.
     odd_error: Option<i32>,
     /// A packet of a TUN device; empty until there is one.
@@ -44,6 +50,8 @@ impl Sender {
             train: Train::new(),
             storage: SendStorage::new(MESSAGES),
             packets: Vec::with_capacity(MESSAGES),
+            fragments: Fragments::new(),
+            beside: SendStorage::new(MESSAGES),
             odd_error: None,
             buffer: Vec::new(),
         }
@@ -62,7 +70,7 @@ impl Sender {
         }
         let Inside::Link { socket, .. } = &port.inside else { return Ok(()) };
         batch.recv(socket)?;
-        let Self { train, storage, packets, odd_error, .. } = self;
+        let Self { train, storage, packets, fragments, beside, odd_error, .. } = self;
         let mut out = storage.start();
         packets.clear();
         // Segments with and without DF take different sockets; a change sends what is waiting.
@@ -74,6 +82,20 @@ impl Sender {
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
                 continue;
             };
+            match fit_path(port, &payload, now_ms) {
+                Fit::Fits => {}
+                Fit::Fragment { mtu } => {
+                    // What came before goes before.
+                    flush(&mut out, packets, port, underlay, with_df, now_ms, odd_error);
+                    let mut pieces = Pieces { train, fragments, storage: beside, packets, odd_error };
+                    pieces.send(port, underlay, &payload, mtu, now_ms);
+                    continue;
+                }
+                too_big => {
+                    refuse(port, &payload, too_big, beside);
+                    continue;
+                }
+            }
             if !fill(port, &payload, train) {
                 continue;
             }
@@ -90,7 +112,7 @@ impl Sender {
 
     /// The same for a TUN device, which gives one packet a read.
     fn carry_tun(&mut self, port: &mut Port, underlay: &mut Underlay, now_ms: u64) -> io::Result<()> {
-        let Self { train, storage, packets, odd_error, buffer } = self;
+        let Self { train, storage, packets, fragments, beside, odd_error, buffer } = self;
         buffer.resize(LARGEST, 0);
         for _ in 0..TUN_TURN {
             let mut header = [0; vnet::LEN];
@@ -100,6 +122,18 @@ impl Sender {
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
                 continue;
             };
+            match fit_path(port, &payload, now_ms) {
+                Fit::Fits => {}
+                Fit::Fragment { mtu } => {
+                    let mut pieces = Pieces { train, fragments, storage: beside, packets, odd_error };
+                    pieces.send(port, underlay, &payload, mtu, now_ms);
+                    continue;
+                }
+                too_big => {
+                    refuse(port, &payload, too_big, beside);
+                    continue;
+                }
+            }
             if !fill(port, &payload, train) {
                 continue;
             }
@@ -110,6 +144,78 @@ impl Sender {
             flush(&mut out, packets, port, underlay, df, now_ms, odd_error);
         }
         Ok(())
+    }
+}
+
+/// Whether a packet fits the path as the kernel knows it.
+fn fit_path(port: &mut Port, payload: &Payload<'_>, now_ms: u64) -> Fit {
+    let Payload { protocol_type, packet, offload } = payload;
+    let path_mtu = port.path_mtu.for_packet(packet.len(), &port.tunnel, port.bound_to, now_ms);
+    fit(&port.tunnel, *protocol_type, packet, *offload, path_mtu)
+}
+
+/// Counts a packet that is too large, and tells its sender where it may be told.
+fn refuse(port: &Port, payload: &Payload<'_>, why: Fit, storage: &mut SendStorage) {
+    port.tunnel.counters().record_drop(DropReason::TooBigForPath);
+    let Fit::TellSender { mtu } = why else { return };
+    let Payload { protocol_type, packet, .. } = payload;
+    let Some(message) = too_big_message(*protocol_type, packet, mtu) else { return };
+    // A sender that is not told tries again, and is told then.
+    let lost = match &port.inside {
+        Inside::Link { socket, addresses } => {
+            let front = Inside::front(addresses, *protocol_type, &Offload::NONE);
+            let mut out = storage.start();
+            let pushed = out.push_with_prefix(&front, &[&message], Target::Connected, Control::NONE);
+            debug_assert!(pushed.is_ok(), "the batch was empty");
+            let mut lost = None;
+            out.send(socket, |_, error| lost = Some(error));
+            lost
+        }
+        Inside::Tun(tun) => tun.send(&crate::offload::emit(&Offload::NONE, 0), &[], &[&message]).err(),
+    };
+    if let Some(error) = lost {
+        tracing::debug!(tunnel = %port.name, %error, "a sender could not be told the path MTU");
+    }
+}
+
+/// What it takes to send a packet in pieces.
+struct Pieces<'a> {
+    train: &'a mut Train,
+    fragments: &'a mut Fragments,
+    storage: &'a mut SendStorage,
+    packets: &'a mut Vec<Waiting>,
+    odd_error: &'a mut Option<i32>,
+}
+
+impl Pieces<'_> {
+    fn send(
+        &mut self,
+        port: &mut Port,
+        underlay: &mut Underlay,
+        payload: &Payload<'_>,
+        mtu: u16,
+        now_ms: u64,
+    ) {
+        let Self { train, fragments, storage, packets, odd_error } = self;
+        if !fragments.cut(payload.packet, payload.offload.partial, mtu) {
+            port.tunnel.counters().record_drop(DropReason::TooBigForPath);
+            return;
+        }
+        let mut out = storage.start();
+        packets.clear();
+        let mut df = true;
+        for packet in fragments.iter() {
+            let piece = Payload { protocol_type: payload.protocol_type, packet, offload: Offload::NONE };
+            if !fill(port, &piece, train) {
+                continue;
+            }
+            df = train.outer().dont_fragment;
+            if out.len() + train.len() > MESSAGES {
+                flush(&mut out, packets, port, underlay, df, now_ms, odd_error);
+            }
+            push(&mut out, packets, train, packet, port.bound_to);
+        }
+        flush(&mut out, packets, port, underlay, df, now_ms, odd_error);
     }
 }
 
@@ -148,7 +254,7 @@ fn push<'a>(
 fn flush(
     out: &mut SendBatch<'_, '_>,
     packets: &mut Vec<Waiting>,
-    port: &Port,
+    port: &mut Port,
     underlay: &mut Underlay,
     with_df: bool,
     now_ms: u64,
@@ -160,8 +266,11 @@ fn flush(
     let counters = port.tunnel.counters();
     let total = out.len();
     let mut tally = Tally { packets: packets.as_slice(), position: 0, begin: 0, lost: 0, counters, now_ms };
+    let mut too_big = false;
     let outcome = out.send(underlay.sender(with_df), |index, error| {
-        counters.record_drop(reason(&error, port, odd_error));
+        let reason = reason(&error, port, odd_error);
+        too_big |= reason == DropReason::TooBigForPath;
+        counters.record_drop(reason);
         tally.lost(index);
     });
     for index in total - outcome.pending..total {
@@ -171,6 +280,11 @@ fn flush(
     tally.finish();
     out.clear();
     packets.clear();
+    if too_big {
+        // The next one of this size is refused here, and its sender told.
+        let Port { path_mtu, tunnel, bound_to, .. } = port;
+        path_mtu.ask(tunnel, *bound_to, now_ms);
+    }
 }
 
 /// Walks over packets and their lost messages side by side, both in order.

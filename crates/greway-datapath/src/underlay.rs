@@ -40,7 +40,7 @@ impl Receive {
 }
 
 /// IP protocol number of GRE (RFC 2784 §3).
-const GRE: u8 = 47;
+pub(crate) const GRE: u8 = 47;
 
 /// The sockets on the underlay, those for receiving opened when a tunnel needs them.
 #[derive(Debug)]

@@ -67,7 +67,7 @@ fn outer_for(tunnel: &Tunnel, protocol_type: u16, packet: &[u8]) -> Result<Outer
         destination: tunnel.remote,
         ttl,
         tos: ecn::encapsulate(tos, inherited.tos.unwrap_or(0)),
-        dont_fragment: tunnel.pmtudisc || (inherited.dont_fragment && !tunnel.ignore_df),
+        dont_fragment: tunnel.sets_df(inherited.dont_fragment),
     })
 }
 

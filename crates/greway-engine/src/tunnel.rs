@@ -113,6 +113,11 @@ impl Tunnel {
         greway_wire::ipv4::MIN_LEN + self.gre_len()
     }
 
+    /// Whether the delivery packet of a payload packet with or without DF has DF (TX-05).
+    pub fn sets_df(&self, payload_df: bool) -> bool {
+        self.pmtudisc || (payload_df && !self.ignore_df)
+    }
+
     /// Whether sent packets carry sequence numbers.
     pub fn sends_sequence(&self) -> bool {
         self.oseq

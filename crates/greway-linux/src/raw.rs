@@ -169,6 +169,34 @@ impl RawSocket {
         Ok(rustix::net::bind(&self.fd, &std::net::SocketAddrV4::new(address, 0))?)
     }
 
+    /// Ties the socket to a device by index (`SO_BINDTOIFINDEX`); 0 unties it.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` when there is no such device.
+    pub fn bind_to_ifindex(&self, ifindex: u32) -> io::Result<()> {
+        sockopt::set(self.as_fd(), libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, &ifindex)
+    }
+
+    /// Sends to this address only, and looks up the route to it now (connect(2)). Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// `ENETUNREACH` where there is no route.
+    pub fn connect(&self, address: Ipv4Addr) -> io::Result<()> {
+        Ok(rustix::net::connect(&self.fd, &std::net::SocketAddrV4::new(address, 0))?)
+    }
+
+    /// The path MTU in bytes to the address that the socket is connected to, as the kernel knows it now:
+    /// the route's, or what ICMP taught it (`IP_MTU`, ip(7)).
+    ///
+    /// # Errors
+    ///
+    /// `ENOTCONN` for a socket that is not connected.
+    pub fn path_mtu(&self) -> io::Result<u32> {
+        sockopt::read::<u32>(self.as_fd(), libc::IPPROTO_IP, libc::IP_MTU)
+    }
+
     /// Sets the buffers in bytes; past the system's limit where the caller may.
     ///
     /// # Errors

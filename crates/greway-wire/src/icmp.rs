@@ -26,6 +26,8 @@ pub const FRAGMENTATION_NEEDED: u8 = 4;
 
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
+/// ICMPv6 packet too big (RFC 4443 §3.2).
+pub const V6_PACKET_TOO_BIG: u8 = 2;
 const V6_ECHO_REQUEST: u8 = 128;
 const V6_ECHO_REPLY: u8 = 129;
 
@@ -163,6 +165,39 @@ impl<'a> Quote<'a> {
     }
 }
 
+/// Writes an ICMPv6 "packet too big" (RFC 4443 §3.2) between two addresses, quoting all of `packet`; returns
+/// the bytes written. A caller cuts the quote so that the datagram stays within 1280 bytes (RFC 4443 §2.4).
+///
+/// # Errors
+/// [`ShortBuffer`] where header and quote do not fit.
+pub fn emit_packet_too_big(
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    mtu: u32,
+    packet: &[u8],
+    buffer: &mut [u8],
+) -> Result<usize, ShortBuffer> {
+    let message = front(buffer, HEADER_LEN + packet.len())?;
+    message[0] = V6_PACKET_TOO_BIG;
+    message[1..4].fill(0);
+    message[4..8].copy_from_slice(&mtu.to_be_bytes());
+    message[HEADER_LEN..].copy_from_slice(packet);
+    let mut sum = pseudo_header_v6(source, destination, PROTOCOL_V6, message.len() as u32);
+    sum.add(message);
+    message[2..4].copy_from_slice(&sum.value().to_be_bytes());
+    Ok(message.len())
+}
+
+/// Whether an ICMP message is an error: none is sent about one (RFC 1122 §3.2.2).
+pub fn is_error(kind: u8) -> bool {
+    matches!(kind, DESTINATION_UNREACHABLE | 4 | 5 | 11 | 12)
+}
+
+/// Whether an ICMPv6 message is an error (RFC 4443 §2.1).
+pub fn is_error_v6(kind: u8) -> bool {
+    kind < 128
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,6 +242,19 @@ mod tests {
             let written = quote.emit(&mut buffer).unwrap();
             prop_assert_eq!(Quote::parse(&buffer[..written]), Some(quote));
             prop_assert!(quote.emit(&mut buffer[..written - 1]).is_err());
+        }
+
+        #[test]
+        fn packet_too_big_has_its_checksum(mtu: u32, packet in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let (a, b) = (Ipv6Addr::LOCALHOST, Ipv6Addr::new(0xfd31, 0, 0, 0, 0, 0, 0, 2));
+            let mut buffer = [0xa5; 80];
+            let written = emit_packet_too_big(a, b, mtu, &packet, &mut buffer).unwrap();
+            let mut sum = pseudo_header_v6(a, b, PROTOCOL_V6, written as u32);
+            sum.add(&buffer[..written]);
+            prop_assert!(sum.verifies());
+            prop_assert_eq!(&buffer[..2], &[2, 0]);
+            prop_assert_eq!(&buffer[4..8], &mtu.to_be_bytes());
+            prop_assert_eq!(&buffer[8..written], packet.as_slice());
         }
 
         #[test]

@@ -10,3 +10,4 @@ mod guards;
 mod merged;
 mod split;
 mod support;
+mod too_big;

@@ -1,0 +1,126 @@
+//! A narrow place on the way: who is told, what is cut, and that bulk transfers go through whatever they
+//! carry. Rules: TX-06.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use greway_netlink::LinkChange;
+use greway_testbed::tcp::transfer;
+use greway_testbed::{Capture, PingOptions, PingReport, ping, poll_until, privilege, require};
+use greway_wire::ipv4::Ipv4Header;
+use support::{Lab, SOON, in_vain, inner, two_hosts};
+
+/// Bytes of the largest packet between the router and linux2.
+const NARROW: u32 = 1_400;
+/// What is left of it for the tunnel's payload packets.
+const INSIDE: u32 = NARROW - 24;
+
+/// Makes the way behind the router narrow. linux1 cannot know.
+fn narrow(lab: &Lab) {
+    lab.guide.router.change("eth2", &LinkChange { mtu: Some(NARROW), ..LinkChange::default() }).unwrap();
+    lab.guide.linux2.change("wan0", &LinkChange { mtu: Some(NARROW), ..LinkChange::default() }).unwrap();
+}
+
+fn lab(words: &str) -> Lab {
+    let lab = two_hosts();
+    lab.tunnel(words);
+    narrow(&lab);
+    lab
+}
+
+/// A ping of this many bytes with its headers.
+fn of_size(lab: &Lab, bytes: u32, df: bool) -> PingReport {
+    let options = PingOptions { count: 1, size: bytes as usize - 28, df, ..in_vain() };
+    ping(&lab.guide.linux1, inner(1), &options).unwrap()
+}
+
+/// Pings with DF until somebody says that it is too large.
+fn told(lab: &Lab, bytes: u32) -> u32 {
+    poll_until(SOON, "an answer to what is too large", || {
+        let report = of_size(lab, bytes, true);
+        assert_eq!(report.received(), 0, "{report}");
+        report.errors.iter().find_map(|error| error.mtu)
+    })
+    .unwrap()
+}
+
+#[test]
+fn tx06_the_inner_sender_is_told_what_the_path_takes() {
+    require!(privilege::check());
+    for overlay in ["veth", "tun"] {
+        let lab = lab(&format!("overlay {overlay}"));
+        assert_eq!(lab.one.mtu("tun0"), 1_476, "made before the way was narrow");
+        assert!(of_size(&lab, INSIDE, true).complete());
+        assert_eq!(told(&lab, 1_476), INSIDE);
+        lab.one.words("status tun0 --no-echo").ok().says(&["too-big-for-path"]);
+        assert!(of_size(&lab, INSIDE, true).complete());
+    }
+}
+
+#[test]
+fn tx06_what_may_be_fragmented_is_and_before_it_is_encapsulated() {
+    require!(privilege::check());
+    let lab = lab("");
+    assert_eq!(told(&lab, 1_476), INSIDE);
+    let wire = Capture::start(&lab.guide.linux2, "wan0").unwrap();
+    let report = poll_until(SOON, "a large ping without DF", || {
+        Some(of_size(&lab, 1_476, false)).filter(PingReport::complete)
+    })
+    .unwrap();
+    assert!(report.complete(), "{report}");
+    let frames = wire.stop();
+    let delivery = frames.iter().filter(|frame| !frame.outgoing && frame.gre().is_some());
+    let mut inner_fragments = 0;
+    for frame in delivery {
+        let outer = Ipv4Header::parse(frame.payload()).unwrap();
+        assert!(!outer.is_fragment() && outer.dont_fragment, "the far end reassembles nothing");
+        let inner = Ipv4Header::parse(&frame.gre().unwrap()[4..]).unwrap();
+        inner_fragments += usize::from(inner.is_fragment());
+    }
+    assert!(inner_fragments >= 2, "{inner_fragments}");
+}
+
+#[test]
+fn a_bulk_transfer_finds_the_narrow_place() {
+    require!(privilege::check());
+    for words in ["", "csum seq key 42", "overlay tun"] {
+        let lab = lab(words);
+        let to = SocketAddr::new(inner(1), 0);
+        let report =
+            transfer(&lab.guide.linux1, &lab.guide.linux2, to, 4 << 20, Duration::from_secs(60)).unwrap();
+        assert!(report.intact(), "{words}: {report:?}");
+        // And the other way, where linux2's own device is the narrow one.
+        let to = SocketAddr::new(inner(0), 0);
+        let report =
+            transfer(&lab.guide.linux2, &lab.guide.linux1, to, 4 << 20, Duration::from_secs(60)).unwrap();
+        assert!(report.intact(), "{words}: {report:?}");
+    }
+}
+
+#[test]
+fn tx06_ipv6_is_told_and_a_transfer_goes_through() {
+    require!(privilege::check());
+    let lab = lab("");
+    for (host, address) in [(&lab.guide.linux1, "fd00::1/64"), (&lab.guide.linux2, "fd00::2/64")] {
+        host.sysctl("ipv6/conf/tun0/disable_ipv6", "0").unwrap();
+        host.address("tun0", address).unwrap();
+    }
+    let far: std::net::IpAddr = "fd00::2".parse().unwrap();
+    let report = poll_until(SOON, "IPv6 through the tunnel", || {
+        ping(&lab.guide.linux1, far, &in_vain()).ok().filter(PingReport::complete)
+    });
+    assert!(report.unwrap().complete());
+    let report = transfer(
+        &lab.guide.linux1,
+        &lab.guide.linux2,
+        SocketAddr::new(far, 0),
+        4 << 20,
+        Duration::from_secs(60),
+    )
+    .unwrap();
+    assert!(report.intact(), "{report:?}");
+}
