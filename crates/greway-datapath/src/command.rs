@@ -22,6 +22,7 @@ pub(crate) enum Command {
     Mtu { name: DeviceName, mtu: u32 },
     LocalAddresses(HashSet<Ipv4Addr>),
     ReversePaths(ReversePaths),
+    Forwards(bool),
     Strangers { done: SyncSender<(Vec<UnmatchedEntry>, UnderlaySnapshot)> },
     Stop,
 }

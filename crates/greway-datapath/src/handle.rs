@@ -130,6 +130,11 @@ impl Datapath {
         let _ = self.tell(Command::ReversePaths(paths));
     }
 
+    /// Tells whether this host forwards: what tunnels carry then is other hosts' too.
+    pub fn set_forwards(&self, forwards: bool) {
+        let _ = self.tell(Command::Forwards(forwards));
+    }
+
     /// Packets that matched no tunnel, and counts of what was refused before a tunnel could be told.
     ///
     /// # Errors

@@ -42,6 +42,21 @@ pub(crate) enum Inside {
     Tun(tun::Tun),
 }
 
+/// A packet as it came out of a tunnel device; the last chance to rewrite it.
+pub(crate) struct Fresh<'a> {
+    pub(crate) protocol_type: u16,
+    pub(crate) packet: &'a mut [u8],
+    pub(crate) offload: Offload,
+}
+
+impl<'a> Fresh<'a> {
+    /// As it is to be encapsulated.
+    pub(crate) fn done(self) -> Payload<'a> {
+        let Self { protocol_type, packet, offload } = self;
+        Payload { protocol_type, packet, offload }
+    }
+}
+
 /// A packet that came out of a tunnel device.
 pub(crate) struct Payload<'a> {
     pub(crate) protocol_type: u16,
@@ -79,29 +94,29 @@ impl Inside {
     /// The payload packet in a frame from the peer end; `None` for what is no payload of a layer-3
     /// tunnel or is described in a way that cannot be carried out.
     pub(crate) fn payload<'a>(
-        frame: &'a [u8],
+        frame: &'a mut [u8],
         header: Option<VnetHeader>,
         auxdata: Option<Auxdata>,
-    ) -> Option<Payload<'a>> {
+    ) -> Option<Fresh<'a>> {
         let protocol_type = u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]);
         // A length and not an EtherType: an LLC frame, for which GRE has no name (RFC 2784 §2.4).
         let named = protocol_type >= 0x0600;
         // A tag was taken off: the packet is of a VLAN on top of the device.
         let tagged = auxdata.is_some_and(|auxdata| auxdata.vlan.is_some());
         let offload = offload::parse(&header?, ETHERNET)?;
-        let packet = frame.get(ETHERNET..)?;
-        (named && !tagged).then_some(Payload { protocol_type, packet, offload })
+        let packet = frame.get_mut(ETHERNET..)?;
+        (named && !tagged).then_some(Fresh { protocol_type, packet, offload })
     }
 
     /// The payload packet that a TUN device gave: its type is its version.
-    pub(crate) fn tun_payload<'a>(packet: &'a [u8], header: &[u8; vnet::LEN]) -> Option<Payload<'a>> {
+    pub(crate) fn tun_payload<'a>(packet: &'a mut [u8], header: &[u8; vnet::LEN]) -> Option<Fresh<'a>> {
         let protocol_type = match packet.first()? >> 4 {
             4 => 0x0800,
             6 => 0x86dd,
             _ => return None,
         };
         let offload = offload::parse(&VnetHeader::parse(header).ok()?, 0)?;
-        Some(Payload { protocol_type, packet, offload })
+        Some(Fresh { protocol_type, packet, offload })
     }
 
     /// What goes in front of a payload packet on its way into a veth pair.

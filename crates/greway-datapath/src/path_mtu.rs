@@ -45,6 +45,11 @@ impl PathMtu {
         self.bytes
     }
 
+    /// What a tunnel whose device takes `device_mtu` bytes brings through, as far as is known.
+    pub(crate) fn inside(&self, tunnel: &Tunnel, device_mtu: u32) -> u32 {
+        device_mtu.min(self.bytes.saturating_sub(tunnel.overhead() as u32))
+    }
+
     /// Asks now: a packet was refused as too large.
     pub(crate) fn ask(&mut self, tunnel: &Tunnel, bound_to: Option<u32>, now_ms: u64) {
         self.asked_ms = Some(now_ms);

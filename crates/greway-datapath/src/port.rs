@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use greway_engine::{Tunnel, TunnelCounters, TunnelState};
+use greway_engine::{Tunnel, TunnelCounters, TunnelState, clamp_mss};
 use greway_linux::OpenError;
 use greway_spec::{DeviceName, TunnelSpec};
 
@@ -88,6 +88,12 @@ impl Port {
         self.bound_to = bound_to;
         self.path_mtu = PathMtu::unknown();
         self.spec = spec;
+    }
+
+    /// Lowers the segment size that a TCP handshake announces, either way, to what fits.
+    pub(crate) fn clamp_mss(&self, protocol_type: u16, packet: &mut [u8], unfilled: bool, forwards: bool) {
+        let mtu = self.path_mtu.inside(&self.tunnel, self.device_mtu);
+        clamp_mss(&self.tunnel, protocol_type, packet, unfilled, mtu, forwards);
     }
 
     /// Takes another MTU of the tunnel device in bytes.

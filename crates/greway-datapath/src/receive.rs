@@ -51,6 +51,8 @@ pub(crate) struct Context<'a> {
     pub(crate) table: &'a TunnelTable,
     /// The packets of this socket come by the other one too: each takes those of its own tunnels.
     pub(crate) both: bool,
+    /// This host forwards.
+    pub(crate) forwards: bool,
     pub(crate) now_ms: u64,
 }
 
@@ -79,6 +81,11 @@ pub(crate) fn carry(
         };
         out.turn_to(delivery.tunnel, ports);
         let Some(port) = ports.get(delivery.tunnel.0 as usize).and_then(Option::as_ref) else { continue };
+        if delivery.offload.gso.is_none() {
+            let unfilled = delivery.offload.partial.is_some();
+            let inner = &mut datagram[delivery.inner.clone()];
+            port.clamp_mss(delivery.protocol_type, inner, unfilled, context.forwards);
+        }
         out.deliver(port, &delivery, &datagram[delivery.inner.clone()]);
     }
     out.flush(ports);

@@ -9,7 +9,7 @@ use greway_engine::{
 use greway_linux::batch::{Control, ReceiveBatch, SendBatch, SendStorage, Target};
 use greway_linux::{errno, vnet};
 
-use crate::overlay::{Inside, Payload};
+use crate::overlay::{Fresh, Inside, Payload};
 use crate::port::Port;
 use crate::underlay::{self, Underlay};
 
@@ -63,10 +63,11 @@ impl Sender {
         port: &mut Port,
         underlay: &mut Underlay,
         batch: &mut ReceiveBatch,
+        forwards: bool,
         now_ms: u64,
     ) -> io::Result<()> {
         if matches!(port.inside, Inside::Tun(_)) {
-            return self.carry_tun(port, underlay, now_ms);
+            return self.carry_tun(port, underlay, forwards, now_ms);
         }
         let Inside::Link { socket, .. } = &port.inside else { return Ok(()) };
         batch.recv(socket)?;
@@ -77,11 +78,11 @@ impl Sender {
         let mut with_df = true;
         for received in batch.packets() {
             let (header, auxdata) = (received.vnet, received.meta.auxdata);
-            let frame: &[u8] = received.into_data();
-            let Some(payload) = Inside::payload(frame, header, auxdata) else {
+            let Some(fresh) = Inside::payload(received.into_data(), header, auxdata) else {
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
                 continue;
             };
+            let payload = clamped(port, fresh, forwards);
             match fit_path(port, &payload, now_ms) {
                 Fit::Fits => {}
                 Fit::Fragment { mtu } => {
@@ -111,17 +112,24 @@ impl Sender {
     }
 
     /// The same for a TUN device, which gives one packet a read.
-    fn carry_tun(&mut self, port: &mut Port, underlay: &mut Underlay, now_ms: u64) -> io::Result<()> {
+    fn carry_tun(
+        &mut self,
+        port: &mut Port,
+        underlay: &mut Underlay,
+        forwards: bool,
+        now_ms: u64,
+    ) -> io::Result<()> {
         let Self { train, storage, packets, fragments, beside, odd_error, buffer } = self;
         buffer.resize(LARGEST, 0);
         for _ in 0..TUN_TURN {
             let mut header = [0; vnet::LEN];
             let Inside::Tun(tun) = &port.inside else { return Ok(()) };
             let Some(length) = tun.recv(&mut header, buffer)? else { return Ok(()) };
-            let Some(payload) = Inside::tun_payload(&buffer[..length], &header) else {
+            let Some(fresh) = Inside::tun_payload(&mut buffer[..length], &header) else {
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
                 continue;
             };
+            let payload = clamped(port, fresh, forwards);
             match fit_path(port, &payload, now_ms) {
                 Fit::Fits => {}
                 Fit::Fragment { mtu } => {
@@ -145,6 +153,15 @@ impl Sender {
         }
         Ok(())
     }
+}
+
+/// A packet whose TCP handshake, if it is one, announces no more than fits.
+fn clamped<'a>(port: &Port, fresh: Fresh<'a>, forwards: bool) -> Payload<'a> {
+    if fresh.offload.gso.is_none() {
+        let unfilled = fresh.offload.partial.is_some();
+        port.clamp_mss(fresh.protocol_type, fresh.packet, unfilled, forwards);
+    }
+    fresh.done()
 }
 
 /// Whether a packet fits the path as the kernel knows it.

@@ -31,6 +31,7 @@ pub(crate) struct Worker {
     ports: Vec<Option<Port>>,
     local_addresses: HashSet<Ipv4Addr>,
     reverse_paths: ReversePaths,
+    forwards: bool,
     table: TunnelTable,
     strangers: Strangers,
     buffers: Buffers,
@@ -68,6 +69,7 @@ impl Worker {
             ports: Vec::new(),
             local_addresses: HashSet::new(),
             reverse_paths: ReversePaths::default(),
+            forwards: false,
             table: TunnelTable::default(),
             strangers: Strangers::default(),
             buffers: Buffers {
@@ -126,6 +128,7 @@ impl Worker {
             local_addresses: &self.local_addresses,
             reverse_paths: &self.reverse_paths,
             table: &self.table,
+            forwards: self.forwards,
             both: self.underlay.is_open(Receive::Packet) && self.underlay.is_open(Receive::Raw),
             now_ms,
         };
@@ -135,7 +138,9 @@ impl Worker {
     fn send(&mut self, index: u64, now_ms: u64) {
         let slot = usize::try_from(index).ok().and_then(|index| self.ports.get_mut(index));
         let Some(Some(port)) = slot else { return };
-        if let Err(error) = self.sender.carry(port, &mut self.underlay, &mut self.buffers.framed, now_ms) {
+        if let Err(error) =
+            self.sender.carry(port, &mut self.underlay, &mut self.buffers.framed, self.forwards, now_ms)
+        {
             tracing::debug!(tunnel = %port.name, %error, "on the tunnel device");
             if lost_a_packet(&error) {
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
@@ -159,6 +164,7 @@ impl Worker {
                 }
                 Command::LocalAddresses(addresses) => self.local_addresses = addresses,
                 Command::ReversePaths(paths) => self.reverse_paths = paths,
+                Command::Forwards(forwards) => self.forwards = forwards,
                 Command::Strangers { done } => {
                     let Strangers { unmatched, underlay } = &self.strangers;
                     drop(done.send((unmatched.entries().to_vec(), underlay.snapshot())));

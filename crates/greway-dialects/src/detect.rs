@@ -32,6 +32,22 @@ pub fn detect(file_name: &str, text: &str) -> Dialect {
     if text.lines().any(assigns_type) { Dialect::Ifcfg } else { Dialect::Native }
 }
 
+/// The word of `greway import` for a text in a dialect that no file of a tunnel is written in: `nm` for
+/// NetworkManager's keyfile, `ip` for commands of iproute2.
+pub fn to_import(file_name: &str, text: &str) -> Option<&'static str> {
+    let ending = Path::new(file_name).extension();
+    if ending.is_some_and(|ending| ending == "toml" || ending == "nmconnection") {
+        return ending.filter(|ending| *ending == "nmconnection").map(|_| "nm");
+    }
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let first = lines.next()?;
+    if first == "[connection]" {
+        return Some("nm");
+    }
+    let program = first.split_whitespace().next().filter(|_| !first.contains('='))?;
+    (program == "ip" || program.ends_with("/ip")).then_some("ip")
+}
+
 /// Reads a file of either dialect.
 ///
 /// # Errors
@@ -46,6 +62,22 @@ pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Diagnostic> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_to_be_imported_first() {
+        for (name, text, word) in [
+            ("/x/tun0.nmconnection", "", Some("nm")),
+            ("tun0", "\n# by hand\n[connection]\r\nid=tun0\n", Some("nm")),
+            ("tun0.sh", "#!/bin/sh\n/sbin/ip tunnel add tun0 mode gre remote 1.2.3.4\n", Some("ip")),
+            ("tun0", "ip = \"x\"\n", None),
+            ("tun0.toml", "[connection]\n", None),
+            ("tun0", "DEVICE=tun0\nTYPE=GRE\n", None),
+            ("tun0", "remote = \"100.0.2.100\"\n", None),
+            ("tun0", "", None),
+        ] {
+            assert_eq!(to_import(name, text), word, "{name} {text}");
+        }
+    }
 
     #[test]
     fn by_name_then_by_content() {

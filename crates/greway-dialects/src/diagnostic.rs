@@ -46,8 +46,14 @@ impl Diagnostic {
         let line = (self.line as usize).checked_sub(1).and_then(|index| text.lines().nth(index));
         if let (Some(line), true) = (line, self.column > 0) {
             let number = self.line.to_string();
+            let column = self.column as usize - 1;
+            // Of a long line what is around the place.
+            let first = column.saturating_sub(LONGEST_EXCERPT / 2);
+            let shown = line.chars().skip(first).take(LONGEST_EXCERPT).map(visible).collect::<String>();
+            let (left, right) = (first > 0, line.chars().nth(first + LONGEST_EXCERPT).is_some());
+            let line = format!("{}{shown}{}", if left { "…" } else { "" }, if right { "…" } else { "" });
             // Tabs stay tabs, so that the caret stands under its character.
-            let before = line.chars().take(self.column as usize - 1);
+            let before = line.chars().take(column - first + usize::from(left));
             let indent: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
             out += &format!("{number} | {line}\n{:width$} | {indent}^\n", "", width = number.len());
         }
@@ -58,10 +64,38 @@ impl Diagnostic {
     }
 }
 
+/// The longest part of a line that is shown, in characters.
+const LONGEST_EXCERPT: usize = 160;
+
+/// A character of a file as a terminal may have it: one that would steer it, or that nobody would see, as another.
+fn visible(c: char) -> char {
+    match c {
+        '\t' => c,
+        '\u{feff}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' => char::REPLACEMENT_CHARACTER,
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    }
+}
+
+/// A message, which may quote a file, as a terminal may have it.
+pub(crate) fn printable(message: &str) -> String {
+    message.chars().map(|c| if c == '\n' { c } else { visible(c) }).collect()
+}
+
+/// What is said of a text that begins with a byte order mark (U+FEFF), which its readers do not know.
+pub(crate) fn refuse_mark(text: &str, file: &str) -> Result<(), Diagnostic> {
+    if !text.starts_with('\u{feff}') {
+        return Ok(());
+    }
+    let message = "a byte order mark, which cannot be seen, stands before the first word; take it out";
+    let command = format!("sed -i '1s/^\\xEF\\xBB\\xBF//' {}", crate::shell::word(file));
+    Err(Diagnostic::at(file, 1, 1, message).help(command))
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_place(f, &self.file, self.line, self.column)?;
-        write!(f, ": {}", self.message)
+        write!(f, ": {}", printable(&self.message))
     }
 }
 
@@ -83,7 +117,7 @@ pub struct Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_place(f, &self.file, self.line, self.column)?;
-        write!(f, ": warning: {}", self.message)
+        write!(f, ": warning: {}", printable(&self.message))
     }
 }
 
@@ -126,5 +160,38 @@ mod tests {
             "t.toml:2:2: unknown key \"remot\"\n2 | \tremot = 1\n  | \t^\nhelp: is \"remote\" meant?\n"
         );
         assert_eq!(Diagnostic::at("t.toml", 0, 0, "empty").render(text), "t.toml: empty\n");
+    }
+
+    #[test]
+    fn what_a_terminal_would_take_for_an_order_is_not_shown() {
+        let text = "TTL=\u{1b}]0;x\u{7}\n";
+        let shown = Diagnostic::at("f", 1, 5, "TTL \"\u{1b}]0;x\u{7}\" is wrong").render(text);
+        assert_eq!(
+            shown,
+            "f:1:5: TTL \"\u{fffd}]0;x\u{fffd}\" is wrong\n1 | TTL=\u{fffd}]0;x\u{fffd}\n  |     ^\n"
+        );
+    }
+
+    #[test]
+    fn of_a_long_line_the_place_is_shown() {
+        let text = format!("{}!{}", "a".repeat(1000), "b".repeat(1000));
+        let shown = Diagnostic::at("f", 1, 1001, "no").render(&text);
+        let lines = shown.lines().collect::<Vec<_>>();
+        let caret = lines[2].chars().position(|c| c == '^').unwrap();
+        assert_eq!(lines[1].chars().nth(caret), Some('!'), "{shown}");
+        assert!(
+            lines[1].chars().count() < 170 && lines[1].ends_with('…') && lines[1].contains("…a"),
+            "{shown}"
+        );
+        let first = Diagnostic::at("f", 1, 1, "no").render(&text);
+        assert!(first.contains("1 | aaa") && first.contains("| ^"), "{first}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_named() {
+        let wrong = refuse_mark("\u{feff}TYPE=GRE\n", "it's").unwrap_err();
+        assert_eq!((wrong.line, wrong.column), (1, 1));
+        assert_eq!(wrong.help.as_deref(), Some("sed -i '1s/^\\xEF\\xBB\\xBF//' 'it'\\''s'"));
+        assert!(refuse_mark("TYPE=GRE\n", "f").is_ok());
     }
 }

@@ -59,6 +59,15 @@ pub(crate) fn file_key(field: &str, text: &str, strict: bool) -> Result<FileKey,
     Ok(FileKey { number, warning: Some(warning) })
 }
 
+/// A key as files of ours have it: number, quad, or text that a number is derived from. Gives the number, and
+/// what to tell the user where it was derived. `field` is what the key is called.
+///
+/// # Errors
+/// A text that looks like a number and is none.
+pub fn parse_file_key(field: &str, text: &str) -> Result<(u32, Option<String>), String> {
+    file_key(field, text, false).map(|key| (key.number, key.warning))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

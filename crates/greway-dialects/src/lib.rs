@@ -13,9 +13,11 @@ pub mod iproute2;
 pub mod key;
 pub mod native;
 mod nearest;
+pub mod networkmanager;
 pub mod parsed;
+pub mod shell;
 
-pub use detect::{Dialect, detect, parse};
+pub use detect::{Dialect, detect, parse, to_import};
 pub use diagnostic::{Diagnostic, Warning};
-pub use key::derive_key;
+pub use key::{derive_key, parse_file_key};
 pub use parsed::Parsed;

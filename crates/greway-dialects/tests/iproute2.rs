@@ -149,17 +149,25 @@ fn g35_to_g58_refused_with_what_would_be_right() {
             2,
             "tunnel tun1: ikey \"1.2.3.400\" is wrong: up to four numbers of 0 to 255",
         ),
-        ("tun1 mode foo", 2, "tunnel tun1: mode \"foo\" is wrong: gre is right"),
-        ("tun1 mode ipip", 2, "tunnel tun1: mode \"ipip\" is not there yet; this version has gre"),
-        ("tun1 mode ip6gre", 2, "tunnel tun1: mode \"ip6gre\" is not there yet"),
+        ("tun1 mode foo", 2, "tunnel tun1: mode \"foo\" is wrong: gre, ip6gre, gretap or ip6gretap is right"),
+        ("tun1 mode ipip", 2, "tunnel tun1: mode \"ipip\" is not there yet; this version has gre, ip6gre"),
+        ("tun1 mode erspan", 2, "tunnel tun1: mode \"erspan\" is not there yet"),
+        ("tun1 fwmark x", 2, "fwmark \"x\" is wrong: 0 to 0xffffffff is right"),
+        ("tun1 encaplimit 256", 2, "encaplimit \"256\" is wrong: 0 to 255, or none, is right"),
+        (
+            "tun1 fl 100000",
+            2,
+            "flowlabel \"100000\" is wrong: 0 to fffff in hexadecimal, or inherit, is right",
+        ),
+        ("tun1 dscp keep", 2, "dscp \"keep\" is wrong: inherit is right"),
         ("tun1 ttl 256", 2, "tunnel tun1: ttl \"256\" is wrong: 1 to 255, or inherit, is right"),
         ("tun1 hlim x", 2, "tunnel tun1: ttl \"x\" is wrong"),
         ("tun1 tos zz", 2, "tunnel tun1: tos \"zz\" is wrong: 00 to ff in hexadecimal"),
         ("tun1 tos inherit/zz", 2, "tunnel tun1: tos \"inherit/zz\" is wrong"),
         ("tun1 mode gre d lo", 4, "tunnel tun1: tos \"lo\" is wrong"),
-        ("tun1 remote host.example", 2, "tunnel tun1: remote \"host.example\" is wrong: an IPv4 address"),
+        ("tun1 remote host.example", 2, "tunnel tun1: remote \"host.example\" is wrong: an address such as"),
         ("tun1 remote 1.2.3.4/24", 2, "tunnel tun1: remote \"1.2.3.4/24\" is wrong"),
-        ("tun1 remote", 2, "tunnel tun1: remote needs a value: an IPv4 address"),
+        ("tun1 remote", 2, "tunnel tun1: remote needs a value: an IP address"),
         ("tun1 dev a/b", 2, "tunnel tun1: dev \"a/b\" is wrong: the name of a network device"),
         ("tun1 remot 1.2.3.4", 1, "tunnel tun1: unknown word \"remot\"; is \"remote\" meant?"),
         ("tun1 gateway 1.2.3.4", 1, "tunnel tun1: unknown word \"gateway\""),
@@ -223,7 +231,40 @@ fn g38_g39_json() {
     let any = spec("tun1 remote 1.2.3.4");
     assert!(show_json([&any]).contains("\"local\":\"0.0.0.0\""));
     let two = show_json([&g38, &any]);
-    assert!(two.contains("\"flags\":[]},{\"ifname\""), "{two}");
+    assert!(two.contains("\"flags\":[]}\n,{\"ifname\""), "{two}");
     let none: [&TunnelSpec; 0] = [];
-    assert_eq!(show_json(none), "[ ]\n");
+    assert_eq!(show_json(none), "[]\n");
+}
+
+#[test]
+fn the_other_kinds_are_understood_and_refused_later() {
+    let six = spec(
+        "tun6 mode ip6gre remote fd00::1 local any encaplimit none flowlabel 12345 tc 20 dscp inherit \
+         allow-localremote fwmark 5 key 7",
+    );
+    assert_eq!(
+        show(&six),
+        "tun6: gre/ipv6 remote fd00::1 local :: encaplimit none hoplimit 64 tclass 0x20 flowlabel 0x12345 (flowinfo \
+         0x02012345) dscp inherit allow-localremote key 7\n"
+    );
+    assert_eq!((six.mode, six.fwmark), (Mode::Ip6Gre, 5));
+    for (words, line) in [
+        ("tap1 mode gretap remote 1.2.3.4", "tap1: gretap/ip remote 1.2.3.4 local any ttl inherit\n"),
+        (
+            "tap1 mode ip6gretap remote fd00::1 ttl inherit fl inherit",
+            "tap1: gretap/ipv6 remote fd00::1 local :: encaplimit 4 hoplimit inherit tclass 0x00 flowlabel inherit \
+             (flowinfo 0x00000000)\n",
+        ),
+    ] {
+        assert_eq!(show(&spec(words)), line, "{words}");
+    }
+    let plain =
+        draft(Verb::Change, "tun6 nodscp noallow-localremote fwmark 0 encaplimit 4 local any").unwrap();
+    let plain = plain.overlay_on(&six).unwrap();
+    assert!(!plain.dscp_inherit && !plain.allow_localremote);
+    assert_eq!((plain.fwmark, plain.encaplimit, plain.local), (0, Some(4), None));
+    for words in ["tun1 mode gre remote 1.2.3.4 encaplimit 3", "tun1 remote 1.2.3.4 dscp inherit"] {
+        let error = draft(Verb::Add, words).unwrap().into_spec().expect_err(words);
+        assert!(error.to_string().contains("modes ip6gre and ip6gretap have it"), "{error}");
+    }
 }

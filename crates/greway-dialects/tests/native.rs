@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use greway_dialects::native::{parse, render};
 use greway_dialects::{Diagnostic, Parsed};
 use greway_spec::{
-    DatapathChoice, DeviceName, FirewallPolicy, FlowLabel, Inner, InnerAddress, InnerRoute, Mode, Origin, OverlayChoice,
-    Prefix, Tos, Ttl, TunnelSpec, UnderlayChoice,
+    DatapathChoice, DeviceName, FirewallPolicy, FlowLabel, Inner, InnerAddress, InnerRoute, Mode, MssClamp,
+    Origin, OverlayChoice, Prefix, Tos, Ttl, TunnelSpec, UnderlayChoice,
 };
 use proptest::prelude::*;
 
@@ -285,7 +285,7 @@ fn inner() -> impl Strategy<Value = Inner> {
                 Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1).into()
             };
             let destination = Prefix::containing(address, length);
-            InnerRoute { destination, via: via.then_some(next_hop), metric }
+            InnerRoute { via: via.then_some(next_hop), metric, ..InnerRoute::to(destination) }
         },
     );
     let routes = proptest::collection::vec(route, 0..4).prop_map(|mut routes: Vec<InnerRoute>| {
@@ -301,7 +301,7 @@ fn inner() -> impl Strategy<Value = Inner> {
     (addresses, routes, any::<bool>(), any::<bool>()).prop_map(|(addresses, routes, forward, snat)| {
         let has_peer = addresses.iter().any(|address| address.peer.is_some());
         let snat = (snat && has_peer).then_some(Ipv4Addr::new(10, 10, 2, 1));
-        Inner { addresses, routes, forward, snat }
+        Inner { addresses, routes, forward, snat, ..Inner::default() }
     })
 }
 
@@ -319,6 +319,7 @@ prop_compose! {
         underlay in prop_oneof![Just(UnderlayChoice::Auto), Just(UnderlayChoice::Packet), Just(UnderlayChoice::Raw)],
         overlay in prop_oneof![Just(OverlayChoice::Auto), Just(OverlayChoice::Veth), Just(OverlayChoice::Tun)],
         firewall in prop_oneof![Just(FirewallPolicy::Honour), Just(FirewallPolicy::Bypass)],
+        mss in prop_oneof![Just(MssClamp::Auto), Just(MssClamp::Off), (1..=u16::MAX).prop_map(MssClamp::Fixed)],
         mode in proptest::sample::select(Mode::ALL.to_vec()),
         (encaplimit, flowlabel, inherit_flowlabel) in any::<(Option<u8>, u32, bool)>(),
         (dscp_inherit, allow_localremote, fwmark, any_remote) in any::<(bool, bool, u32, bool)>(),
@@ -360,6 +361,7 @@ prop_compose! {
             underlay,
             overlay,
             firewall,
+            mss,
             inner,
             origin: Origin::File("x.toml".to_owned()),
         }
@@ -386,5 +388,34 @@ proptest! {
                 prop_assert!(error.render(&text).starts_with(file));
             }
         }
+    }
+}
+
+#[test]
+fn rules_tables_and_the_link() {
+    let text = "remote = \"100.0.2.100\"\n\n[inner]\nlink = \"down\"\nipv6_mtu = 1300\n\
+                rules = [\"from 10.10.1.0/24 table 100\", \"-6 iif tun0 prohibit\", \"to fd00::/8 priority 5 table 9\"]\n";
+    let spec = parse(text, FILE).and_then(Parsed::into_spec).unwrap();
+    assert!(spec.inner.link_down);
+    assert_eq!(spec.inner.ipv6_mtu, Some(1300));
+    assert_eq!(spec.inner.rules.iter().map(|rule| rule.ipv6).collect::<Vec<_>>(), [false, true, true]);
+    let again = parse(&render(&spec), FILE).and_then(Parsed::into_spec).unwrap();
+    assert_eq!(again, spec, "{}", render(&spec));
+    let text = "remote = \"100.0.2.100\"\n[inner]\nroutes = [{ to = \"default\", src = \"172.16.0.1\", table = 100 }]\n";
+    let spec = parse(text, FILE).and_then(Parsed::into_spec).unwrap();
+    assert_eq!(spec.inner.routes[0].to_string(), "0.0.0.0/0 src 172.16.0.1 table 100");
+    let again = parse(&render(&spec), FILE).and_then(Parsed::into_spec).unwrap();
+    assert_eq!(again, spec, "{}", render(&spec));
+    for (line, place, part) in [
+        ("rules = [\"from x table 1\"]", "3:10", "inner.rules \"from x table 1\" is wrong: from \"x\""),
+        ("rules = [\"from 10.0.0.0/8 goto 5\"]", "3:10", "\"goto\" is not there"),
+        ("rules = \"from all\"", "3:9", "an array of rules"),
+        ("link = \"off\"", "3:8", "\"up\" or \"down\" is right"),
+        ("ipv6_mtu = 100", "3:12", "1280 to 65535 is right"),
+        ("routes = [{ to = \"10.0.0.0/8\", table = 255 }]", "3:18", "254 is main"),
+        ("link = \"down\"\nroutes = [\"10.0.0.0/8\"]", "4:11", "needs a device that is up"),
+    ] {
+        let error = refused(&format!("remote = \"100.0.2.100\"\n[inner]\n{line}\n")).to_string();
+        assert!(error.contains(&format!(":{place}: ")) && error.contains(part), "{line}: {error}");
     }
 }

@@ -26,6 +26,7 @@ pub mod counters;
 pub mod egress;
 pub mod fragment;
 pub mod ingress;
+pub mod mss;
 pub mod offload;
 pub mod path_mtu;
 pub mod segment;
@@ -42,6 +43,7 @@ pub use counters::{CounterSnapshot, TunnelCounters, UnderlayCounters, UnderlaySn
 pub use egress::encapsulate;
 pub use fragment::Fragments;
 pub use ingress::{Ingress, Receipt, TunnelSlots, decapsulate};
+pub use mss::clamp_mss;
 pub use offload::{Gso, GsoKind, Offload, Partial};
 pub use path_mtu::{Fit, fit, too_big_message};
 pub use table::{Endpoint, TunnelIndex, TunnelTable};

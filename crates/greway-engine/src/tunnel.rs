@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use greway_spec::{Tos, Ttl, TunnelSpec};
+use greway_spec::{MssClamp, Tos, Ttl, TunnelSpec};
 use greway_wire::gre::{self, GreHeader};
 
 use crate::counters::TunnelCounters;
@@ -27,6 +27,7 @@ pub struct Tunnel {
     pub(crate) tos: Tos,
     pub(crate) pmtudisc: bool,
     pub(crate) ignore_df: bool,
+    mss: MssClamp,
     /// The GRE header with protocol type, checksum and sequence number still zero.
     template: [u8; gre::MAX_LEN],
     template_len: u8,
@@ -64,6 +65,7 @@ impl Tunnel {
             tos: spec.tos,
             pmtudisc: spec.pmtudisc,
             ignore_df: spec.ignore_df,
+            mss: spec.mss,
             template,
             template_len,
             // Over Ethernet, until somebody knows better.
@@ -111,6 +113,11 @@ impl Tunnel {
     /// Bytes that encapsulation adds: IPv4 header and GRE header.
     pub fn overhead(&self) -> usize {
         greway_wire::ipv4::MIN_LEN + self.gre_len()
+    }
+
+    /// What becomes of the segment sizes that TCP announces.
+    pub fn mss(&self) -> MssClamp {
+        self.mss
     }
 
     /// Whether the delivery packet of a payload packet with or without DF has DF (TX-05).

@@ -19,10 +19,12 @@
 mod abi;
 pub mod batch;
 pub mod clock;
+pub mod echo;
 pub mod errno;
 pub mod ethtool;
 pub mod event;
 pub mod filter;
+pub mod inherited;
 pub mod mac;
 pub mod netns;
 pub mod packet;
@@ -33,6 +35,7 @@ pub mod sockopt;
 pub mod tun;
 pub mod unix;
 pub mod vnet;
+pub mod xtables;
 
 pub use abi::OpenError;
 pub use mac::MacAddr;

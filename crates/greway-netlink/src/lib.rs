@@ -13,7 +13,9 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod conntrack;
 mod error;
+mod kernel_gre;
 mod link;
 mod link_change;
 mod monitor;
@@ -23,6 +25,7 @@ mod prefix;
 mod route;
 mod route_lookup;
 mod rtnetlink;
+mod rule;
 mod socket;
 mod veth;
 
@@ -31,7 +34,9 @@ pub mod xfrm;
 pub mod xtables;
 
 pub use address::{Address, AddressEntry};
+pub use conntrack::{Connection, connections};
 pub use error::NetlinkError;
+pub use kernel_gre::KernelTunnel;
 pub use link::{Link, LinkStatistics, MacAddress};
 pub use link_change::{LinkChange, NetnsRef};
 pub use monitor::{Event, Monitor, Sources};
@@ -40,5 +45,6 @@ pub use prefix::IpPrefix;
 pub use route::{Family, NextHop, Route, RouteFilter, RouteKind, protocol, table};
 pub use route_lookup::{ResolvedRoute, RouteOptions};
 pub use rtnetlink::Netlink;
+pub use rule::{Rule, RuleAction};
 pub use veth::{VethEnd, VethPair, VethSpec};
 pub use xtables::xtables_legacy_tables;

@@ -36,13 +36,15 @@ pub struct ResolvedRoute {
     pub source: Option<IpAddr>,
     /// Path MTU in bytes, learned or set on the route; `None` means that of the link.
     pub mtu: Option<u32>,
+    /// The path MTU was learned from a router, and the kernel will forget it again.
+    pub mtu_learned: bool,
     /// The table the route is from.
     pub table: u32,
 }
 
 impl ResolvedRoute {
     fn dead_end(kind: RouteKind) -> Self {
-        Self { kind, ifindex: 0, via: None, source: None, mtu: None, table: 0 }
+        Self { kind, ifindex: 0, via: None, source: None, mtu: None, mtu_learned: false, table: 0 }
     }
 
     fn from_message(message: &RouteMessage) -> Self {
@@ -55,6 +57,7 @@ impl ResolvedRoute {
                 RouteAttribute::Via(via) => route.via = ip_of_via(via),
                 RouteAttribute::PrefSource(address) => route.source = ip(address),
                 RouteAttribute::Metrics(metrics) => route.mtu = mtu(metrics),
+                RouteAttribute::CacheInfo(cache) => route.mtu_learned = cache.expires != 0,
                 RouteAttribute::Table(table) => route.table = *table,
                 _ => {}
             }

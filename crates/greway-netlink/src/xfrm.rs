@@ -6,9 +6,12 @@ use std::net::IpAddr;
 use netlink_sys::protocols::NETLINK_XFRM;
 
 use crate::error::{NetlinkError, Subject};
+use crate::nla::Attributes;
 use crate::prefix::IpPrefix;
 use crate::socket::RequestSocket;
 
+const XFRM_MSG_NEWSA: u16 = 0x10;
+const XFRM_MSG_GETSA: u16 = 0x12;
 const XFRM_MSG_NEWPOLICY: u16 = 0x13;
 const XFRM_MSG_GETPOLICY: u16 = 0x15;
 /// `struct xfrm_userpolicy_id`.
@@ -64,6 +67,28 @@ pub struct XfrmPolicy {
     pub ifindex: u32,
     /// What it demands.
     pub action: Action,
+    /// The transformations it demands, where it names any.
+    pub templates: Vec<XfrmTemplate>,
+}
+
+/// A transformation that a policy demands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XfrmTemplate {
+    /// The other end of the association; `None`: that of the packet (transport mode).
+    pub destination: Option<IpAddr>,
+    /// 50 is ESP, 51 AH.
+    pub protocol: u8,
+}
+
+/// A security association.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XfrmState {
+    /// Whose packets it is for: where they go.
+    pub destination: IpAddr,
+    /// Where they come from.
+    pub source: IpAddr,
+    /// 50 is ESP, 51 AH.
+    pub protocol: u8,
 }
 
 impl XfrmPolicy {
@@ -101,8 +126,87 @@ impl XfrmPolicy {
             protocol: info[PROTOCOL],
             ifindex: u32::from_ne_bytes(*info[INTERFACE..].first_chunk()?),
             action: if info[ACTION] == 0 { Action::Allow } else { Action::Block },
+            templates: Vec::new(),
         })
     }
+
+    /// The policy with the templates behind it (XFRMA_TMPL: an array of `struct xfrm_user_tmpl`).
+    fn parse_whole(message: &[u8]) -> Option<Self> {
+        let mut policy = Self::parse(message)?;
+        let attributes = Attributes::new(message.get(POLICY_INFO.next_multiple_of(8)..).unwrap_or_default());
+        let templates = attributes.find(XFRMA_TMPL).map(|array| array.value).unwrap_or_default();
+        policy.templates = templates.chunks_exact(TEMPLATE).filter_map(XfrmTemplate::parse).collect();
+        Some(policy)
+    }
+}
+
+/// `struct xfrm_user_tmpl`, and where in it the family is.
+const TEMPLATE: usize = 64;
+const TEMPLATE_FAMILY: usize = 24;
+const XFRMA_TMPL: u16 = 5;
+
+impl XfrmTemplate {
+    /// ```text
+    ///  0 destination (16)   16 spi (4)   20 protocol (1)   24 family (2)   28 source (16)   …
+    /// ```
+    fn parse(template: &[u8]) -> Option<Self> {
+        let family = u16::from_ne_bytes(*template[TEMPLATE_FAMILY..].first_chunk()?);
+        let destination = wide_address(template, family)?;
+        let destination = Some(destination).filter(|address| !address.is_unspecified());
+        Some(Self { destination, protocol: template[20] })
+    }
+}
+
+fn wide_address(bytes: &[u8], family: u16) -> Option<IpAddr> {
+    match i32::from(family) {
+        libc::AF_INET => Some(IpAddr::from(*bytes.first_chunk::<4>()?)),
+        libc::AF_INET6 => Some(IpAddr::from(*bytes.first_chunk::<16>()?)),
+        _ => None,
+    }
+}
+
+/// `struct xfrm_usersa_info` up to its family, behind a selector of 56 bytes.
+///
+/// ```text
+///  56 destination (16)   72 spi (4)   76 protocol (1)   80 source (16)   96 lifetimes and
+///  statistics (32 + 32 + 32 + 12)   208 sequence, request (8)   212 family (2)
+/// ```
+const STATE_DESTINATION: usize = 56;
+const STATE_PROTOCOL: usize = 76;
+const STATE_SOURCE: usize = 80;
+const STATE_FAMILY: usize = 212;
+const STATE_INFO: usize = 224;
+
+/// The security associations of the calling thread's network namespace; none on a kernel without xfrm.
+///
+/// # Errors
+/// `is_permission` without `CAP_NET_ADMIN`.
+pub fn states() -> Result<Vec<XfrmState>, NetlinkError> {
+    let subject = Subject::new("list", &"xfrm states");
+    let socket = match RequestSocket::open(NETLINK_XFRM, "xfrm") {
+        Err(error) if error.is_unsupported() => return Ok(Vec::new()),
+        outcome => outcome?,
+    };
+    let replies = match socket.dump(subject, XFRM_MSG_GETSA, &[]) {
+        Err(error) if error.is_unsupported() => return Ok(Vec::new()),
+        outcome => outcome?,
+    };
+    let states = replies.iter().filter(|reply| reply.kind == XFRM_MSG_NEWSA);
+    states
+        .map(|reply| {
+            parse_state(&reply.payload).ok_or_else(|| subject.malformed("an undecodable association"))
+        })
+        .collect()
+}
+
+fn parse_state(info: &[u8]) -> Option<XfrmState> {
+    let info = info.get(..STATE_INFO)?;
+    let family = u16::from_ne_bytes(*info[STATE_FAMILY..].first_chunk()?);
+    Some(XfrmState {
+        destination: wide_address(&info[STATE_DESTINATION..], family)?,
+        source: wide_address(&info[STATE_SOURCE..], family)?,
+        protocol: info[STATE_PROTOCOL],
+    })
 }
 
 /// The policies of the calling thread's network namespace; none on a kernel without xfrm.
@@ -123,7 +227,7 @@ pub fn policies() -> Result<Vec<XfrmPolicy>, NetlinkError> {
     let policies = replies.iter().filter(|reply| reply.kind == XFRM_MSG_NEWPOLICY);
     policies
         .map(|reply| {
-            XfrmPolicy::parse(&reply.payload).ok_or_else(|| subject.malformed("an undecodable policy"))
+            XfrmPolicy::parse_whole(&reply.payload).ok_or_else(|| subject.malformed("an undecodable policy"))
         })
         .collect()
 }
@@ -159,6 +263,28 @@ mod tests {
         assert!(policy.covers(source, destination, 47));
         assert!(!policy.covers(source, destination, 6));
         assert!(!policy.covers(destination, source, 47));
+    }
+
+    #[test]
+    fn templates_and_associations_are_read() {
+        let mut template = [0; TEMPLATE];
+        template[20] = 50;
+        template[TEMPLATE_FAMILY..TEMPLATE_FAMILY + 2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+        let mut message = info().to_vec();
+        message.resize(POLICY_INFO.next_multiple_of(8), 0);
+        let mut attributes = crate::nla::NlaWriter::after(&message);
+        attributes.put(XFRMA_TMPL, &template);
+        let policy = XfrmPolicy::parse_whole(&attributes.into_bytes()).unwrap();
+        assert_eq!(policy.templates, [XfrmTemplate { destination: None, protocol: 50 }]);
+
+        let mut state = [0; STATE_INFO];
+        state[STATE_DESTINATION..STATE_DESTINATION + 4].copy_from_slice(&[100, 0, 2, 100]);
+        state[STATE_SOURCE..STATE_SOURCE + 4].copy_from_slice(&[100, 0, 1, 100]);
+        state[STATE_PROTOCOL] = 50;
+        state[STATE_FAMILY..STATE_FAMILY + 2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+        let read = parse_state(&state).unwrap();
+        assert_eq!((read.destination, read.protocol), (IpAddr::from([100, 0, 2, 100]), 50));
+        assert_eq!(parse_state(&state[..STATE_INFO - 1]), None);
     }
 
     #[test]

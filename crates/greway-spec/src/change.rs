@@ -77,8 +77,12 @@ impl Change {
             datapath => "datapath",
             underlay => "underlay",
             firewall => "firewall",
+            mss => "mss",
             inner.addresses => "inner addresses",
             inner.routes => "inner routes",
+            inner.rules => "inner rules",
+            inner.link_down => "inner link",
+            inner.ipv6_mtu => "inner ipv6_mtu",
             inner.forward => "inner forward",
             inner.snat => "inner snat",
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::policy::{DatapathChoice, FirewallPolicy, OverlayChoice, UnderlayChoice};
+use crate::policy::{DatapathChoice, FirewallPolicy, MssClamp, OverlayChoice, UnderlayChoice};
 use crate::spec::{FlowLabel, Mode, Origin, Ttl, TunnelSpec};
 
 impl TunnelSpec {
@@ -53,6 +53,27 @@ impl fmt::Display for Ttl {
     }
 }
 
+impl fmt::Display for MssClamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Off => f.write_str("off"),
+            Self::Fixed(bytes) => write!(f, "{bytes}"),
+        }
+    }
+}
+
+impl MssClamp {
+    /// Reads its word, or a number of bytes from 1 to 65535.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "auto" => Some(Self::Auto),
+            "off" => Some(Self::Off),
+            _ => word.parse().ok().filter(|bytes| *bytes > 0).map(Self::Fixed),
+        }
+    }
+}
+
 impl fmt::Display for FlowLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -74,6 +95,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Command => f.write_str("greway tunnel add"),
             Self::File(path) => f.write_str(path),
+            Self::Profile(uuid) => write!(f, "the NetworkManager profile {uuid}"),
         }
     }
 }

@@ -10,7 +10,8 @@ use crate::error::{Problem, SpecError};
 use crate::given::{Given, Span};
 use crate::inner;
 use crate::name::DeviceName;
-use crate::policy::{DatapathChoice, FirewallPolicy, OverlayChoice, UnderlayChoice};
+use crate::policy::{DatapathChoice, FirewallPolicy, MssClamp, OverlayChoice, UnderlayChoice};
+use crate::rule::InnerRule;
 use crate::spec::{FlowLabel, Inner, Mode, Origin, Tos, Ttl, TunnelSpec};
 
 /// The smallest MTU of an IPv4 link in bytes (RFC 791 §3.2).
@@ -74,10 +75,18 @@ pub struct Draft {
     pub overlay: Option<Given<OverlayChoice>>,
     /// Default: honour.
     pub firewall: Option<Given<FirewallPolicy>>,
+    /// Default: auto.
+    pub mss: Option<Given<MssClamp>>,
     /// Addresses of the tunnel device. Default: none.
     pub addresses: Option<Vec<Given<DraftAddress>>>,
     /// Routes through the tunnel. Default: none.
     pub routes: Option<Vec<Given<DraftRoute>>>,
+    /// Rules of the policy database. Default: none.
+    pub rules: Option<Vec<Given<InnerRule>>>,
+    /// Whether the device is left down. Default: off.
+    pub link_down: Option<Given<bool>>,
+    /// MTU for IPv6 in bytes. Default: the device's.
+    pub ipv6_mtu: Option<Given<u32>>,
     /// Default: off.
     pub forward: Option<Given<bool>>,
     /// Default: none.
@@ -108,6 +117,17 @@ pub struct DraftRoute {
     pub via: Option<IpAddr>,
     /// Route metric.
     pub metric: Option<u32>,
+    /// Number of the routing table. Default: main.
+    pub table: Option<u32>,
+    /// Source address.
+    pub source: Option<IpAddr>,
+}
+
+impl DraftRoute {
+    /// A route over the tunnel's link, in table main.
+    pub fn to(address: IpAddr, length: u8) -> Self {
+        Self { address, length, via: None, metric: None, table: None, source: None }
+    }
 }
 
 impl Draft {
@@ -162,6 +182,7 @@ impl Draft {
             underlay: value(&self.underlay),
             overlay: value(&self.overlay),
             firewall: value(&self.firewall),
+            mss: value(&self.mss),
             inner,
             origin: self.origin.clone(),
         };
@@ -229,8 +250,12 @@ impl Draft {
             underlay: self.underlay.or(below.underlay),
             overlay: self.overlay.or(below.overlay),
             firewall: self.firewall.or(below.firewall),
+            mss: self.mss.or(below.mss),
             addresses: self.addresses.or(below.addresses),
             routes: self.routes.or(below.routes),
+            rules: self.rules.or(below.rules),
+            link_down: self.link_down.or(below.link_down),
+            ipv6_mtu: self.ipv6_mtu.or(below.ipv6_mtu),
             forward: self.forward.or(below.forward),
             snat: self.snat.or(below.snat),
             origin: below.origin,
@@ -279,13 +304,17 @@ impl Draft {
     fn ends(&self, mode: Mode, check: &Check) -> Result<(Option<IpAddr>, Option<IpAddr>), SpecError> {
         let wanted = if mode.over_ipv6() { "an IPv6 address" } else { "an IPv4 address" };
         let of_family = |field, given: &Given<IpAddr>| {
+            // "any" is of either family.
+            if given.value.is_unspecified() {
+                return Ok(None);
+            }
             if given.value.is_ipv6() != mode.over_ipv6() {
                 return Err(check.error(field, given.value, &given.span, Problem::Family { wanted }));
             }
             if is_broadcast(given.value) {
                 return Err(check.error(field, given.value, &given.span, Problem::NotUnicast));
             }
-            Ok(Some(given.value).filter(|address| !address.is_unspecified()))
+            Ok(Some(given.value))
         };
         let given = self
             .remote
@@ -340,7 +369,7 @@ impl Draft {
 /// Every field named, so that nothing falls back to a default.
 impl From<&TunnelSpec> for Draft {
     fn from(spec: &TunnelSpec) -> Self {
-        let Inner { addresses, routes, forward, snat } = &spec.inner;
+        let Inner { addresses, routes, rules, link_down, ipv6_mtu, forward, snat } = &spec.inner;
         Self {
             name: Some(spec.name.clone().into()),
             mode: Some(spec.mode.into()),
@@ -367,8 +396,12 @@ impl From<&TunnelSpec> for Draft {
             underlay: Some(spec.underlay.into()),
             overlay: Some(spec.overlay.into()),
             firewall: Some(spec.firewall.into()),
+            mss: Some(spec.mss.into()),
             addresses: Some(addresses.iter().map(|&address| DraftAddress::from(address).into()).collect()),
             routes: Some(routes.iter().map(|&route| DraftRoute::from(route).into()).collect()),
+            rules: Some(rules.iter().map(|rule| rule.clone().into()).collect()),
+            link_down: Some((*link_down).into()),
+            ipv6_mtu: ipv6_mtu.map(Given::from),
             forward: Some((*forward).into()),
             snat: snat.map(|address| IpAddr::V4(address).into()),
             origin: spec.origin.clone(),

@@ -127,6 +127,15 @@ pub enum Problem {
         "is the peer's outer address too, which would send the tunnel's packets into the tunnel; leave the peer out or give its inner address"
     )]
     InnerPeerIsRemote,
+    /// A route over a device that is left down.
+    #[error("needs a device that is up; let the link come up, or leave the route out")]
+    RouteNeedsUp,
+    /// A table that a tunnel's route cannot be in.
+    #[error("is no table for it: 1 to 4294967295 but 255 is right; 254 is main, where none is named")]
+    RouteTable,
+    /// A rule that contradicts itself.
+    #[error("{0}")]
+    Rule(&'static str),
     /// Said twice.
     #[error("is there twice")]
     Twice,

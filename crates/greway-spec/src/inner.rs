@@ -8,6 +8,11 @@ use crate::error::{Problem, SpecError};
 use crate::given::Given;
 use crate::spec::{Inner, InnerAddress, InnerRoute, Prefix};
 
+/// The routing table that is meant where none is named, and the kernel's own (linux
+/// include/uapi/linux/rtnetlink.h `RT_TABLE_MAIN`, `RT_TABLE_LOCAL`).
+const MAIN_TABLE: u32 = 254;
+const LOCAL_TABLE: u32 = 255;
+
 pub(crate) fn check(draft: &Draft, remote: Option<IpAddr>, check: &Check) -> Result<Inner, SpecError> {
     let mut inner = Inner { forward: draft.forward.as_ref().is_some_and(|on| on.value), ..Inner::default() };
     for given in draft.addresses.iter().flatten() {
@@ -19,12 +24,40 @@ pub(crate) fn check(draft: &Draft, remote: Option<IpAddr>, check: &Check) -> Res
     }
     for given in draft.routes.iter().flatten() {
         let route = checked_route(given, &inner, check)?;
-        let same =
-            |other: &InnerRoute| (other.destination, other.metric) == (route.destination, route.metric);
+        let same = |other: &InnerRoute| {
+            (other.destination, other.metric, other.table) == (route.destination, route.metric, route.table)
+        };
         if inner.routes.iter().any(same) {
             return Err(check.error("inner route", route, &given.span, Problem::Twice));
         }
         inner.routes.push(route);
+    }
+    for given in draft.rules.iter().flatten() {
+        let rule = given.value.clone();
+        if let Some(problem) = rule.problem() {
+            return Err(check.error("inner rule", rule, &given.span, problem));
+        }
+        if inner.rules.contains(&rule) {
+            return Err(check.error("inner rule", rule, &given.span, Problem::Twice));
+        }
+        inner.rules.push(rule);
+    }
+    inner.link_down = draft.link_down.as_ref().is_some_and(|down| down.value);
+    if let (true, Some(route)) = (inner.link_down, draft.routes.iter().flatten().next()) {
+        return Err(check.error("inner route", inner.routes[0], &route.span, Problem::RouteNeedsUp));
+    }
+    if let Some(mtu) = &draft.ipv6_mtu {
+        // RFC 8200 §5; the kernel's limit is 65535 too.
+        let (least, most) = (1280, 65_535);
+        if !(least..=most).contains(&mtu.value) {
+            return Err(check.error(
+                "inner ipv6_mtu",
+                mtu.value,
+                &mtu.span,
+                Problem::MtuRange { least, most },
+            ));
+        }
+        inner.ipv6_mtu = Some(mtu.value);
     }
     if let Some(snat) = &draft.snat {
         let IpAddr::V4(address) = snat.value else {
@@ -75,7 +108,7 @@ fn checked_address(
 }
 
 fn checked_route(given: &Given<DraftRoute>, inner: &Inner, check: &Check) -> Result<InnerRoute, SpecError> {
-    let DraftRoute { address, length, via, metric } = given.value;
+    let DraftRoute { address, length, via, metric, table, source } = given.value;
     let text = || format!("{address}/{length}");
     let most = bits(address);
     if length > most {
@@ -101,7 +134,23 @@ fn checked_route(given: &Given<DraftRoute>, inner: &Inner, check: &Check) -> Res
             return Err(check.error("inner route via", via, &given.span, problem));
         }
     }
-    Ok(InnerRoute { destination, via, metric })
+    if let Some(source) = source {
+        let wanted = if address.is_ipv4() { "an IPv4 address" } else { "an IPv6 address" };
+        let problem = if source.is_ipv4() != address.is_ipv4() {
+            Some(Problem::Family { wanted })
+        } else {
+            (!unicast(source)).then_some(Problem::NotUnicast)
+        };
+        if let Some(problem) = problem {
+            return Err(check.error("inner route src", source, &given.span, problem));
+        }
+    }
+    if let Some(number @ (0 | LOCAL_TABLE)) = table {
+        return Err(check.error("inner route table", number, &given.span, Problem::RouteTable));
+    }
+    // Said or not said, main is main.
+    let table = table.filter(|table| *table != MAIN_TABLE);
+    Ok(InnerRoute { destination, via, metric, table, source })
 }
 
 fn bits(address: IpAddr) -> u8 {
@@ -170,6 +219,12 @@ impl fmt::Display for InnerRoute {
         if let Some(metric) = self.metric {
             write!(f, " metric {metric}")?;
         }
+        if let Some(source) = self.source {
+            write!(f, " src {source}")?;
+        }
+        if let Some(table) = self.table {
+            write!(f, " table {table}")?;
+        }
         Ok(())
     }
 }
@@ -183,7 +238,7 @@ impl From<InnerAddress> for DraftAddress {
 
 impl From<InnerRoute> for DraftRoute {
     fn from(route: InnerRoute) -> Self {
-        let InnerRoute { destination: Prefix { address, length }, via, metric } = route;
-        Self { address, length, via, metric }
+        let InnerRoute { destination: Prefix { address, length }, via, metric, table, source } = route;
+        Self { address, length, via, metric, table, source }
     }
 }

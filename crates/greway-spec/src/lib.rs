@@ -19,6 +19,7 @@ pub mod key;
 pub mod name;
 pub mod number;
 pub mod policy;
+pub mod rule;
 pub mod spec;
 
 pub use change::{Change, Conflict, RecreateReason};
@@ -27,5 +28,6 @@ pub use error::{Problem, SpecError};
 pub use given::{Given, Span};
 pub use key::{KeyError, parse_key};
 pub use name::DeviceName;
-pub use policy::{DatapathChoice, FirewallPolicy, OverlayChoice, UnderlayChoice};
+pub use policy::{DatapathChoice, FirewallPolicy, MssClamp, OverlayChoice, UnderlayChoice};
+pub use rule::{InnerRule, RuleAction};
 pub use spec::{FlowLabel, Inner, InnerAddress, InnerRoute, Mode, Origin, Prefix, Tos, Ttl, TunnelSpec};

@@ -51,6 +51,11 @@ pub fn parse_hex_u8(text: &str) -> Option<u8> {
     whole(text, 16).and_then(|value| u8::try_from(value).ok())
 }
 
+/// A hexadecimal number of 0 to ffffffff, `0x` or not (`get_u32` with base 16; a flow label).
+pub fn parse_hex_u32(text: &str) -> Option<u32> {
+    whole(text, 16).and_then(|value| u32::try_from(value).ok())
+}
+
 /// An IPv4 address: one to four numbers in C notation with dots between, filled from the left
 /// (`1.2.3` is 1.2.3.0), or one of the words `any`, `all`, `default` for the unspecified address.
 pub fn parse_ipv4(text: &str) -> Option<Ipv4Addr> {
@@ -113,6 +118,9 @@ mod tests {
         assert_eq!(parse_hex_u8("0xff"), Some(0xff));
         assert_eq!(parse_hex_u8("100"), None);
         assert_eq!(parse_hex_u8("zz"), None);
+        assert_eq!(parse_hex_u32("12345"), Some(0x1_2345));
+        assert_eq!(parse_hex_u32("0xffffffff"), Some(u32::MAX));
+        assert_eq!(parse_hex_u32("100000000"), None);
     }
 
     #[test]

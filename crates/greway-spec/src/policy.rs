@@ -51,3 +51,17 @@ pub enum FirewallPolicy {
     /// The shortest path, past the host's rules.
     Bypass,
 }
+
+/// Whether the maximum segment size that TCP connections announce through the tunnel is lowered to what
+/// fits (RFC 9293 §3.7.1). Hosts behind a router do not see the tunnel's MTU, and not all let the path tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MssClamp {
+    /// To the tunnel's MTU, while this host forwards.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// To this many bytes, never 0.
+    Fixed(u16),
+}

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::name::DeviceName;
-use crate::policy::{DatapathChoice, FirewallPolicy, OverlayChoice, UnderlayChoice};
+use crate::policy::{DatapathChoice, FirewallPolicy, MssClamp, OverlayChoice, UnderlayChoice};
+use crate::rule::InnerRule;
 
 /// One tunnel, complete and valid. Made by [`crate::Draft::into_spec`] only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +70,9 @@ pub struct TunnelSpec {
     pub overlay: OverlayChoice,
     /// Whether the host's firewall holds for the GRE packets.
     pub firewall: FirewallPolicy,
+    /// What becomes of the segment sizes that TCP announces.
+    #[serde(default)]
+    pub mss: MssClamp,
     /// Addresses, routes and forwarding inside the tunnel.
     pub inner: Inner,
     /// Who defined it; shown to people, never compared.
@@ -196,6 +200,15 @@ pub struct Inner {
     pub addresses: Vec<InnerAddress>,
     /// Routes through the tunnel.
     pub routes: Vec<InnerRoute>,
+    /// Rules of the policy database that come and go with the tunnel.
+    #[serde(default)]
+    pub rules: Vec<InnerRule>,
+    /// The device is left down.
+    #[serde(default)]
+    pub link_down: bool,
+    /// MTU for IPv6 in bytes (`net.ipv6.conf.NAME.mtu`); `None`: the device's.
+    #[serde(default)]
+    pub ipv6_mtu: Option<u32>,
     /// Turn on `net.ipv4.ip_forward` (and IPv6 forwarding where an inner address is IPv6).
     pub forward: bool,
     /// Translate packets that come from the peer's inner address and leave this host by another
@@ -225,6 +238,19 @@ pub struct InnerRoute {
     pub via: Option<IpAddr>,
     /// Route metric (priority).
     pub metric: Option<u32>,
+    /// Number of the routing table; `None`: main.
+    #[serde(default)]
+    pub table: Option<u32>,
+    /// Source address for packets of this host that take it.
+    #[serde(default)]
+    pub source: Option<IpAddr>,
+}
+
+impl InnerRoute {
+    /// A route over the tunnel's link, in table main.
+    pub fn to(destination: Prefix) -> Self {
+        Self { destination, via: None, metric: None, table: None, source: None }
+    }
 }
 
 /// An address prefix with its host bits zero.
@@ -246,4 +272,6 @@ pub enum Origin {
     Command,
     /// A file, by path.
     File(String),
+    /// A profile of NetworkManager, by uuid.
+    Profile(String),
 }

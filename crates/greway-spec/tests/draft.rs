@@ -44,7 +44,7 @@ fn address(local: &str, peer: Option<&str>, prefix_length: u8) -> Option<Vec<Giv
 }
 
 fn route(destination: &str, length: u8, via: Option<&str>) -> Given<DraftRoute> {
-    DraftRoute { address: ip(destination), length, via: via.map(ip), metric: None }.into()
+    DraftRoute { via: via.map(ip), ..DraftRoute::to(ip(destination), length) }.into()
 }
 
 #[test]

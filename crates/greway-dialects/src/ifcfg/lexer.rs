@@ -8,6 +8,7 @@
 //! shell would expand or run, quotes and continuations over a line's end, and a second command.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::diagnostic::{Diagnostic, Warning};
 
@@ -15,7 +16,9 @@ use crate::diagnostic::{Diagnostic, Warning};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Variable {
     pub(super) value: String,
-    /// Of the value's first character; both from 1.
+    /// The file it is set in.
+    pub(super) file: Arc<str>,
+    /// Of the value's first character; both from 1, or 0 where they are not known.
     pub(super) line: u32,
     pub(super) column: u32,
 }
@@ -26,20 +29,52 @@ pub(super) type Variables = BTreeMap<String, Variable>;
 /// Reads a file of assignments; the last of several to one name holds, with a warning.
 pub(super) fn read(text: &str, file: &str, warnings: &mut Vec<Warning>) -> Result<Variables, Diagnostic> {
     let mut variables = Variables::new();
+    let file: Arc<str> = Arc::from(file);
     for (number, line) in (1..).zip(text.split('\n')) {
-        let mut cursor = Cursor { rest: line, column: 1 };
-        let assignment = cursor.assignment().map_err(|message| {
-            Diagnostic::at(file, number, cursor.column, message)
+        let (column, assignment) = assignment(line);
+        let assignment = assignment.map_err(|message| {
+            Diagnostic::at(&file, number, column, message)
                 .help("only plain NAME=VALUE lines are read; nothing is expanded or run")
         })?;
         let Some((name, value, column)) = assignment else { continue };
-        let variable = Variable { value, line: number, column };
+        let variable = Variable { value, file: Arc::clone(&file), line: number, column };
         if let Some(first) = variables.insert(name.clone(), variable) {
             let message = format!("{name} is set in line {} too; this line holds", first.line);
-            warnings.push(Warning { file: file.to_owned(), line: number, column: 0, message });
+            warnings.push(Warning { file: file.to_string(), line: number, column: 0, message });
         }
     }
     Ok(variables)
+}
+
+/// Name and value of each line that is a plain assignment; all other lines are passed over. For telling
+/// what a file is about before it is read in earnest.
+pub(super) fn plain(text: &str) -> impl Iterator<Item = (String, String)> {
+    text.split('\n').filter_map(|line| {
+        let (name, value, _) = assignment(line.trim_end_matches('\r')).1.ok().flatten()?;
+        Some((name, value))
+    })
+}
+
+/// A text with the lines left out that assign, in whatever way, to a variable that nobody here reads.
+/// Line numbers stay.
+pub(super) fn only(text: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let keep = |line: &str| {
+        let mut cursor = Cursor { rest: line, column: 1 };
+        cursor.blanks();
+        match cursor.name() {
+            Ok(name) => !cursor.rest.starts_with('=') || wanted(&name),
+            Err(_) => true,
+        }
+    };
+    text.split('\n').map(|line| if keep(line) { line } else { "" }).collect::<Vec<_>>().join("\n")
+}
+
+/// Where reading a line ended, and what it assigns: name, value and the value's column.
+#[expect(clippy::type_complexity, reason = "private to this file")]
+fn assignment(line: &str) -> (u32, Result<Option<(String, String, u32)>, String>) {
+    let mut cursor = Cursor { rest: line, column: 1 };
+    let assignment = cursor.assignment();
+    (cursor.column, assignment)
 }
 
 struct Cursor<'l> {

@@ -1,86 +1,19 @@
 //! What the variables of an `ifcfg` file mean for a tunnel.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use greway_spec::number::{parse_ipv4, parse_u8, parse_u32};
-use greway_spec::{DeviceName, Draft, DraftAddress, Given, Mode, Origin, Span, Tos, Ttl};
+use greway_spec::{DeviceName, Draft, DraftAddress, DraftRoute, Given, Mode, Origin, Span, Tos, Ttl};
 
-use super::lexer::{self, Variable, Variables};
+use super::known;
+use super::lexer::{Variable, Variables};
 use super::value::parse_prefix;
 use crate::diagnostic::{Diagnostic, Warning};
 use crate::key::file_key;
-use crate::nearest::nearest;
-use crate::parsed::Parsed;
-
-/// The variables that make the tunnel what it is; a slip in one of these is worth a word.
-const OURS: [&str; 11] = [
-    "DEVICE",
-    "TYPE",
-    "MY_OUTER_IPADDR",
-    "PEER_OUTER_IPADDR",
-    "MY_INNER_IPADDR",
-    "PEER_INNER_IPADDR",
-    "KEY",
-    "TTL",
-    "MTU",
-    "ONBOOT",
-    "BOOTPROTO",
-];
-
-/// What the network-scripts read beside these and we do not do.
-const NOT_DONE: [&str; 14] = [
-    "LINKSTATUS",
-    "IPV6INIT",
-    "IPV6ADDR",
-    "IPV6ADDR_SECONDARIES",
-    "IPV6_MTU",
-    "IPV6_DEFAULTGW",
-    "ZONE",
-    "DNS1",
-    "DNS2",
-    "DNS3",
-    "DOMAIN",
-    "SEARCH",
-    "ETHTOOL_OPTS",
-    "MACADDR",
-];
-
-/// What the network-scripts do not read for a tunnel, though it looks as if they would.
-const NO_MEANING: [&str; 6] = ["IPADDR", "PREFIX", "NETMASK", "GATEWAY", "HWADDR", "BROADCAST"];
-
-/// What the network-scripts ignore for a tunnel and we honour, with a warning.
-const EXTENSIONS: [&str; 7] = ["IKEY", "OKEY", "TOS", "PMTUDISC", "CSUM", "SEQ", "PHYSDEV"];
-
-/// Reads an `ifcfg-NAME` file with `TYPE=GRE`.
-///
-/// # Errors
-/// The first thing that is wrong, with its line.
-pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Diagnostic> {
-    let mut warnings = Vec::new();
-    let variables = lexer::read(text, file_name, &mut warnings)?;
-    let mut map = Map { file: Arc::from(file_name), variables: &variables, tunnel: None, warnings };
-    map.kind()?;
-    let name = map.device()?;
-    map.tunnel = Some(name.value.clone());
-    let mut draft = Draft {
-        name: Some(name),
-        mode: Some(Mode::Gre.into()),
-        origin: Origin::File(file_name.to_owned()),
-        ..Draft::default()
-    };
-    map.outer(&mut draft)?;
-    draft.addresses = map.inner()?.map(|address| vec![address]);
-    map.extensions(&mut draft)?;
-    map.mention_the_rest();
-    let onboot = variables.get("ONBOOT").is_none_or(|onboot| !is_false(&onboot.value));
-    let mut warnings = map.warnings;
-    warnings.sort_by_key(|warning| (warning.line, warning.column));
-    Ok(Parsed { draft, warnings, onboot, file: file_name.to_owned() })
-}
 
 /// The scripts' words for no, in any case (initscripts `is_false`).
-fn is_false(word: &str) -> bool {
+pub(super) fn is_false(word: &str) -> bool {
     matches!(word.to_ascii_lowercase().as_str(), "f" | "n" | "no" | "off" | "false" | "0")
 }
 
@@ -88,31 +21,73 @@ fn is_true(word: &str) -> bool {
     matches!(word.to_ascii_lowercase().as_str(), "t" | "y" | "yes" | "on" | "true" | "1")
 }
 
-struct Map<'v> {
+/// The variables of a tunnel, and what is to be said of them.
+pub(super) struct Map<'v> {
+    /// The `ifcfg` file.
     file: Arc<str>,
     variables: &'v Variables,
     /// Named in errors once it is known.
     tunnel: Option<DeviceName>,
-    warnings: Vec<Warning>,
+    pub(super) warnings: Vec<Warning>,
 }
 
 impl<'v> Map<'v> {
+    pub(super) fn new(variables: &'v Variables, file: &str) -> Self {
+        Self { file: Arc::from(file), variables, tunnel: None, warnings: Vec::new() }
+    }
+
+    /// The tunnel that they describe, and its name.
+    pub(super) fn draft(&mut self) -> Result<(Draft, DeviceName), Diagnostic> {
+        let mode = self.kind()?;
+        let name = self.device()?;
+        let device = name.value.clone();
+        self.tunnel = Some(device.clone());
+        let mut draft = Draft {
+            name: Some(name),
+            mode: Some(mode),
+            origin: Origin::File(self.file.to_string()),
+            ..Draft::default()
+        };
+        self.outer(&mut draft)?;
+        draft.addresses = self.inner()?.map(|address| vec![address]);
+        self.ipv6(&device, &mut draft)?;
+        self.extensions(&mut draft)?;
+        self.mention_the_rest();
+        Ok((draft, device))
+    }
+
+    /// Only a false word keeps a tunnel from starting at boot.
+    pub(super) fn onboot(&self) -> bool {
+        !self.is("ONBOOT", is_false)
+    }
+
+    /// Whether the files with routes and rules count.
+    pub(super) fn routes_wanted(&self) -> bool {
+        !self.is("NOROUTESET", is_true)
+    }
+
+    fn is(&self, name: &str, word: fn(&str) -> bool) -> bool {
+        self.variables.get(name).is_some_and(|variable| word(&variable.value))
+    }
+
     /// A variable that is set and not empty; to the scripts these two are one.
     fn set(&self, name: &str) -> Option<&'v Variable> {
         self.variables.get(name).filter(|variable| !variable.value.is_empty())
     }
 
-    fn kind(&self) -> Result<(), Diagnostic> {
+    fn kind(&self) -> Result<Given<Mode>, Diagnostic> {
         let Some(kind) = self.set("TYPE") else {
-            return Err(Diagnostic::at(&self.file, 0, 0, "TYPE is missing; TYPE=GRE is right for a tunnel"));
+            let message = "TYPE is missing; TYPE=GRE is right for a tunnel, TYPE=GRE6 for one over IPv6";
+            return Err(Diagnostic::at(&self.file, 0, 0, message));
         };
         let message = match kind.value.as_str() {
-            "GRE" => return Ok(()),
-            "GRE6" | "IPIP" | "IPIP6" | "SIT" | "sit" | "EXTERNAL" => {
-                "is not there yet; this version reads TYPE=GRE"
+            "GRE" => return Ok(self.given(kind, Mode::Gre)),
+            "GRE6" => return Ok(self.given(kind, Mode::Ip6Gre)),
+            "IPIP" | "IPIP6" | "SIT" | "sit" | "EXTERNAL" => {
+                "is a tunnel of another kind; GRE and GRE6 are greway's"
             }
-            upper if upper.eq_ignore_ascii_case("gre") => {
-                "is wrong: the network-scripts know it in capitals only, TYPE=GRE"
+            upper if upper.eq_ignore_ascii_case("gre") || upper.eq_ignore_ascii_case("gre6") => {
+                "is wrong: the network-scripts know it in capitals only, TYPE=GRE or TYPE=GRE6"
             }
             _ => "is no tunnel; TYPE=GRE is right",
         };
@@ -140,13 +115,13 @@ impl<'v> Map<'v> {
     }
 
     fn outer(&mut self, draft: &mut Draft) -> Result<(), Diagnostic> {
-        if self.set("PEER_OUTER_IPADDR").is_none() {
-            let message = "PEER_OUTER_IPADDR is missing; a tunnel with many peers is not there yet, so give the \
-                           outer address of the far end";
-            return Err(self.error_at(0, 0, message));
-        }
-        draft.remote = self.outer_address("PEER_OUTER_IPADDR")?;
-        draft.local = self.outer_address("MY_OUTER_IPADDR")?;
+        let ipv6 = draft.mode.as_ref().is_some_and(|mode| mode.value.over_ipv6());
+        // Without it the tunnel has many peers (initscripts, for OpenNHRP).
+        let any = || {
+            Given::from(if ipv6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() })
+        };
+        draft.remote = Some(self.outer_address("PEER_OUTER_IPADDR", ipv6)?.unwrap_or_else(any));
+        draft.local = self.outer_address("MY_OUTER_IPADDR", ipv6)?;
         if let Some(key) = self.key("KEY")? {
             (draft.ikey, draft.okey) = (Some(key.clone()), Some(key));
         }
@@ -156,13 +131,78 @@ impl<'v> Map<'v> {
             number => parse_u8(number).map(Ttl::from),
         })?;
         draft.mtu = self.read("MTU", "a number of bytes is right", |text| parse_u32(text).map(Some))?;
+        // Any other word is up (initscripts `set_link_up`).
+        let status = self.set("LINKSTATUS");
+        draft.link_down = status.map(|status| self.given(status, status.value == "down"));
         Ok(())
     }
 
-    fn outer_address(&self, name: &'static str) -> Result<Option<Given<IpAddr>>, Diagnostic> {
+    fn outer_address(&self, name: &'static str, ipv6: bool) -> Result<Option<Given<IpAddr>>, Diagnostic> {
+        let any = |text: &str| matches!(text, "any" | "all" | "default");
+        if ipv6 {
+            return self.read(name, "an IPv6 address such as 2001:db8::2 is right", |text| match text {
+                text if any(text) => Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+                text => text.parse().ok(),
+            });
+        }
         self.read(name, "an IPv4 address such as 100.0.2.100 is right", |text| {
             parse_ipv4(text).map(IpAddr::V4).or_else(|| text.parse().ok())
         })
+    }
+
+    /// What `ifup-ipv6` does for a device: addresses, whose prefix length is 64 unless given, the MTU, and the
+    /// default route where it is this device's.
+    fn ipv6(&self, device: &DeviceName, draft: &mut Draft) -> Result<(), Diagnostic> {
+        if self.is("IPV6INIT", is_false) {
+            return Ok(());
+        }
+        for name in ["IPV6ADDR", "IPV6ADDR_SECONDARIES"] {
+            let Some(variable) = self.set(name) else { continue };
+            for text in variable.value.split_whitespace() {
+                let address = parse_prefix(text).filter(|(address, _)| address.is_ipv6());
+                let Some((local, length)) = address else {
+                    let message =
+                        format!("{name} \"{text}\" is wrong: an address such as fd00::1/64 is right");
+                    return Err(self.error(variable, message));
+                };
+                let prefix_length = if text.contains('/') { length } else { 64 };
+                let address = DraftAddress { local, peer: None, prefix_length };
+                draft.addresses.get_or_insert_default().push(self.given(variable, address));
+            }
+        }
+        draft.ipv6_mtu = self.read("IPV6_MTU", "a number of bytes is right", parse_u32)?;
+        if let Some(route) = self.default_route(device)? {
+            draft.routes = Some(vec![route]);
+        }
+        Ok(())
+    }
+
+    /// IPV6_DEFAULTGW and IPV6_DEFAULTDEV (initscripts `ipv6_set_default_route`).
+    fn default_route(&self, device: &DeviceName) -> Result<Option<Given<DraftRoute>>, Diagnostic> {
+        let named = self.set("IPV6_DEFAULTDEV");
+        let default = DraftRoute::to(Ipv6Addr::UNSPECIFIED.into(), 0);
+        let is_here = |name: &str| name == device.as_str();
+        let Some(gateway) = self.set("IPV6_DEFAULTGW").filter(|gateway| gateway.value != "::") else {
+            let here = named.filter(|named| is_here(&named.value));
+            return Ok(here.map(|named| self.given(named, default)));
+        };
+        let (address, scope) = match gateway.value.split_once('%') {
+            Some((address, scope)) => (address, Some(scope)),
+            None => (gateway.value.as_str(), None),
+        };
+        // Where the gateway is behind another device, or a global file does not say which, it is not ours.
+        let here = match (scope, named) {
+            (Some(scope), _) => is_here(scope),
+            (None, Some(named)) => is_here(&named.value),
+            (None, None) => gateway.file == self.file,
+        };
+        if !here {
+            return Ok(None);
+        }
+        match address.parse::<Ipv6Addr>() {
+            Ok(via) => Ok(Some(self.given(gateway, DraftRoute { via: Some(via.into()), ..default }))),
+            Err(_) => Err(self.bad("IPV6_DEFAULTGW", gateway, "an IPv6 address is right")),
+        }
     }
 
     /// `ip addr add MY_INNER_IPADDR dev DEVICE [peer PEER_INNER_IPADDR]`.
@@ -203,14 +243,6 @@ impl<'v> Map<'v> {
     }
 
     fn extensions(&mut self, draft: &mut Draft) -> Result<(), Diagnostic> {
-        for name in EXTENSIONS {
-            if let Some(variable) = self.set(name) {
-                self.warn(
-                    variable,
-                    format!("{name} is honoured here; the network-scripts ignore it for a tunnel"),
-                );
-            }
-        }
         if let Some(key) = self.key("IKEY")? {
             draft.ikey = Some(key);
         }
@@ -231,7 +263,8 @@ impl<'v> Map<'v> {
 
     fn key(&mut self, name: &'static str) -> Result<Option<Given<Option<u32>>>, Diagnostic> {
         let Some(variable) = self.set(name) else { return Ok(None) };
-        let key = file_key(name, &variable.value, false).map_err(|message| self.error(variable, message))?;
+        let key = file_key(name, &variable.value, self.is("STRICT_KEYS", is_true))
+            .map_err(|message| self.error(variable, message))?;
         if let Some(warning) = key.warning {
             self.warn(variable, warning);
         }
@@ -246,25 +279,18 @@ impl<'v> Map<'v> {
         })
     }
 
-    /// A word on every variable that will not have the effect somebody may expect of it.
+    /// A word on every variable of the tunnel's own files that will not have the effect somebody may expect.
     fn mention_the_rest(&mut self) {
-        for (name, variable) in self.variables {
-            let name = name.as_str();
-            let message = if OURS.contains(&name) || EXTENSIONS.contains(&name) {
-                continue;
-            } else if NOT_DONE.contains(&name) {
-                if variable.value.is_empty() || name == "IPV6INIT" && is_false(&variable.value) {
-                    continue;
-                }
-                format!("{name} is not there yet and has no effect")
-            } else if NO_MEANING.contains(&name) {
-                format!("{name} has no meaning for a tunnel and no effect, as with the network-scripts")
-            } else if let Some(near) = nearest(name, &OURS) {
-                format!("unknown variable {name} has no effect; is {near} meant?")
-            } else {
-                continue;
-            };
-            self.warn(variable, message);
+        let network = |variable: &Variable| {
+            variable.file != self.file
+                && !variable.file.rsplit('/').next().unwrap_or_default().starts_with("keys-")
+        };
+        let own = self.variables.iter().filter(|(_, variable)| !network(variable));
+        let remarks = own.filter_map(|(name, variable)| {
+            known::remark(name, &variable.value).map(|remark| (variable, remark))
+        });
+        for (variable, remark) in remarks.collect::<Vec<_>>() {
+            self.warn(variable, remark);
         }
     }
 
@@ -283,7 +309,7 @@ impl<'v> Map<'v> {
 
     fn given<T>(&self, variable: &Variable, value: T) -> Given<T> {
         let (line, column) = (variable.line, variable.column);
-        Given::at(value, Span::File { file: Arc::clone(&self.file), line, column })
+        Given::at(value, Span::File { file: Arc::clone(&variable.file), line, column })
     }
 
     fn bad(&self, name: &str, variable: &Variable, right: &str) -> Diagnostic {
@@ -291,12 +317,8 @@ impl<'v> Map<'v> {
     }
 
     fn error(&self, variable: &Variable, message: impl std::fmt::Display) -> Diagnostic {
-        self.error_at(variable.line, variable.column, message)
-    }
-
-    fn error_at(&self, line: u32, column: u32, message: impl std::fmt::Display) -> Diagnostic {
         let object = self.tunnel.as_ref().map_or_else(String::new, |name| format!("tunnel {name}: "));
-        Diagnostic::at(&self.file, line, column, format!("{object}{message}"))
+        Diagnostic::at(&variable.file, variable.line, variable.column, format!("{object}{message}"))
     }
 
     fn warn(&mut self, variable: &Variable, message: impl std::fmt::Display) {

@@ -1,8 +1,9 @@
 //! `route-NAME`: the routes of a device, in one of two formats.
 //!
-//! With a line `ADDRESSn=` the file is `ADDRESSn`, `NETMASKn`, `GATEWAYn` from 0 without a gap; else
-//! each line is what stands after `ip route add`. Of those words the ones a tunnel's route can have
-//! are read (`via`, `dev`, `metric`); others are refused, not dropped.
+//! With a line `ADDRESSn=` the file is `ADDRESSn`, `NETMASKn`, `GATEWAYn` from 0 without a gap, and so is
+//! a file `NAME.route` always; else each line is what stands after `ip route add`. Of those words the ones
+//! a tunnel's route can have are read (`via`, `dev`, `metric`, `src`, `table`); others are refused, not
+//! dropped.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -12,7 +13,9 @@ use greway_spec::number::parse_u32;
 use greway_spec::{DeviceName, DraftRoute, Given, Span};
 
 use super::lexer::{self, Variable, Variables};
+use super::tables::Tables;
 use super::value::{mask_length, parse_address, parse_prefix};
+use super::words::{lines, words};
 use crate::diagnostic::{Diagnostic, Warning};
 
 /// The routes of a file.
@@ -29,9 +32,20 @@ pub struct Routes {
 /// # Errors
 /// The first thing that is wrong, with its line.
 pub fn parse_routes(text: &str, device: &DeviceName, file: &str) -> Result<Routes, Diagnostic> {
+    parse_routes_in(text, device, file, &Tables::default())
+}
+
+/// The same on a host that has given names to its routing tables.
+pub(super) fn parse_routes_in(
+    text: &str,
+    device: &DeviceName,
+    file: &str,
+    tables: &Tables,
+) -> Result<Routes, Diagnostic> {
     let name = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
-    let reader = Reader { file: Arc::from(file), device, ipv6: name.starts_with("route6-") };
-    if text.lines().any(starts_address) { reader.numbered(text) } else { reader.lines(text) }
+    let reader = Reader { file: Arc::from(file), device, ipv6: name.starts_with("route6-"), tables };
+    let numbered = name.ends_with(".route") && !name.starts_with("route") || text.lines().any(starts_address);
+    if numbered { reader.numbered(text) } else { reader.lines(text) }
 }
 
 fn starts_address(line: &str) -> bool {
@@ -43,8 +57,9 @@ fn starts_address(line: &str) -> bool {
 struct Reader<'d> {
     file: Arc<str>,
     device: &'d DeviceName,
-    /// What `default` means.
+    /// The family of the file.
     ipv6: bool,
+    tables: &'d Tables,
 }
 
 impl Reader<'_> {
@@ -94,7 +109,7 @@ impl Reader<'_> {
                 None => return Err(bad("GATEWAY", gateway, "an address is right")),
             },
         };
-        let route = DraftRoute { address: destination, length, via, metric: None };
+        let route = DraftRoute { via, ..DraftRoute::to(destination, length) };
         Ok(self.given(address.line, address.column, route))
     }
 
@@ -109,16 +124,12 @@ impl Reader<'_> {
 
     fn lines(&self, text: &str) -> Result<Routes, Diagnostic> {
         let mut routes = Routes::default();
-        for (number, line) in (1..).zip(text.lines()) {
+        for (number, line) in lines(text) {
             let mut words = words(line);
-            match words.next() {
-                None => {}
-                Some((_, comment)) if comment.starts_with('#') => {}
-                Some((column, destination)) => {
-                    let (route, warning) = self.line(number, column, destination, words)?;
-                    routes.routes.push(self.given(number, column, route));
-                    routes.warnings.extend(warning);
-                }
+            if let Some((column, destination)) = words.next() {
+                let (route, warning) = self.line(number, column, destination, words)?;
+                routes.routes.push(self.given(number, column, route));
+                routes.warnings.extend(warning);
             }
         }
         Ok(routes)
@@ -141,12 +152,22 @@ impl Reader<'_> {
                 format!("route \"{destination}\" is wrong: a destination such as 10.10.2.0/24 is right");
             return Err(self.error(line, column, message));
         };
-        let mut route = DraftRoute { address, length, via: None, metric: None };
+        if address.is_ipv6() != self.ipv6 {
+            let right = if self.ipv6 {
+                "IPv6 routes are right in this file"
+            } else {
+                "an IPv6 route belongs into a file route6-NAME"
+            };
+            let message = format!("route \"{destination}\" is of the wrong family: {right}");
+            return Err(self.error(line, column, message));
+        }
+        let mut route = DraftRoute::to(address, length);
         let mut dev = None;
         while let Some((column, word)) = words.next() {
-            if !matches!(word, "via" | "dev" | "metric") {
-                let message =
-                    format!("route {destination}: \"{word}\" is not there yet; via, dev and metric are");
+            if !WORDS.contains(&word) {
+                let message = format!(
+                    "route {destination}: \"{word}\" is not there yet; via, dev, metric, src and table are"
+                );
                 return Err(self.error(line, column, message));
             }
             let Some((column, value)) = words.next() else {
@@ -157,13 +178,23 @@ impl Reader<'_> {
                     route.via = parse_address(value);
                     route.via.is_none().then_some("an address is right")
                 }
-                "metric" => {
-                    route.metric = parse_u32(value);
-                    route.metric.is_none().then_some("0 to 4294967295 is right")
+                "src" => {
+                    route.source = parse_address(value);
+                    route.source.is_none().then_some("an address is right")
                 }
-                _ => {
+                "table" => {
+                    route.table = self.tables.number(value);
+                    route.table.is_none().then_some(
+                        "a number of 1 to 4294967295 is right, or a name in /etc/iproute2/rt_tables",
+                    )
+                }
+                "dev" => {
                     dev = Some(value);
                     (value != self.device.as_str()).then_some("this file is about its own device only")
+                }
+                _ => {
+                    route.metric = parse_u32(value);
+                    route.metric.is_none().then_some("0 to 4294967295 is right")
                 }
             };
             if let Some(right) = right {
@@ -198,14 +229,8 @@ fn variable<'v>(variables: &'v Variables, word: &str, number: u32) -> Option<&'v
     variables.get(&format!("{word}{number}")).filter(|variable| !variable.value.is_empty())
 }
 
-/// The words of a line with their columns.
-fn words(line: &str) -> impl Iterator<Item = (u32, &str)> {
-    line.split_whitespace().map(move |word| {
-        let offset = word.as_ptr() as usize - line.as_ptr() as usize;
-        let column = line[..offset].chars().count() + 1;
-        (u32::try_from(column).unwrap_or(u32::MAX), word)
-    })
-}
+/// What a line can have after its destination (iproute2 6.1 ip/iproute.c `iproute_modify`).
+const WORDS: [&str; 8] = ["via", "dev", "metric", "priority", "preference", "pref", "src", "table"];
 
 #[cfg(test)]
 mod tests {
@@ -218,10 +243,12 @@ mod tests {
     fn routes(text: &str) -> Result<Vec<String>, String> {
         let routes = parse_routes(text, &tun0(), "route-tun0").map_err(|error| error.to_string())?;
         let route = |given: &Given<DraftRoute>| {
-            let DraftRoute { address, length, via, metric } = given.value;
+            let DraftRoute { address, length, via, metric, table, source } = given.value;
+            let source = source.map_or_else(String::new, |source| format!(" src {source}"));
+            let table = table.map_or_else(String::new, |table| format!(" table {table}"));
             let via = via.map_or_else(String::new, |via| format!(" via {via}"));
             let metric = metric.map_or_else(String::new, |metric| format!(" metric {metric}"));
-            format!("{address}/{length}{via}{metric}")
+            format!("{address}/{length}{via}{metric}{source}{table}")
         };
         let warnings = routes.warnings.iter().map(ToString::to_string);
         Ok(routes.routes.iter().map(route).chain(warnings).collect())
@@ -243,13 +270,14 @@ mod tests {
 
     #[test]
     fn lines_of_ip_route() {
-        let text = "# to the other side\n\n10.10.2.0/24 dev tun0\n  10.10.3/24 via 172.16.0.2 dev tun0 metric 50\ndefault via 172.16.0.2\n";
+        let text = "# to the other side\n\n10.10.2.0/24 dev tun0\n  10.10.3/24 via 172.16.0.2 dev tun0 metric 50\ndefault via 172.16.0.2\n10.9/16 dev tun0 src 172.16.0.1 table main\n";
         assert_eq!(
             routes(text).unwrap(),
             [
                 "10.10.2.0/24",
                 "10.10.3.0/24 via 172.16.0.2 metric 50",
                 "0.0.0.0/0 via 172.16.0.2",
+                "10.9.0.0/16 src 172.16.0.1 table 254",
                 "route-tun0:5: warning: route default names no device; taken for dev tun0",
             ]
         );
@@ -265,7 +293,9 @@ mod tests {
     fn refused_with_the_place() {
         for (text, place, part) in [
             ("10.10.2.0/24 dev eth0", "1:18", "its own device"),
-            ("\n10.10.2.0/24 dev tun0 src 10.0.0.1", "2:23", "\"src\" is not there yet"),
+            ("\n10.10.2.0/24 dev tun0 scope link", "2:23", "\"scope\" is not there yet"),
+            ("10.10.2.0/24 dev tun0 table vpn", "1:29", "rt_tables"),
+            ("fd00::/8 dev tun0", "1:1", "belongs into a file route6-NAME"),
             ("10.10.2.0/24", "1:1", "add \"dev tun0\""),
             ("foo dev tun0", "1:1", "\"foo\" is wrong"),
             ("10.10.2.0/24 dev", "1:14", "dev needs a value"),

@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use greway_spec::number::{parse_ipv4, parse_u8, parse_u32};
+use greway_spec::number::{parse_hex_u32, parse_ipv4, parse_u8, parse_u32};
 use greway_spec::{
-    DatapathChoice, DeviceName, Draft, FirewallPolicy, Given, KeyError, Mode, OverlayChoice, Span, Tos, Ttl,
-    UnderlayChoice, parse_key,
+    DatapathChoice, DeviceName, Draft, FirewallPolicy, FlowLabel, Given, KeyError, Mode, MssClamp,
+    OverlayChoice, Span, Tos, Ttl, UnderlayChoice, parse_key,
 };
 
 use crate::nearest::nearest;
@@ -72,14 +72,14 @@ pub enum WordProblem {
         nearest: Option<&'static str>,
     },
     /// A mode that iproute2 has and we do not.
-    #[error("mode \"{0}\" is not there yet; this version has gre")]
+    #[error("mode \"{0}\" is not there yet; this version has gre, ip6gre, gretap and ip6gretap")]
     ModeNotYet(String),
     /// A word of `change` after `add`.
     #[error("\"{0}\" takes something back and belongs to \"tunnel change\"; leave it out here")]
     OnlyInChange(&'static str),
 }
 
-const WORDS: [&str; 45] = [
+const WORDS: [&str; 54] = [
     "name",
     "mode",
     "remote",
@@ -106,9 +106,18 @@ const WORDS: [&str; 45] = [
     "underlay",
     "overlay",
     "firewall",
+    "mss",
     "mtu",
     "ignore-df",
     "noignore-df",
+    "fwmark",
+    "encaplimit",
+    "flowlabel",
+    "dscp",
+    "allow-localremote",
+    "noallow-localremote",
+    "nodscp",
+    "none",
     "nokey",
     "noikey",
     "nookey",
@@ -128,19 +137,19 @@ const WORDS: [&str; 45] = [
 ];
 
 /// Words of `change` alone.
-const TAKING_BACK: [&str; 10] =
-    ["nokey", "noikey", "nookey", "noseq", "noiseq", "nooseq", "nocsum", "noicsum", "noocsum", "nodev"];
+const TAKING_BACK: [&str; 11] = [
+    "nokey", "noikey", "nookey", "noseq", "noiseq", "nooseq", "nocsum", "noicsum", "noocsum", "nodev",
+    "nodscp",
+];
 
 /// `ip tunnel`'s and `ip link`'s kinds of tunnel that are not ours yet.
-const MODES_NOT_YET: [&str; 23] = [
+const MODES_NOT_YET: [&str; 19] = [
     "ipip",
     "ip/ip",
     "sit",
     "ipv6/ip",
     "isatap",
     "vti",
-    "ip6gre",
-    "gre/ipv6",
     "ip6ip6",
     "ipv6/ipv6",
     "ipip6",
@@ -150,8 +159,6 @@ const MODES_NOT_YET: [&str; 23] = [
     "vti6",
     "any",
     "any/ipv6",
-    "gretap",
-    "ip6gretap",
     "erspan",
     "ip6erspan",
     "mgre",
@@ -159,9 +166,10 @@ const MODES_NOT_YET: [&str; 23] = [
 ];
 
 /// Reads the words after `greway tunnel add` or `greway tunnel change`: those of `ip tunnel`, and
-/// `datapath`, `underlay`, `overlay`, `firewall`, `mtu`, `[no]ignore-df`; with [`Verb::Change`] also
-/// `nokey noikey nookey noseq noiseq nooseq nocsum noicsum noocsum nodev`. A word said twice: the last
-/// one holds.
+/// `ip link`'s `fwmark` and `[no]ignore-df`, `datapath`, `underlay`, `overlay`, `firewall`, `mtu`; with
+/// [`Verb::Change`] also `nokey noikey nookey noseq noiseq nooseq nocsum noicsum noocsum nodev nodscp`. A
+/// word said twice: the last one holds. Which words a mode has no place for is said by
+/// [`Draft::into_spec`].
 ///
 /// # Errors
 /// The first word that is wrong.
@@ -218,6 +226,15 @@ impl<'w> Cursor<'w> {
             "noignore-df" => self.draft.ignore_df = self.given(false),
             "dev" => self.draft.dev = Some(self.dev()?),
             "mtu" => self.draft.mtu = Some(self.mtu()?),
+            "fwmark" => self.draft.fwmark = Some(self.fwmark()?),
+            "encaplimit" => self.draft.encaplimit = Some(self.encaplimit()?),
+            "flowlabel" | "fl" => self.draft.flowlabel = Some(self.flow_label()?),
+            "dscp" => {
+                let inherits = |word: &str| (word == "inherit").then_some(true);
+                self.draft.dscp_inherit = Some(self.choice("dscp", &["inherit"], inherits)?);
+            }
+            "allow-localremote" => self.draft.allow_localremote = self.given(true),
+            "noallow-localremote" => self.draft.allow_localremote = self.given(false),
             "datapath" => {
                 self.draft.datapath =
                     Some(self.choice("datapath", DatapathChoice::WORDS, DatapathChoice::parse)?);
@@ -234,8 +251,12 @@ impl<'w> Cursor<'w> {
                 self.draft.firewall =
                     Some(self.choice("firewall", FirewallPolicy::WORDS, FirewallPolicy::parse)?);
             }
+            "mss" => {
+                let words = ["auto", "off", "a number of bytes from 1 to 65535"];
+                self.draft.mss = Some(self.choice("mss", &words, MssClamp::parse)?);
+            }
             // iproute2 takes any beginning of "dsfield", so "d" and "ds" too.
-            "tos" | "tclass" => self.draft.tos = Some(self.tos()?),
+            "tos" | "tclass" | "tc" => self.draft.tos = Some(self.tos()?),
             _ if !word.is_empty() && "dsfield".starts_with(word) => self.draft.tos = Some(self.tos()?),
             _ => return self.taking_back(word),
         }
@@ -261,6 +282,7 @@ impl<'w> Cursor<'w> {
             "nocsum" => (draft.icsum, draft.ocsum) = (off.clone(), off),
             "noicsum" => draft.icsum = off,
             "noocsum" => draft.ocsum = off,
+            "nodscp" => draft.dscp_inherit = off,
             _ => draft.dev = no_dev,
         }
         Ok(())
@@ -297,26 +319,30 @@ impl<'w> Cursor<'w> {
     }
 
     fn mode(&mut self) -> Result<Given<Mode>, WordError> {
-        let value = self.value("mode", "gre")?;
+        let right = "gre, ip6gre, gretap or ip6gretap";
+        let value = self.value("mode", right)?;
         match value {
             "gre" | "gre/ip" => Ok(self.place(Mode::Gre)),
+            "ip6gre" | "gre/ipv6" => Ok(self.place(Mode::Ip6Gre)),
+            "gretap" => Ok(self.place(Mode::Gretap)),
+            "ip6gretap" => Ok(self.place(Mode::Ip6Gretap)),
             not_yet if MODES_NOT_YET.contains(&not_yet) => {
                 Err(self.wrong(WordProblem::ModeNotYet(not_yet.to_owned())))
             }
-            _ => Err(self.bad("mode", value, "gre is right")),
+            _ => Err(self.bad("mode", value, &format!("{right} is right"))),
         }
     }
 
     fn address(&mut self, word: &'static str) -> Result<Given<IpAddr>, WordError> {
-        let value = self.value(word, "an IPv4 address")?;
+        let value = self.value(word, "an IP address")?;
         if let Some(address) = parse_ipv4(value) {
             return Ok(self.place(address.into()));
         }
-        // Not iproute2's grammar, but then the error can say what is wrong.
         match value.parse::<Ipv6Addr>() {
             Ok(address) => Ok(self.place(address.into())),
             Err(_) => {
-                Err(self.bad(word, value, "an IPv4 address such as 100.0.2.100 is right, not a host name"))
+                let right = "an address such as 100.0.2.100 or 2001:db8::2 is right, not a host name";
+                Err(self.bad(word, value, right))
             }
         }
     }
@@ -372,6 +398,35 @@ impl<'w> Cursor<'w> {
         match parse_u32(value) {
             Some(mtu) => Ok(self.place(Some(mtu))),
             None => Err(self.bad("mtu", value, "a number of bytes, or auto, is right")),
+        }
+    }
+
+    fn fwmark(&mut self) -> Result<Given<u32>, WordError> {
+        let right = "0 to 0xffffffff";
+        let value = self.value("fwmark", right)?;
+        match parse_u32(value) {
+            Some(mark) => Ok(self.place(mark)),
+            None => Err(self.bad("fwmark", value, &format!("{right} is right"))),
+        }
+    }
+
+    fn encaplimit(&mut self) -> Result<Given<Option<u8>>, WordError> {
+        let right = "0 to 255, or none";
+        let value = self.value("encaplimit", right)?;
+        match parse_u8(value) {
+            _ if value == "none" => Ok(self.place(None)),
+            Some(limit) => Ok(self.place(Some(limit))),
+            None => Err(self.bad("encaplimit", value, &format!("{right}, is right"))),
+        }
+    }
+
+    fn flow_label(&mut self) -> Result<Given<FlowLabel>, WordError> {
+        let right = "0 to fffff in hexadecimal, or inherit";
+        let value = self.value("flowlabel", right)?;
+        match parse_hex_u32(value) {
+            _ if value == "inherit" => Ok(self.place(FlowLabel::Inherit)),
+            Some(label @ 0..=0xf_ffff) => Ok(self.place(FlowLabel::Fixed(label))),
+            _ => Err(self.bad("flowlabel", value, &format!("{right}, is right"))),
         }
     }
 

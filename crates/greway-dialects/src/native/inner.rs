@@ -2,12 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use greway_spec::{Draft, DraftAddress, DraftRoute, Given};
+use greway_spec::{Draft, DraftAddress, DraftRoute, Given, InnerRule};
 
 use super::reader::{Entry, Reader, Table};
 use crate::diagnostic::Diagnostic;
+use crate::ifcfg::Tables;
+use crate::ifcfg::rule_words;
 
-const KEYS: [&str; 6] = ["address", "peer", "addresses", "routes", "forward", "snat"];
+const KEYS: [&str; 9] =
+    ["address", "peer", "addresses", "routes", "rules", "link", "ipv6_mtu", "forward", "snat"];
 
 pub(super) fn read(reader: &mut Reader<'_>, entry: &Entry<'_>, draft: &mut Draft) -> Result<(), Diagnostic> {
     let Some(entries) = entry.value().as_table() else {
@@ -19,6 +22,25 @@ pub(super) fn read(reader: &mut Reader<'_>, entry: &Entry<'_>, draft: &mut Draft
     draft.routes = table.read("routes", |entry| {
         let Some(items) = entry.items() else { return Err(reader.wrong_type(&entry, "an array of routes")) };
         items.map(|item| route(reader, &item)).collect()
+    })?;
+    draft.rules = table.read("rules", |entry| {
+        let Some(items) = entry.items() else { return Err(reader.wrong_type(&entry, "an array of rules")) };
+        items.map(|item| rule(reader, &item)).collect()
+    })?;
+    draft.link_down = table.read("link", |entry| {
+        let text = reader.string(&entry)?.value;
+        match text.as_str() {
+            "up" => Ok(reader.given(&entry, false)),
+            "down" => Ok(reader.given(&entry, true)),
+            _ => Err(reader.bad(&entry, text, "\"up\" or \"down\" is right")),
+        }
+    })?;
+    draft.ipv6_mtu = table.read("ipv6_mtu", |entry| {
+        let number = reader.integer(&entry)?;
+        match u32::try_from(number) {
+            Ok(mtu) => Ok(reader.given(&entry, mtu)),
+            Err(_) => Err(reader.bad(&entry, number, "a number of bytes is right")),
+        }
     })?;
     draft.forward = table.read("forward", |entry| reader.boolean(&entry))?;
     draft.snat = table.read("snat", |entry| {
@@ -92,23 +114,38 @@ fn address(
 fn route(reader: &Reader<'_>, item: &Entry<'_>) -> Result<Given<DraftRoute>, Diagnostic> {
     let Some(entries) = item.value().as_table() else {
         let (address, length) = destination(reader, item)?;
-        return Ok(reader.given(item, DraftRoute { address, length, via: None, metric: None }));
+        return Ok(reader.given(item, DraftRoute::to(address, length)));
     };
     let table = Table { entries, path: "inner.routes." };
-    table.only(reader, &["to", "via", "metric"])?;
+    table.only(reader, &["to", "via", "metric", "src", "table"])?;
     let Some(to) = table.entry("to") else {
         return Err(reader.error(item, "inner.routes: a route without to, its destination"));
     };
     let (address, length) = destination(reader, &to)?;
-    let via = table.read("via", |entry| {
+    let address_of = |entry: Entry<'_>| {
         let text = reader.string(&entry)?.value;
         text.parse::<IpAddr>().map_err(|_invalid| reader.bad(&entry, text, "an address is right"))
-    })?;
-    let metric = table.read("metric", |entry| {
+    };
+    let number = |entry: Entry<'_>| {
         let number = reader.integer(&entry)?;
         u32::try_from(number).map_err(|_range| reader.bad(&entry, number, "0 to 4294967295 is right"))
-    })?;
-    Ok(reader.given(&to, DraftRoute { address, length, via, metric }))
+    };
+    let (via, source) = (table.read("via", address_of)?, table.read("src", address_of)?);
+    let (metric, routing_table) = (table.read("metric", number)?, table.read("table", number)?);
+    Ok(reader.given(&to, DraftRoute { address, length, via, metric, table: routing_table, source }))
+}
+
+/// A rule in the words of `ip rule add`; `-6` before them says that it is for IPv6 where no address does.
+fn rule(reader: &Reader<'_>, item: &Entry<'_>) -> Result<Given<InnerRule>, Diagnostic> {
+    let text = reader.string(item)?.value;
+    let (family, words) = match text.strip_prefix("-6 ") {
+        Some(words) => (Some(true), words),
+        None => (None, text.as_str()),
+    };
+    match rule_words::parse(words, family, &Tables::default()) {
+        Ok(rule) => Ok(reader.given(item, rule)),
+        Err(wrong) => Err(reader.error(item, format!("inner.rules \"{text}\" is wrong: {}", wrong.message))),
+    }
 }
 
 fn destination(reader: &Reader<'_>, entry: &Entry<'_>) -> Result<(IpAddr, u8), Diagnostic> {

@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use greway_spec::{
-    DatapathChoice, DeviceName, Draft, FirewallPolicy, Given, Mode, Origin, OverlayChoice,
+    DatapathChoice, DeviceName, Draft, FirewallPolicy, Given, Mode, MssClamp, Origin, OverlayChoice,
     UnderlayChoice,
 };
 use toml::de::{DeTable, DeValue};
@@ -36,7 +36,7 @@ use reader::{Entry, Reader, Table};
 
 pub use render::render;
 
-const KEYS: [&str; 31] = [
+const KEYS: [&str; 32] = [
     "name",
     "mode",
     "local",
@@ -60,6 +60,7 @@ const KEYS: [&str; 31] = [
     "underlay",
     "overlay",
     "firewall",
+    "mss",
     "onboot",
     "strict_keys",
     "inner",
@@ -100,6 +101,13 @@ pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Diagnostic> {
     let mut warnings = reader.warnings;
     warnings.sort_by_key(|warning| (warning.line, warning.column));
     Ok(Parsed { draft, warnings, onboot, file: file_name.to_owned() })
+}
+
+/// The name that a text gives its tunnel, told without reading it in earnest.
+pub fn survey_name(text: &str) -> Option<String> {
+    let document = DeTable::parse(text).ok()?;
+    let named = document.get_ref().iter().find(|(key, _)| key.get_ref().as_ref() == "name");
+    named.and_then(|(_, value)| value.get_ref().as_str()).map(str::to_owned)
 }
 
 fn name(reader: &mut Reader<'_>, table: &Table<'_>) -> Result<Given<DeviceName>, Diagnostic> {
@@ -220,6 +228,21 @@ fn choices(reader: &Reader<'_>, table: &Table<'_>, draft: &mut Draft) -> Result<
     draft.underlay = choice(reader, table, "underlay", UnderlayChoice::WORDS, UnderlayChoice::parse)?;
     draft.overlay = choice(reader, table, "overlay", OverlayChoice::WORDS, OverlayChoice::parse)?;
     draft.firewall = choice(reader, table, "firewall", FirewallPolicy::WORDS, FirewallPolicy::parse)?;
+    draft.mss = table.read("mss", |entry| {
+        let mss = match entry.value() {
+            DeValue::Integer(_) => {
+                u16::try_from(reader.integer(&entry)?).ok().filter(|bytes| *bytes > 0).map(MssClamp::Fixed)
+            }
+            DeValue::String(text) => MssClamp::parse(text).filter(|mss| !matches!(mss, MssClamp::Fixed(_))),
+            _ => None,
+        };
+        match mss {
+            Some(mss) => Ok(reader.given(&entry, mss)),
+            None => {
+                Err(reader.bad(&entry, reader.source(&entry), "1 to 65535, \"auto\" or \"off\" is right"))
+            }
+        }
+    })?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use greway_spec::draft::DEFAULT_ENCAPLIMIT;
-use greway_spec::{FlowLabel, InnerAddress, InnerRoute, Ttl, TunnelSpec};
+use greway_spec::{FlowLabel, InnerAddress, InnerRoute, InnerRule, MssClamp, Ttl, TunnelSpec};
 use toml::Value;
 
 /// The file that describes this tunnel. Defaults are left out. Reading it gives the same tunnel; its
@@ -54,6 +54,11 @@ fn write_spec(out: &mut String, spec: &TunnelSpec) -> fmt::Result {
     write_choice(out, "underlay", spec.underlay)?;
     write_choice(out, "overlay", spec.overlay)?;
     write_choice(out, "firewall", spec.firewall)?;
+    match spec.mss {
+        MssClamp::Auto => {}
+        MssClamp::Off => writeln!(out, "mss = \"off\"")?,
+        MssClamp::Fixed(bytes) => writeln!(out, "mss = {bytes}")?,
+    }
     write_inner(out, spec)
 }
 
@@ -129,6 +134,16 @@ fn write_inner(out: &mut String, spec: &TunnelSpec) -> fmt::Result {
     if !inner.routes.is_empty() {
         write_array(out, "routes", inner.routes.iter().map(route))?;
     }
+    if !inner.rules.is_empty() {
+        let words = |rule: &InnerRule| format!("\"{}{rule}\"", if rule.ipv6 { "-6 " } else { "" });
+        write_array(out, "rules", inner.rules.iter().map(words))?;
+    }
+    if inner.link_down {
+        writeln!(out, "link = \"down\"")?;
+    }
+    if let Some(mtu) = inner.ipv6_mtu {
+        writeln!(out, "ipv6_mtu = {mtu}")?;
+    }
     if inner.forward {
         writeln!(out, "forward = true")?;
     }
@@ -156,10 +171,12 @@ fn address(address: &InnerAddress) -> String {
 }
 
 fn route(route: &InnerRoute) -> String {
-    if route.via.is_none() && route.metric.is_none() {
+    if *route == InnerRoute::to(route.destination) {
         return format!("\"{}\"", route.destination);
     }
     let via = route.via.map_or_else(String::new, |via| format!(", via = \"{via}\""));
     let metric = route.metric.map_or_else(String::new, |metric| format!(", metric = {metric}"));
-    format!("{{ to = \"{}\"{via}{metric} }}", route.destination)
+    let source = route.source.map_or_else(String::new, |source| format!(", src = \"{source}\""));
+    let table = route.table.map_or_else(String::new, |table| format!(", table = {table}"));
+    format!("{{ to = \"{}\"{via}{metric}{source}{table} }}", route.destination)
 }

@@ -25,6 +25,10 @@ pub(super) mod kind {
     pub(in crate::nftables) const GET_CHAIN: u16 = SUBSYSTEM | 4;
     pub(in crate::nftables) const NEW_RULE: u16 = SUBSYSTEM | 6;
     pub(in crate::nftables) const GET_RULE: u16 = SUBSYSTEM | 7;
+    pub(in crate::nftables) const NEW_SET: u16 = SUBSYSTEM | 9;
+    pub(in crate::nftables) const GET_SET: u16 = SUBSYSTEM | 10;
+    pub(in crate::nftables) const NEW_ELEMENTS: u16 = SUBSYSTEM | 12;
+    pub(in crate::nftables) const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
     pub(in crate::nftables) const GET_GENERATION: u16 = SUBSYSTEM | 16;
 }
 

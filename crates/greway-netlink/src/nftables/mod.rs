@@ -15,6 +15,7 @@ mod change;
 mod ingress_drop;
 mod message;
 mod rule;
+mod ruleset;
 mod snat;
 
 use netlink_packet_core::NLM_F_ACK;
@@ -25,6 +26,7 @@ pub use chain::{BaseChain, Hook, Policy};
 pub use change::{BaseChainSpec, Change};
 pub use ingress_drop::ingress_drop;
 pub use rule::{Expression, Rule, RuleCounter, Verdict};
+pub use ruleset::{Comparison, Decision, Load, NftChain, NftElement, NftRule, NftRuleset, NftSet, Step};
 pub use snat::{Snat, snat};
 
 use crate::error::{NetlinkError, Subject};
