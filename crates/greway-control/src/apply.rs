@@ -103,6 +103,13 @@ fn inverse(action: &Action, current: Option<&TunnelSpec>) -> Option<Action> {
         Action::RemoveAddress(name, address) => Some(Action::AddAddress(name.clone(), *address)),
         Action::AddRoute(name, route) => existed.then(|| Action::RemoveRoute(name.clone(), *route)),
         Action::RemoveRoute(name, route) => Some(Action::AddRoute(name.clone(), *route)),
+        Action::AddRule(name, rule) => Some(Action::RemoveRule(name.clone(), rule.clone())),
+        Action::RemoveRule(name, rule) => Some(Action::AddRule(name.clone(), rule.clone())),
+        Action::SetDown(name) => Some(Action::SetUp(name.clone())),
+        Action::SetIpv6Mtu { name, mtu, was } => {
+            let was = (*was)?;
+            Some(Action::SetIpv6Mtu { name: name.clone(), mtu: was, was: Some(*mtu) })
+        }
         Action::Forward(_, family) => Some(Action::StopForwarding(*family)),
         Action::InstallSnat(snat) => Some(Action::RemoveSnat(snat.clone())),
         Action::RemoveSnat(snat) => Some(Action::InstallSnat(snat.clone())),

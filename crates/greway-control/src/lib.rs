@@ -8,12 +8,16 @@
 
 pub mod api;
 pub mod apply;
+pub mod check;
 pub mod daemon;
 pub mod location;
 pub mod observe;
 pub mod peer;
 pub mod plan;
+pub mod purge;
 mod routes;
+mod rules;
+pub mod sd_notify;
 pub mod start;
 pub mod status;
 pub mod store;

@@ -214,6 +214,17 @@ fn refuse_foreign(directory: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{} {wrong}", directory.display())))
 }
 
+/// Whether greway ever had a directory on this host, as far as this user can see. Changes nothing, where
+/// [`Location::find`] makes root's.
+pub fn any_exists() -> bool {
+    let users = std::env::var_os("XDG_RUNTIME_DIR").map(|directory| PathBuf::from(directory).join("greway"));
+    let temporary = std::env::temp_dir().join(format!("greway-{}", process::effective_uid()));
+    [Some(PathBuf::from("/run/greway")), users, Some(temporary)]
+        .into_iter()
+        .flatten()
+        .any(|path| path.exists())
+}
+
 /// `/run/greway` for root, else the user's own runtime directory.
 fn runtime_directory() -> PathBuf {
     let run = PathBuf::from("/run/greway");

@@ -2,7 +2,7 @@
 
 use greway_netlink::nftables::{BaseChain, Family, Hook, Nftables, Policy};
 use greway_netlink::{Link, Netlink, NetlinkError, ResolvedRoute, RouteKind, RouteOptions};
-use greway_spec::{DeviceName, InnerAddress, InnerRoute, TunnelSpec};
+use greway_spec::{DeviceName, InnerAddress, InnerRoute, InnerRule, TunnelSpec};
 
 use crate::daemon::device;
 use crate::sysctl::{self, Forwarding};
@@ -23,6 +23,8 @@ pub struct Observed {
     /// Whether the data plane's end of the device is sealed off from this host's own stack; `None` where
     /// that cannot be told or there is no such end.
     pub sealed: Option<bool>,
+    /// The rules of the routing policy database that a tunnel could have.
+    pub rules: Vec<InnerRule>,
     /// Forwarding that this tunnel turned on and no other asks for. Known to the daemon alone.
     pub to_stop: Vec<Forwarding>,
 }
@@ -40,9 +42,11 @@ pub struct ObservedDevice {
     pub up: bool,
     /// MTU in bytes.
     pub mtu: u32,
+    /// MTU for IPv6 in bytes; `None` where the device has no IPv6.
+    pub ipv6_mtu: Option<u32>,
     /// Addresses on it.
     pub addresses: Vec<InnerAddress>,
-    /// Routes of the main table through it, those of the kernel's own making left out.
+    /// Routes through it, those of the kernel's own making left out.
     pub routes: Vec<InnerRoute>,
 }
 
@@ -107,6 +111,7 @@ impl Observed {
             sealed: chains.filter(|_| veth).map(|chains| seals(&chains, &spec.name)),
             forwarding_v4: sysctl::forwarding(Forwarding::Ipv4),
             forwarding_v6: sysctl::forwarding(Forwarding::Ipv6),
+            rules: crate::rules::all(netlink)?,
             to_stop: Vec::new(),
         })
     }
@@ -130,6 +135,7 @@ fn device(netlink: &Netlink, name: &DeviceName) -> Result<Option<ObservedDevice>
         kind: link.kind.unwrap_or_else(|| "hardware".to_owned()),
         up: link.up,
         mtu: link.mtu,
+        ipv6_mtu: sysctl::ipv6_mtu(name),
         addresses,
         routes,
     }))
@@ -137,7 +143,8 @@ fn device(netlink: &Netlink, name: &DeviceName) -> Result<Option<ObservedDevice>
 
 /// MTU of the route to the remote, of its device where the route names none, of `dev` where there
 /// is no route (linux net/ipv4/ip_tunnel.c `ip_tunnel_bind_dev`, v6.14).
-fn path_mtu(netlink: &Netlink, spec: &TunnelSpec) -> Result<Option<u32>, NetlinkError> {
+/// What a router taught the kernel passes, and the data plane follows it; a device's MTU does not.
+pub(crate) fn path_mtu(netlink: &Netlink, spec: &TunnelSpec) -> Result<Option<u32>, NetlinkError> {
     let bound = match &spec.dev {
         Some(dev) => netlink.link_by_name(dev.as_str())?,
         None => None,
@@ -151,7 +158,7 @@ fn path_mtu(netlink: &Netlink, spec: &TunnelSpec) -> Result<Option<u32>, Netlink
     // With `local` not on this host the kernel knows no way; it is the same without.
     let route = resolve(&options).or_else(|| resolve(&RouteOptions { source: None, ..options }));
     let way = match route {
-        Some(ResolvedRoute { mtu: Some(mtu), .. }) => return Ok(Some(mtu)),
+        Some(ResolvedRoute { mtu: Some(mtu), mtu_learned: false, .. }) => return Ok(Some(mtu)),
         Some(route) => netlink.link_by_index(route.ifindex)?,
         None => bound,
     };

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use greway_spec::{DeviceName, InnerAddress, InnerRoute, TunnelSpec};
+use greway_spec::{DeviceName, InnerAddress, InnerRoute, InnerRule, TunnelSpec};
 
 use crate::observe::Observed;
 use crate::sysctl::Forwarding;
@@ -37,6 +37,17 @@ pub enum Action {
     Seal(DeviceName),
     /// Bring the device up.
     SetUp(DeviceName),
+    /// Take the device down: its file says so.
+    SetDown(DeviceName),
+    /// Set the MTU for IPv6 (`net.ipv6.conf.NAME.mtu`).
+    SetIpv6Mtu {
+        /// Which device.
+        name: DeviceName,
+        /// Bytes.
+        mtu: u32,
+        /// What it was, for the way back; `None`: that of a new device.
+        was: Option<u32>,
+    },
     /// Put an address on the device.
     AddAddress(DeviceName, InnerAddress),
     /// Take an address off that an earlier version of the file put there.
@@ -45,6 +56,10 @@ pub enum Action {
     AddRoute(DeviceName, InnerRoute),
     /// Remove a route that an earlier version of the file added.
     RemoveRoute(DeviceName, InnerRoute),
+    /// Add a rule to the routing policy database.
+    AddRule(DeviceName, InnerRule),
+    /// Remove a rule that belongs to the tunnel.
+    RemoveRule(DeviceName, InnerRule),
     /// Turn forwarding on, host-wide, for this tunnel.
     Forward(DeviceName, Forwarding),
     /// Turn forwarding off again that a tunnel had turned on.
@@ -155,10 +170,14 @@ pub fn up(
             plan.push(Action::StartDatapath(Box::new(desired.clone())));
         }
     }
-    if device.is_none_or(|device| !device.up) {
-        plan.push(Action::SetUp(name.clone()));
+    match (desired.inner.link_down, device.is_some_and(|device| device.up)) {
+        (false, false) => plan.push(Action::SetUp(name.clone())),
+        (true, true) => plan.push(Action::SetDown(name.clone())),
+        (false, true) | (true, false) => {}
     }
+    plan_ipv6_mtu(desired, current, observed, mtu, &mut plan);
     plan_inside(desired, current, observed, &mut plan);
+    plan_rules(desired, current, observed, &mut plan);
     plan_forwarding(desired, observed, &mut plan);
     plan_snat(desired, current, observed, &mut plan)?;
     if !desired.inner.forward {
@@ -174,6 +193,8 @@ pub fn down(current: &TunnelSpec, stop_forwarding: &[Forwarding]) -> Vec<Action>
     if let Some(snat) = snat_of(current) {
         plan.push(Action::RemoveSnat(snat));
     }
+    let rules = current.inner.rules.iter();
+    plan.extend(rules.map(|rule| Action::RemoveRule(current.name.clone(), rule.clone())));
     plan.push(Action::StopDatapath(current.name.clone()));
     plan.push(Action::DeleteDevice(current.name.clone()));
     plan.extend(stop_forwarding.iter().map(|family| Action::StopForwarding(*family)));
@@ -229,6 +250,11 @@ fn plan_inside(
         .filter(|old| !desired.inner.routes.contains(old) && routes.contains(old))
         .collect::<Vec<_>>();
     let mut on = desired.inner.routes.iter().filter(|route| !routes.contains(route)).collect::<Vec<_>>();
+    // What is in the way on this device gives way, as with `ip route replace`; on another one it is not ours.
+    let place = |route: &InnerRoute| (route.destination, route.metric, route.table);
+    let in_the_way_of_new = |there: &&InnerRoute| on.iter().any(|new| place(new) == place(there));
+    let replaced = routes.iter().filter(in_the_way_of_new).filter(|there| !off.contains(there));
+    off.extend(replaced.collect::<Vec<_>>());
     let ipv4 = |address: &&InnerAddress| address.local.is_ipv4();
     let goes = in_the_way.iter().copied().filter(ipv4).count();
     if goes > 0 && goes == present.iter().filter(ipv4).count() {
@@ -259,6 +285,40 @@ fn excludes(old: &InnerAddress, new: &InnerAddress) -> bool {
         (IpAddr::V6(old), IpAddr::V6(new)) => old == new,
         _ => false,
     }
+}
+
+/// The MTU for IPv6, after the device's own, which the kernel copies to it. What an earlier version of the
+/// file had asked for becomes the device's again.
+fn plan_ipv6_mtu(
+    desired: &TunnelSpec,
+    current: Option<&TunnelSpec>,
+    observed: &Observed,
+    mtu: u32,
+    plan: &mut Vec<Action>,
+) {
+    let given_up = current.is_some_and(|current| current.inner.ipv6_mtu.is_some()).then_some(mtu);
+    let Some(wanted) = desired.inner.ipv6_mtu.or(given_up) else { return };
+    let present = observed.device.as_ref().and_then(|device| device.ipv6_mtu);
+    let copied = plan.iter().any(|action| matches!(action, Action::SetMtu { .. }));
+    if present != Some(wanted) || copied {
+        plan.push(Action::SetIpv6Mtu { name: desired.name.clone(), mtu: wanted, was: present });
+    }
+}
+
+/// Rules, the routes they lead to being there already.
+fn plan_rules(
+    desired: &TunnelSpec,
+    current: Option<&TunnelSpec>,
+    observed: &Observed,
+    plan: &mut Vec<Action>,
+) {
+    let name = || desired.name.clone();
+    let present = |rule: &InnerRule| observed.rules.iter().any(|there| rule.is(there));
+    let old = current.iter().flat_map(|current| &current.inner.rules);
+    let given_up = old.filter(|old| !desired.inner.rules.contains(old) && present(old));
+    plan.extend(given_up.map(|rule| Action::RemoveRule(name(), rule.clone())));
+    let new = desired.inner.rules.iter().filter(|rule| !present(rule));
+    plan.extend(new.map(|rule| Action::AddRule(name(), rule.clone())));
 }
 
 fn plan_forwarding(desired: &TunnelSpec, observed: &Observed, plan: &mut Vec<Action>) {
@@ -318,6 +378,10 @@ impl fmt::Display for Action {
             }
             Self::AddRoute(name, route) => write!(f, "add route {} dev {name}", Words(route)),
             Self::RemoveRoute(name, route) => write!(f, "remove route {} dev {name}", Words(route)),
+            Self::SetDown(name) => write!(f, "set {name} down"),
+            Self::SetIpv6Mtu { name, mtu, .. } => write!(f, "set mtu of {name} for IPv6 to {mtu}"),
+            Self::AddRule(name, rule) => write!(f, "add {}rule {rule} for {name}", ipv6_word(rule)),
+            Self::RemoveRule(name, rule) => write!(f, "remove {}rule {rule} of {name}", ipv6_word(rule)),
             Self::Forward(_, family) => write!(f, "set {} = 1", family.name()),
             Self::StopForwarding(family) => write!(f, "set {} = 0, as it was", family.name()),
             Self::InstallSnat(Snat { name, peer, to }) => {
@@ -331,6 +395,10 @@ impl fmt::Display for Action {
             Self::Forget(spec) => write!(f, "forget {}", spec.name),
         }
     }
+}
+
+fn ipv6_word(rule: &InnerRule) -> &'static str {
+    if rule.ipv6 { "IPv6 " } else { "" }
 }
 
 /// An address or route as `ip` writes it.
@@ -348,13 +416,19 @@ impl fmt::Display for Words<'_, InnerAddress> {
 
 impl fmt::Display for Words<'_, InnerRoute> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let InnerRoute { destination, via, metric } = self.0;
+        let InnerRoute { destination, via, metric, table, source } = self.0;
         write!(f, "{}/{}", destination.address, destination.length)?;
         if let Some(via) = via {
             write!(f, " via {via}")?;
         }
-        match metric {
-            Some(metric) => write!(f, " metric {metric}"),
+        if let Some(metric) = metric {
+            write!(f, " metric {metric}")?;
+        }
+        if let Some(source) = source {
+            write!(f, " src {source}")?;
+        }
+        match table {
+            Some(table) => write!(f, " table {table}"),
             None => Ok(()),
         }
     }

@@ -1,7 +1,8 @@
 //! A daemon when a verb needs one: found where it runs, started where it does not.
 //!
-//! Under systemd it becomes a transient unit with `Restart=always`; elsewhere it goes to the
-//! background under a supervisor of its own ([`supervise`]), in PID 1's mount namespace and outside
+//! Where the package's units are installed and the caller is in PID 1's network namespace, the daemon is
+//! `greway.service`, reached through the socket that systemd holds for it. In other namespaces under systemd it
+//! becomes a transient unit with `Restart=always`; elsewhere it goes to the background under a supervisor of its own ([`supervise`]), in PID 1's mount namespace and outside
 //! the caller's cgroup where that is allowed, so that it outlives the shell, the container exec or
 //! the `ip netns exec` that it was started from (whose private mounts die with them).
 
@@ -18,7 +19,8 @@ use greway_linux::signal::{self, Signal, Signals};
 use crate::api::client::{Client, ClientError};
 use crate::api::{Reply, Request};
 use crate::location::{self, Location};
-use crate::unit::Systemd;
+use crate::sd_notify;
+use crate::unit::{self, Systemd};
 
 /// How long a new daemon may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,6 +61,12 @@ pub enum StartError {
     /// One runs, or might, and cannot be talked to.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The unit that is installed for it does not come up.
+    #[error("{} did not start: {words}; `systemctl status {}` says more", unit::INSTALLED, unit::INSTALLED)]
+    Unit {
+        /// What systemctl said.
+        words: String,
+    },
     /// It ended at once.
     #[error("the greway daemon did not start: {0}")]
     Died(String),
@@ -83,7 +91,11 @@ pub fn connect(location: &Location) -> Result<(Client, Started), StartError> {
     // Or how our children end is never told, when our caller does not care for the ends of its own.
     signal::restore_default(&[Signal::Child])?;
     location.create().map_err(|source| StartError::NoDirectory { path: location.state.clone(), source })?;
-    if let Some(unit) = Systemd::default().start(location)
+    let systemd = Systemd::default();
+    if let Some(client) = systemd.activate(location)? {
+        return Ok((client, Started::Unit(unit::INSTALLED.to_owned())));
+    }
+    if let Some(unit) = systemd.start(location)
         && let Ok(client) = wait(location, None)
     {
         return Ok((client, Started::Unit(unit)));
@@ -143,7 +155,7 @@ pub fn supervise(location: &Location) -> io::Result<ExitStatus> {
     if let Err(error) = process::enter_init_mount_namespace() {
         tracing::debug!(%error, "stays in the caller's mount namespace");
     }
-    let program = std::env::current_exe()?;
+    let program = own_program()?;
     let mut pause = Duration::ZERO;
     loop {
         let born = Instant::now();
@@ -168,13 +180,36 @@ pub const REFUSED: i32 = 77;
 /// Exit code of a daemon that found another one in its network namespace; it is not tried again either.
 pub const TAKEN: i32 = 75;
 
+/// The program of a daemon that is started: our own. NetworkManager's device handler is a copy of it at a place where
+/// that name means another thing; where the package put the program there is that.
+pub(crate) fn own_program() -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    if own.parent().is_some_and(|folder| folder.ends_with("dispatcher.d/device")) {
+        let installed = ["/usr/bin/greway", "/usr/local/bin/greway"].map(PathBuf::from);
+        return installed
+            .into_iter()
+            .find(|path| path.is_file())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no /usr/bin/greway"));
+    }
+    Ok(own)
+}
+
 fn daemon_command(program: &Path, location: &Location) -> Command {
     let mut command = Command::new(program);
     if !location.owns_directory {
         command.arg("--socket").arg(&location.socket);
     }
     command.arg("daemon").stdin(Stdio::null());
+    own_master(&mut command);
     command
+}
+
+/// A daemon in the background is not the service that its caller may be a part of: it neither speaks for that, nor
+/// does it end as the unit's main process would.
+fn own_master(command: &mut Command) {
+    for variable in sd_notify::VARIABLES {
+        command.env_remove(variable);
+    }
 }
 
 fn spawn_background(location: &Location) -> Result<Child, StartError> {
@@ -183,11 +218,12 @@ fn spawn_background(location: &Location) -> Result<Child, StartError> {
     let log = location
         .open_log()
         .map_err(|source| StartError::NoDirectory { path: location.log.clone(), source })?;
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(own_program()?);
     if !location.owns_directory {
         command.arg("--socket").arg(&location.socket);
     }
     command.args(["daemon", "--supervise"]);
+    own_master(&mut command);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
     Ok(command.spawn()?)
 }

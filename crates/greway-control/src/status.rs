@@ -6,6 +6,8 @@ use std::fmt;
 use greway_spec::TunnelSpec;
 use serde::{Deserialize, Serialize};
 
+use crate::check::Finding;
+
 /// Everything `greway status` shows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -60,6 +62,9 @@ pub struct TunnelStatus {
     pub peer: Option<Peer>,
     /// What will stop or bend this tunnel's traffic.
     pub notes: Vec<String>,
+    /// What `greway check` finds without a packet of its own; the client that shows the status looks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
 }
 
 /// Whether a tunnel works, as far as can be told from this end.

@@ -3,6 +3,8 @@
 use std::fs;
 use std::io;
 
+use greway_spec::DeviceName;
+
 /// Forwarding between devices, for one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -44,6 +46,24 @@ pub fn reverse_path_filter(device: &str) -> u32 {
         fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     };
     u32::max(of("all"), of(device))
+}
+
+/// The MTU for IPv6 of a device in bytes; `None` where it has no IPv6.
+pub fn ipv6_mtu(device: &DeviceName) -> Option<u32> {
+    fs::read_to_string(ipv6_mtu_path(device)).ok()?.trim().parse().ok()
+}
+
+/// Sets the MTU for IPv6 of a device, in bytes.
+///
+/// # Errors
+/// The system's: more than the device's MTU, or no IPv6.
+pub fn set_ipv6_mtu(device: &DeviceName, mtu: u32) -> io::Result<()> {
+    fs::write(ipv6_mtu_path(device), mtu.to_string())
+}
+
+/// Not by [`path`]: a device's name may have dots in it.
+fn ipv6_mtu_path(device: &DeviceName) -> String {
+    format!("/proc/sys/net/ipv6/conf/{device}/mtu")
 }
 
 fn read(name: &str) -> Option<u32> {

@@ -1,5 +1,10 @@
-//! The daemon as a transient unit of systemd, where systemd runs this host.
+//! The daemon as a unit of systemd, where systemd runs this host: the package's own in PID 1's network namespace
+//! (packaging/systemd), a transient one in any other.
+//!
+//! The package's socket and the daemon's own ([`Location::socket`]) are two: by the own one a verb finds the daemon
+//! of its network namespace, whoever started it; a connection to the package's one makes systemd start it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -7,15 +12,30 @@ use std::process::{Command, Stdio};
 
 use greway_linux::netns::NetNamespace;
 
+use crate::api::client::Client;
 use crate::location::Location;
-use crate::start;
+use crate::start::{self, StartError};
 
 /// Exit code of a daemon that was told to stop: with `Restart=always` any other end, a clean one
 /// too, brings it back.
 pub const STOPPED: i32 = 78;
 
+/// The package's unit for the daemon of PID 1's network namespace.
+pub const INSTALLED: &str = "greway.service";
+
+/// Where the package's greway.socket listens.
+pub const PUBLIC_SOCKET: &str = "/run/greway/control.sock";
+
+/// Where systemd looks for units, as far as packages and administrators put them there (systemd.unit(5)).
+const UNITS: [&str; 4] = [
+    "/etc/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
 /// How systemd is reached.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Systemd<'a> {
     /// There where systemd runs the host (sd_booted(3)).
     pub(crate) mark: &'a Path,
@@ -23,6 +43,14 @@ pub(crate) struct Systemd<'a> {
     pub(crate) run: &'a Path,
     /// Where `ip netns` keeps names.
     pub(crate) names: &'a Path,
+    /// What starts units that are installed.
+    pub(crate) control: &'a Path,
+    /// Where units are installed.
+    pub(crate) units: &'a [&'a str],
+    /// Where the package's socket is.
+    pub(crate) public: &'a Path,
+    /// PID 1's network namespace.
+    pub(crate) inits: &'a Path,
 }
 
 impl Default for Systemd<'_> {
@@ -31,6 +59,10 @@ impl Default for Systemd<'_> {
             mark: Path::new("/run/systemd/system"),
             run: Path::new("systemd-run"),
             names: Path::new("/run/netns"),
+            control: Path::new("systemctl"),
+            units: &UNITS,
+            public: Path::new(PUBLIC_SOCKET),
+            inits: Path::new("/proc/1/ns/net"),
         }
     }
 }
@@ -41,6 +73,53 @@ pub fn is_unit() -> bool {
 }
 
 impl Systemd<'_> {
+    /// Has the package's unit started, and connects to its daemon; `None` where it is not installed or not for
+    /// this network namespace.
+    ///
+    /// # Errors
+    /// [`StartError::Unit`] when it is, and does not come up: another daemon beside it would hide that.
+    pub(crate) fn activate(&self, location: &Location) -> Result<Option<Client>, StartError> {
+        if !location.owns_directory || !self.is_inits_namespace() {
+            return Ok(None);
+        }
+        // systemd listens in the daemon's place; the answer comes when it has adopted what there was.
+        let answered = Client::connect(self.public).and_then(|mut client| client.hello());
+        if answered.is_ok()
+            // A container may see the host's socket: that daemon is another namespace's.
+            && let Ok(Some(client)) = start::find(location)
+        {
+            return Ok(Some(client));
+        }
+        if !self.mark.is_dir() || !self.is_installed() {
+            return Ok(None);
+        }
+        // It comes back when the daemon says that it is ready.
+        let arguments = ["start", INSTALLED].map(OsStr::new);
+        let output = Command::new(self.control).args(arguments).stdin(Stdio::null()).output()?;
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stderr);
+            let words = words.lines().next().unwrap_or("systemctl failed without a word").trim();
+            return Err(StartError::Unit { words: words.trim_end_matches('.').to_owned() });
+        }
+        match start::find(location)? {
+            Some(client) => Ok(Some(client)),
+            None => Err(StartError::Unit {
+                words: format!("it does not answer at {}", location.socket.display()),
+            }),
+        }
+    }
+
+    /// Whether the calling thread is in the network namespace of PID 1. Where that cannot be told it is not.
+    fn is_inits_namespace(&self) -> bool {
+        let ours = NetNamespace::current().and_then(|namespace| namespace.inode());
+        let inits = fs::metadata(self.inits).map(|namespace| namespace.ino());
+        matches!((ours, inits), (Ok(ours), Ok(inits)) if ours == inits)
+    }
+
+    fn is_installed(&self) -> bool {
+        self.units.iter().any(|directory| Path::new(directory).join(INSTALLED).exists())
+    }
+
     /// Starts the daemon of `location` as a unit; its name. `None` where systemd does not run, does
     /// not take it, or could not find the network namespace again after a restart.
     pub(crate) fn start(&self, location: &Location) -> Option<String> {
@@ -52,7 +131,7 @@ impl Systemd<'_> {
         let namespace = self.namespace()?;
         let mut command = Command::new(self.run);
         command.args(arguments(&unit, namespace.as_deref()));
-        command.arg(std::env::current_exe().ok()?).arg("daemon");
+        command.arg(start::own_program().ok()?).arg("daemon");
         let output = command.stdin(Stdio::null()).output().ok()?;
         if !output.status.success() {
             let words = String::from_utf8_lossy(&output.stderr);
@@ -67,7 +146,7 @@ impl Systemd<'_> {
     fn namespace(&self) -> Option<Option<PathBuf>> {
         let ours = NetNamespace::current().ok()?.inode().ok()?;
         let is_ours = |path: &Path| fs::metadata(path).is_ok_and(|namespace| namespace.ino() == ours);
-        if is_ours(Path::new("/proc/1/ns/net")) {
+        if self.is_inits_namespace() {
             return Some(None);
         }
         let mut names = fs::read_dir(self.names).ok()?.filter_map(Result::ok).map(|entry| entry.path());
@@ -127,7 +206,7 @@ mod tests {
         // A link leads to what a bind mount would be.
         let blue = names.join("blue");
         std::os::unix::fs::symlink("/proc/self/ns/net", &blue).unwrap();
-        let systemd = Systemd { mark: &folder, run: &program, names: &names };
+        let systemd = Systemd { mark: &folder, run: &program, names: &names, ..Systemd::default() };
         assert_eq!(systemd.start(&location(&folder)).as_deref(), Some("greway-net-7.service"));
         let called = fs::read_to_string(folder.join("called")).unwrap();
         for word in ["--unit=greway-net-7.service", "--property=Restart=always", "daemon"] {
@@ -139,10 +218,44 @@ mod tests {
     #[test]
     fn a_refusal_and_a_host_without_systemd_start_nothing() {
         let (folder, program) = stand_in("refused", 1);
-        let systemd = Systemd { mark: &folder, run: &program, names: &folder.join("none") };
+        let none = folder.join("none");
+        let systemd = Systemd { mark: &folder, run: &program, names: &none, ..Systemd::default() };
         assert_eq!(systemd.start(&location(&folder)), None);
         let elsewhere = Systemd { mark: &folder.join("no-such"), ..systemd };
         assert_eq!(elsewhere.start(&location(&folder)), None);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn an_installed_unit_that_does_not_start_is_told_and_nothing_else_is_started() {
+        let (folder, program) = stand_in("installed", 1);
+        fs::write(&program, "#!/bin/sh\necho \"Failed to $1 $2: Unit $2 is masked.\" >&2\nexit 1\n").unwrap();
+        fs::write(folder.join("greway.service"), "[Service]\n").unwrap();
+        let units = [folder.to_str().unwrap()];
+        let public = folder.join("no-such-socket");
+        let systemd = Systemd {
+            mark: &folder,
+            control: &program,
+            units: &units,
+            public: &public,
+            inits: Path::new("/proc/self/ns/net"),
+            ..Systemd::default()
+        };
+        let error = systemd.activate(&location(&folder)).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "greway.service did not start: Failed to start greway.service: Unit greway.service is masked; \
+             `systemctl status greway.service` says more"
+        );
+        // In another network namespace, on a host without systemd, and without the package it is not asked.
+        let elsewhere = folder.join("greway.service");
+        for other in [
+            Systemd { inits: &elsewhere, ..systemd },
+            Systemd { mark: &elsewhere, ..systemd },
+            Systemd { units: &[], ..systemd },
+        ] {
+            assert!(other.activate(&location(&folder)).unwrap().is_none(), "{other:?}");
+        }
         fs::remove_dir_all(folder).unwrap();
     }
 

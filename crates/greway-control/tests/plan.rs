@@ -6,7 +6,7 @@ use greway_control::apply::{self, StepError, System};
 use greway_control::observe::{Observed, ObservedDevice};
 use greway_control::plan::{self, Action, PlanError};
 use greway_control::sysctl::Forwarding;
-use greway_spec::{Draft, InnerAddress, InnerRoute, Prefix, TunnelSpec};
+use greway_spec::{Draft, InnerAddress, InnerRoute, InnerRule, Prefix, RuleAction, TunnelSpec};
 
 fn bare() -> TunnelSpec {
     let address = |text: &str| text.parse().unwrap();
@@ -29,7 +29,7 @@ fn guide() -> TunnelSpec {
 
 fn route(address: &str, length: u8) -> InnerRoute {
     let destination = Prefix { address: address.parse().unwrap(), length };
-    InnerRoute { destination, via: None, metric: None }
+    InnerRoute::to(destination)
 }
 
 /// What is observed after `spec` was set up.
@@ -41,6 +41,7 @@ fn after(spec: &TunnelSpec) -> Observed {
             kind: "veth".into(),
             up: true,
             mtu: plan::default_mtu(spec, Some(1500)),
+            ipv6_mtu: None,
             addresses: spec.inner.addresses.clone(),
             routes: spec.inner.routes.clone(),
         }),
@@ -49,6 +50,7 @@ fn after(spec: &TunnelSpec) -> Observed {
         forwarding_v6: false,
         snat_present: Some(spec.inner.snat.is_some()),
         sealed: Some(true),
+        rules: spec.inner.rules.clone(),
         to_stop: Vec::new(),
     }
 }
@@ -173,6 +175,103 @@ fn a_name_of_somebody_else_is_refused() {
     assert!(refused.to_string().contains("ip link del tun0"), "{refused}");
     // Marked as ours, but not of this daemon: no tunnel to take over.
     assert!(plan::up(&bare(), None, &after(&bare())).is_err());
+}
+
+#[test]
+fn a_route_to_the_same_place_on_the_device_is_replaced() {
+    let mut spec = bare();
+    spec.inner.routes = vec![route("10.10.1.0", 24)];
+    let mut observed = after(&bare());
+    let by_hand = InnerRoute { via: Some("172.16.0.9".parse().unwrap()), ..route("10.10.1.0", 24) };
+    if let Some(device) = &mut observed.device {
+        device.routes = vec![by_hand, InnerRoute { metric: Some(5), ..by_hand }];
+    }
+    let plan = plan::up(&spec, Some(&bare()), &observed).unwrap();
+    let lines = ["remove route 10.10.1.0/24 via 172.16.0.9 dev tun0", "add route 10.10.1.0/24 dev tun0"];
+    assert_eq!(words(&plan)[1..], lines, "the one with another metric is beside it");
+}
+
+fn rule(words_of: [u8; 4]) -> InnerRule {
+    let from = Some(Prefix { address: words_of.into(), length: 24 });
+    InnerRule { from, ..InnerRule::all(false, RuleAction::Table(100)) }
+}
+
+#[test]
+fn rules_come_after_the_routes_and_go_first_and_others_stay() {
+    let mut spec = bare();
+    spec.inner.rules = vec![rule([10, 10, 1, 0]), rule([10, 10, 9, 0])];
+    let mut observed = Observed { path_mtu: Some(1500), ..Observed::default() };
+    // One is there already, with the order that the kernel gave it.
+    observed.rules.push(InnerRule { priority: Some(32_765), ..rule([10, 10, 9, 0]) });
+    let plan = plan::up(&spec, None, &observed).unwrap();
+    assert_eq!(words(&plan).last().unwrap(), "add rule from 10.10.1.0/24 table 100 for tun0");
+    assert_eq!(plan.iter().filter(|action| matches!(action, Action::AddRule(..))).count(), 1);
+
+    let mut fewer = spec.clone();
+    fewer.inner.rules.pop();
+    let mut present = after(&spec);
+    present.rules.push(rule([192, 0, 2, 0]));
+    let plan = plan::up(&fewer, Some(&spec), &present).unwrap();
+    assert_eq!(words(&plan), ["remember tun0", "remove rule from 10.10.9.0/24 table 100 of tun0"]);
+
+    let down = words(&plan::down(&spec, &[]));
+    assert_eq!(down[..2].iter().filter(|line| line.starts_with("remove rule")).count(), 2, "{down:?}");
+}
+
+#[test]
+fn a_rule_does_not_go_with_the_device_and_is_taken_back() {
+    let mut spec = bare();
+    spec.inner.rules = vec![rule([10, 10, 1, 0]), rule([10, 10, 9, 0])];
+    let observed = Observed { path_mtu: Some(1500), ..Observed::default() };
+    let plan = plan::up(&spec, None, &observed).unwrap();
+    let mut host = Fake { fails_at: plan.len() - 1, done: Vec::new() };
+    apply::set_up(&plan, None, &mut host).unwrap_err();
+    assert!(
+        host.done.contains(&"remove rule from 10.10.1.0/24 table 100 of tun0".to_owned()),
+        "{:?}",
+        host.done
+    );
+}
+
+#[test]
+fn a_link_that_is_to_stay_down_is_not_set_up() {
+    let mut spec = bare();
+    spec.inner.link_down = true;
+    let observed = Observed { path_mtu: Some(1500), ..Observed::default() };
+    let made = words(&plan::up(&spec, None, &observed).unwrap());
+    assert!(!made.contains(&"set tun0 up".to_owned()), "{made:?}");
+    let plan = plan::up(&spec, Some(&bare()), &after(&bare())).unwrap();
+    assert_eq!(words(&plan), ["remember tun0", "set tun0 down"]);
+    let mut down = after(&spec);
+    if let Some(device) = &mut down.device {
+        device.up = false;
+    }
+    assert_eq!(plan::up(&spec, Some(&spec), &down).unwrap(), []);
+}
+
+#[test]
+fn the_mtu_for_ipv6_comes_after_the_devices_own() {
+    let mut spec = bare();
+    spec.inner.ipv6_mtu = Some(1300);
+    let mut observed = after(&bare());
+    let set_ipv6 = |mtu: Option<u32>, observed: &mut Observed| {
+        if let Some(device) = &mut observed.device {
+            device.ipv6_mtu = mtu;
+        }
+    };
+    set_ipv6(Some(1476), &mut observed);
+    let plan = plan::up(&spec, Some(&bare()), &observed).unwrap();
+    assert_eq!(words(&plan), ["remember tun0", "set mtu of tun0 for IPv6 to 1300"]);
+    set_ipv6(Some(1300), &mut observed);
+    assert_eq!(plan::up(&spec, Some(&spec), &observed).unwrap(), []);
+    // The kernel copies the device's to it.
+    let mut smaller = spec.clone();
+    smaller.mtu = Some(1400);
+    let lines = words(&plan::up(&smaller, Some(&spec), &observed).unwrap());
+    assert_eq!(lines[1..], ["set mtu of tun0 from 1476 to 1400", "set mtu of tun0 for IPv6 to 1300"]);
+    // Given up, it is the device's again.
+    let lines = words(&plan::up(&bare(), Some(&spec), &observed).unwrap());
+    assert_eq!(lines, ["remember tun0", "set mtu of tun0 for IPv6 to 1476"]);
 }
 
 /// A host that fails at the nth action and remembers what it did.

@@ -84,8 +84,18 @@ impl Client {
     /// [`ClientError::NoDaemon`], [`ClientError::Forbidden`], [`ClientError::Stranger`], or
     /// [`ClientError::Broken`] for one that has no time.
     pub fn connect(socket: &Path) -> Result<Self, ClientError> {
+        Self::connect_within(socket, PATIENCE)
+    }
+
+    /// The same, waiting at most `patience` for one that has no time.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_within(socket: &Path, patience: Duration) -> Result<Self, ClientError> {
         let named = || socket.to_owned();
-        let stream = unix::connect(socket, PATIENCE).map_err(|source| match source.kind() {
+        // The system takes no time at all for no limit.
+        let patience = patience.max(Duration::from_millis(1));
+        let stream = unix::connect(socket, patience).map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::Forbidden { socket: named(), source },
             io::ErrorKind::WouldBlock => ClientError::Broken { socket: named(), source },
             _ => ClientError::NoDaemon { socket: named(), source },
@@ -120,6 +130,36 @@ impl Client {
             }
             Err(source) => Err(ClientError::Broken { socket: socket(), source }),
         }
+    }
+
+    /// Asks who is there, and takes no answer within `patience` for none: whoever has no time for a greeting has
+    /// none for anything else.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn greet(&mut self, patience: Duration) -> Result<Hello, ClientError> {
+        match self.ask_within(&Request::Hello, patience)? {
+            Reply::Hello(hello) => Ok(hello),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// As [`Client::ask`], and takes no answer within `patience` for none.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn ask_within(&mut self, request: &Request, patience: Duration) -> Result<Reply, ClientError> {
+        // The system takes no time at all for no limit.
+        let patience = patience.max(Duration::from_millis(1));
+        self.wait_at_most(patience)?;
+        let reply = self.ask(request)?;
+        self.wait_at_most(PATIENCE)?;
+        Ok(reply)
+    }
+
+    fn wait_at_most(&self, patience: Duration) -> Result<(), ClientError> {
+        let broken = |source| ClientError::Broken { socket: self.socket.clone(), source };
+        self.stream.get_ref().set_read_timeout(Some(patience)).map_err(broken)
     }
 
     /// Asks who is there.

@@ -54,6 +54,12 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Carry a tunnel by a veth pair that somebody else made under its names.
+    #[serde(rename = "io.greway.Claim")]
+    Claim {
+        /// What to carry.
+        spec: Box<TunnelSpec>,
+    },
     /// Remove a tunnel and all that belongs to it.
     #[serde(rename = "io.greway.Delete")]
     Delete {
@@ -77,7 +83,7 @@ impl Request {
         match self {
             Self::Hello | Self::List | Self::Status { .. } => true,
             Self::Up { dry_run, .. } | Self::Delete { dry_run, .. } => *dry_run,
-            Self::Add { .. } | Self::Change { .. } | Self::Stop { .. } => false,
+            Self::Add { .. } | Self::Change { .. } | Self::Claim { .. } | Self::Stop { .. } => false,
         }
     }
 }

@@ -41,7 +41,7 @@ pub trait Handler: Send + Sync + 'static {
 /// A listening API socket; its file goes with it.
 #[derive(Debug)]
 pub struct Server {
-    listener: UnixListener,
+    listeners: Vec<UnixListener>,
     path: PathBuf,
 }
 
@@ -60,16 +60,29 @@ impl Server {
         }
         let listener = UnixListener::bind(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listeners: vec![listener], path: path.to_owned() })
+    }
+
+    /// Listens at sockets that a service manager opened as well; their files are its own.
+    #[must_use]
+    pub fn also(mut self, inherited: Vec<UnixListener>) -> Self {
+        self.listeners.extend(inherited);
+        self
     }
 
     /// Answers for ever, each connection on a thread of its own.
     ///
     /// # Errors
-    /// When a thread for the listener cannot be made.
+    /// When a thread for a listener cannot be made.
     pub fn serve(&self, handler: Arc<dyn Handler>) -> io::Result<()> {
-        let listener = self.listener.try_clone()?;
-        thread::Builder::new().name("api".into()).spawn(move || accept(&listener, &handler))?;
+        // One bound for all: who is refused at one socket gets in at no other.
+        let admission = Arc::new(Admission::default());
+        for listener in &self.listeners {
+            let listener = listener.try_clone()?;
+            let (admission, handler) = (Arc::clone(&admission), Arc::clone(&handler));
+            let serve = move || accept(&listener, &admission, &handler);
+            thread::Builder::new().name("api".into()).spawn(serve)?;
+        }
         Ok(())
     }
 }
@@ -82,11 +95,10 @@ pub(crate) fn answers(path: &Path) -> bool {
     }
 }
 
-fn accept(listener: &UnixListener, handler: &Arc<dyn Handler>) {
-    let admission = Arc::new(Admission::default());
+fn accept(listener: &UnixListener, admission: &Arc<Admission>, handler: &Arc<dyn Handler>) {
     let mut failing = false;
     loop {
-        let served = listener.accept().and_then(|(stream, _)| welcome(stream, &admission, handler));
+        let served = listener.accept().and_then(|(stream, _)| welcome(stream, admission, handler));
         if let Err(error) = &served {
             // Once, or whoever takes the descriptors away fills the log too.
             if !failing {

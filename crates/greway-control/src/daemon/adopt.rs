@@ -7,6 +7,7 @@ use super::firewall;
 use super::host::{Host, with_causes};
 use super::underlay::Remains;
 use crate::api::Reply;
+use crate::rules;
 use crate::store::Stored;
 use crate::sysctl;
 
@@ -79,6 +80,11 @@ impl Host {
     fn remove_remains(&self, name: &DeviceName, stored: Option<&Stored>) -> Vec<String> {
         let mut failures = self.remove_tables(name, stored.map(|stored| &stored.spec));
         let mut note = |outcome: Result<(), String>| failures.extend(outcome.err());
+        for rule in stored.iter().flat_map(|stored| &stored.spec.inner.rules) {
+            let removed = self.netlink.delete_rule(&rules::to_wire(rule));
+            let removed = removed.or_else(|error| if error.is_not_found() { Ok(()) } else { Err(error) });
+            note(removed.map_err(|error| error.to_string()));
+        }
         let deleted = match device::delete(&self.netlink, name) {
             // Ours is gone and somebody else has made one of that name, which stays. Only a TUN may be ours
             // without a sign of it.

@@ -42,7 +42,7 @@ pub(crate) const PEER_PREFIX: &str = "gw-";
 
 /// What the names of a tunnel's tables begin with. A name alone makes no table ours: operators have names
 /// like that too.
-const TABLE_PREFIX: &str = "greway-";
+pub(crate) const TABLE_PREFIX: &str = "greway-";
 
 /// Largest MTU of a veth end: what the data plane hands in may be larger than the tunnel's MTU.
 const PEER_MTU: u32 = 65_535;
@@ -163,6 +163,10 @@ pub(super) fn alias(spec: &TunnelSpec) -> String {
     format!("{OWNER_MARK}{words}")
 }
 
+fn data_plane_alias(name: &DeviceName) -> String {
+    format!("{OWNER_MARK}data plane of {name}")
+}
+
 /// Gives a device the alias of what its tunnel is now, unless somebody gave it one of their own.
 pub(super) fn tell(netlink: &Netlink, index: u32, spec: &TunnelSpec) -> Result<(), NetlinkError> {
     let ours = |link: &Link| link.alias.as_deref().is_none_or(|alias| alias.starts_with(OWNER_MARK));
@@ -173,7 +177,7 @@ pub(super) fn tell(netlink: &Netlink, index: u32, spec: &TunnelSpec) -> Result<(
 }
 
 /// The name of the other end: readable where there is room, unique where there is not.
-pub(super) fn peer_name(name: &DeviceName) -> String {
+pub fn peer_name(name: &DeviceName) -> String {
     let whole = format!("{PEER_PREFIX}{name}");
     if whole.len() <= DeviceName::MAX {
         return whole;
@@ -201,7 +205,7 @@ fn create_veth(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), Net
     let peer = VethEnd {
         address: Some(random_address()),
         mtu: Some(PEER_MTU),
-        alias: Some(format!("{OWNER_MARK}data plane of {}", spec.name)),
+        alias: Some(data_plane_alias(&spec.name)),
         arp: false,
         multicast: false,
         addr_gen_mode_none: true,
@@ -214,6 +218,31 @@ fn create_veth(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), Net
         // The error that is told is the first one.
         let _ = netlink.delete_link(pair.index);
     })
+}
+
+/// Makes a pair of somebody else's what [`create`] would have made of it.
+pub(super) fn take(netlink: &Netlink, spec: &TunnelSpec, link: &Link, mtu: u32) -> Result<(), DeviceError> {
+    let peer = link.peer_index.ok_or_else(|| DeviceError::Foreign(spec.name.clone()))?;
+    let (alias, data_plane) = (alias(spec), data_plane_alias(&spec.name));
+    let end = LinkChange {
+        mtu: Some(mtu),
+        txqlen: Some(1000),
+        alias: Some(&alias),
+        arp: Some(false),
+        multicast: Some(false),
+        ..LinkChange::default()
+    };
+    let other = LinkChange {
+        mtu: Some(PEER_MTU),
+        alias: Some(&data_plane),
+        arp: Some(false),
+        multicast: Some(false),
+        addr_gen_mode_none: true,
+        up: Some(true),
+        ..LinkChange::default()
+    };
+    netlink.change_link(link.index, &end)?;
+    Ok(netlink.change_link(peer, &other)?)
 }
 
 fn create_tun(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<tun::Tun, DeviceError> {

@@ -10,6 +10,7 @@ use greway_netlink::nftables::Nftables;
 use greway_netlink::{Address, IpPrefix, LinkChange, Netlink, NetlinkError, Route};
 use greway_spec::{Change, DeviceName, InnerAddress, InnerRoute, TunnelSpec};
 
+use super::counted::Counted;
 use super::device::{self, DeviceError};
 use super::firewall::{self, Decision, Rules};
 use super::reverse_path;
@@ -18,7 +19,10 @@ use crate::api::Reply;
 use crate::apply::{self, StepError, System};
 use crate::observe::Observed;
 use crate::plan::{self, Action};
+use crate::rules;
+use crate::sd_notify::Heart;
 use crate::store::{Store, Stored};
+use crate::sysctl::{self, Forwarding};
 
 /// Everything the daemon holds.
 pub(super) struct Host {
@@ -32,9 +36,13 @@ pub(super) struct Host {
     pub(super) rules: Rules,
     pub(super) local_addresses: HashSet<Ipv4Addr>,
     reverse_paths: ReversePaths,
+    forwards: bool,
     pub(super) started: Instant,
     /// The daemon was told to end: nothing is changed any more, or it would be left half made.
     pub(super) ending: bool,
+    /// Beats while many tunnels are removed at once: that is work too.
+    pub(super) heart: Heart,
+    counted: Counted,
 }
 
 /// A tunnel that is carried.
@@ -53,6 +61,8 @@ pub(super) struct Live {
     pub(super) sealed: bool,
     /// What of it somebody took away and cannot be put back.
     pub(super) trouble: Option<String>,
+    /// The MTU in bytes that the way to the remote leaves, when it was last looked at.
+    pub(super) mtu_by_path: Option<u32>,
 }
 
 impl Live {
@@ -76,8 +86,11 @@ impl Host {
             rules: Rules::default(),
             local_addresses: HashSet::new(),
             reverse_paths: ReversePaths::default(),
+            forwards: false,
             started: Instant::now(),
             ending: false,
+            heart: Heart::default(),
+            counted: Counted::default(),
         };
         host.look_at_addresses();
         host.open_nftables();
@@ -159,6 +172,9 @@ impl Host {
                 Ok(_) => {}
                 Err(error) => failures.push(error),
             }
+            if self.heart.is_due() {
+                self.heart.beat();
+            }
         }
         if !failures.is_empty() {
             self.ending = false;
@@ -233,6 +249,24 @@ impl Host {
         }
     }
 
+    /// What the daemon does, in a few words.
+    pub(super) fn at_a_glance(&self) -> String {
+        match self.tunnels.len() {
+            0 => "answers; no tunnel".to_owned(),
+            1 => "carries 1 tunnel".to_owned(),
+            count => format!("carries {count} tunnels"),
+        }
+    }
+
+    /// Whether this host forwards: then tunnels carry what others send, too.
+    pub(super) fn look_at_forwarding(&mut self) {
+        let forwards = [Forwarding::Ipv4, Forwarding::Ipv6].into_iter().any(sysctl::forwarding);
+        if forwards != self.forwards {
+            self.datapath.set_forwards(forwards);
+            self.forwards = forwards;
+        }
+    }
+
     /// A device went away: a tunnel whose device was deleted is deleted. One that was moved to
     /// another namespace lives on as long as the data plane's end is here.
     pub(super) fn device_removed(&mut self, index: u32) {
@@ -286,8 +320,8 @@ impl Host {
         Ok(done(&plan, warnings))
     }
 
-    /// What makes a tunnel what `spec` says; refused is what cannot be.
-    fn plan(&self, spec: &TunnelSpec) -> Result<Vec<Action>, String> {
+    /// Refuses what cannot be on this host, whatever is made for it.
+    pub(super) fn refuse(&self, spec: &TunnelSpec) -> Result<(), String> {
         let others = self.tunnels.values().filter(|live| live.spec().name != spec.name);
         if let Some(conflict) = others.filter_map(|live| spec.conflicts(live.spec())).next() {
             return Err(conflict.to_string());
@@ -303,6 +337,12 @@ impl Host {
         {
             return Err(format!("{}: dev {dev}: there is no such device on this host", spec.name));
         }
+        Ok(())
+    }
+
+    /// What makes a tunnel what `spec` says; refused is what cannot be.
+    fn plan(&self, spec: &TunnelSpec) -> Result<Vec<Action>, String> {
+        self.refuse(spec)?;
         let live = self.tunnels.get(&spec.name);
         if let Some(live) = live
             && let Change::Recreate(reason) = Change::between(live.spec(), spec)
@@ -364,7 +404,10 @@ impl Host {
             receive: decision.receive,
             bound_to,
             device_mtu: device.mtu,
-            first_sequence: self.store.sequence(&spec.name),
+            first_sequence: match self.store.sequence(&spec.name) {
+                0 => self.counted.next(&spec),
+                own => own,
+            },
             sequence: Box::new(self.store.sequence_file(&spec.name)),
             spec: spec.clone(),
         };
@@ -372,9 +415,12 @@ impl Host {
         let (index, peer) = (device.index, device.peer);
         // After all that can fail, so that nothing is left of it then; a new device is not up yet.
         let sealed = peer.is_some() && self.seal(&spec.name);
-        let live = Live { stored, index, peer, traffic, decision, bound_to, sealed, trouble: None };
+        let mtu_by_path = self.mtu_by_path(&spec);
+        let live =
+            Live { stored, index, peer, traffic, decision, bound_to, sealed, trouble: None, mtu_by_path };
         self.tunnels.insert(spec.name, live);
         self.look_at_reverse_paths();
+        self.look_at_forwarding();
         Ok(())
     }
 
@@ -411,6 +457,7 @@ impl Host {
     fn forget(&mut self, spec: &TunnelSpec) -> Result<(), StepError> {
         self.hand_over_forwarding(&spec.name);
         self.tunnels.remove(&spec.name);
+        self.counted.remember(spec, self.store.sequence(&spec.name));
         self.store.remove(&spec.name).map_err(|error| StepError(error.to_string()))
     }
 }
@@ -436,6 +483,23 @@ impl System for Host {
                 device::wait_until_running(&self.netlink, index);
                 Ok(())
             }
+            Action::SetDown(name) => {
+                let index = self.index_of(name)?;
+                Ok(self
+                    .netlink
+                    .change_link(index, &LinkChange { up: Some(false), ..LinkChange::default() })?)
+            }
+            Action::SetIpv6Mtu { name, mtu, .. } => sysctl::set_ipv6_mtu(name, *mtu)
+                .map_err(|error| StepError(format!("net.ipv6.conf.{name}.mtu cannot be {mtu}: {error}"))),
+            Action::AddRule(_, rule) => match self.netlink.add_rule(&rules::to_wire(rule)) {
+                // Of two tunnels with one rule the second finds it there.
+                Err(error) if error.is_exists() => Ok(()),
+                outcome => Ok(outcome?),
+            },
+            Action::RemoveRule(_, rule) => match self.netlink.delete_rule(&rules::to_wire(rule)) {
+                Err(error) if error.is_not_found() => Ok(()),
+                outcome => Ok(outcome?),
+            },
             Action::AddAddress(name, address) => {
                 Ok(self.netlink.add_address(self.index_of(name)?, wire_address(address))?)
             }
@@ -443,7 +507,12 @@ impl System for Host {
                 Ok(self.netlink.delete_address(self.index_of(name)?, wire_address(address))?)
             }
             Action::AddRoute(name, route) => {
-                Ok(self.netlink.add_route(&wire_route(route, self.index_of(name)?))?)
+                match self.netlink.add_route(&wire_route(route, self.index_of(name)?)) {
+                    Err(error) if error.is_exists() => {
+                        Err(StepError(format!("there is such a route by another way, which stays: {error}")))
+                    }
+                    added => Ok(added?),
+                }
             }
             Action::RemoveRoute(name, route) => {
                 match self.netlink.delete_route(&wire_route(route, self.index_of(name)?)) {
@@ -531,9 +600,10 @@ fn wire_address(address: &InnerAddress) -> Address {
 }
 
 fn wire_route(route: &InnerRoute, index: u32) -> Route {
-    let InnerRoute { destination, via, metric } = *route;
+    let InnerRoute { destination, via, metric, table, source } = *route;
     let prefix = IpPrefix { address: destination.address, length: destination.length };
-    Route { via, metric, ..Route::on_link(prefix, index) }
+    let table = table.unwrap_or(greway_netlink::table::MAIN);
+    Route { via, metric, table, source, ..Route::on_link(prefix, index) }
 }
 
 pub(super) fn done(plan: &[Action], warnings: Vec<String>) -> Reply {

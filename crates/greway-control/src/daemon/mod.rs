@@ -6,10 +6,13 @@
 
 mod adopt;
 mod answer;
+mod claim;
+mod counted;
 pub(crate) mod device;
 mod firewall;
 mod forwarding;
 mod host;
+mod mtu;
 mod namespace;
 mod notes;
 mod probe;
@@ -17,9 +20,11 @@ mod rename;
 mod report;
 mod reverse_path;
 mod sole;
-mod tables;
+pub(crate) mod tables;
 mod underlay;
 mod watch;
+
+pub use device::peer_name;
 
 use std::io;
 use std::path::PathBuf;
@@ -27,11 +32,12 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use greway_linux::process;
 use greway_linux::signal::{Signal, Signals};
+use greway_linux::{inherited, process};
 
 use crate::api::server::{self, Server};
 use crate::location::Location;
+use crate::sd_notify::Manager;
 use crate::start;
 
 /// The log and the namespace are looked at this often.
@@ -108,21 +114,31 @@ pub fn run(location: &Location) -> Result<Ended, DaemonError> {
         io::ErrorKind::AddrInUse => DaemonError::Runs(location.socket.clone()),
         _ => DaemonError::Place { path: location.socket.clone(), source },
     })?;
+    let set_up = |error: io::Error| DaemonError::SetUp(error.to_string());
+    let inherited = inherited::listeners().map_err(set_up)?;
+    // A manager's namespace is not deleted under us, and its sandbox would not let us see who else is inside.
+    let named = if inherited.is_empty() { namespace::NamedNamespace::current() } else { None };
+    let server = server.also(inherited);
+    let manager = Arc::new(Manager::find());
+    let heart = manager.heart();
     let mut host = host::Host::new(&location.state).map_err(DaemonError::SetUp)?;
+    host.heart = heart.clone();
     host.adopt();
+    let status = host.at_a_glance();
     let host = Arc::new(Mutex::new(host));
     let (stop, stopped) = mpsc::channel();
-    watch::start(Arc::clone(&host), stop.clone()).map_err(|error| DaemonError::SetUp(error.to_string()))?;
+    watch::start(Arc::clone(&host), stop.clone(), heart.clone()).map_err(set_up)?;
     let handler = answer::Answerer::new(Arc::clone(&host), stop);
-    server.serve(Arc::new(handler)).map_err(|error| DaemonError::SetUp(error.to_string()))?;
+    server.serve(Arc::new(handler)).map_err(set_up)?;
     tracing::info!(socket = %location.socket.display(), "ready");
+    heart.ready(&status);
     // A request to stop or a signal is felt within this time.
     const GLANCE: Duration = Duration::from_millis(100);
-    let named = namespace::NamedNamespace::current();
     let mut looked = Instant::now();
     loop {
         match stopped.recv_timeout(GLANCE) {
             Ok(ended) => {
+                manager.stopping();
                 end(&host);
                 return Ok(ended);
             }
@@ -132,6 +148,7 @@ pub fn run(location: &Location) -> Result<Ended, DaemonError> {
         match signals.read() {
             Ok(None | Some(Signal::HangUp)) => {}
             Ok(Some(signal)) => {
+                manager.stopping();
                 end(&host);
                 tracing::info!(?signal, "ends; the tunnels stay for the next daemon");
                 return Ok(Ended::Signal);

@@ -111,6 +111,7 @@ fn tunnel(
         drops: drops(&counted.drops),
         peer: inner_peer(&host.netlink, live.index).map(|address| peer(address, &spec, asked)),
         notes: notes::of_tunnel(host, live, link.as_ref()),
+        findings: Vec::new(),
         spec,
     };
     (tunnel.state, tunnel.verdict) = Facts { tunnel: &tunnel, unmatched }.verdict();

@@ -4,7 +4,9 @@
 //! removed them with everything else (`nft flush ruleset`, a firewall service that starts anew). Nobody else's
 //! table is touched.
 
-use greway_netlink::nftables::{BaseChain, Family, Nftables, Snat as SnatRule, TableId, ingress_drop, snat};
+use greway_netlink::nftables::{
+    BaseChain, Family, Nftables, Snat as SnatRule, Table, TableId, ingress_drop, snat,
+};
 use greway_netlink::{IpPrefix, NetlinkError};
 use greway_spec::{DeviceName, TunnelSpec};
 
@@ -24,6 +26,13 @@ const MARK: &str = "greway: ";
 fn seal(nftables: &Nftables, name: &DeviceName) -> Result<(), NetlinkError> {
     let comment = format!("{MARK}for the data plane only");
     nftables.apply(&ingress_drop(&device::table(name), &device::peer_name(name), 0, Some(&comment)))
+}
+
+/// Whether greway made a table.
+pub(crate) fn is_ours(table: &Table) -> bool {
+    table.id.name.starts_with(device::TABLE_PREFIX)
+        && matches!(table.id.family, Family::Ip | Family::Netdev)
+        && table.comment.as_deref().is_some_and(|comment| comment.starts_with(MARK))
 }
 
 /// Removes a table with all that is in it, if it is there.
@@ -74,11 +83,7 @@ impl Host {
 
     fn marked_tables(&self, name: &DeviceName) -> Vec<TableId> {
         let Some(Ok(tables)) = self.nftables.as_ref().map(Nftables::tables) else { return Vec::new() };
-        let ours = tables.into_iter().filter(|table| {
-            table.id.name == device::table(name)
-                && matches!(table.id.family, Family::Ip | Family::Netdev)
-                && table.comment.as_deref().is_some_and(|comment| comment.starts_with(MARK))
-        });
+        let ours = tables.into_iter().filter(|table| table.id.name == device::table(name) && is_ours(table));
         ours.map(|table| table.id).collect()
     }
 

@@ -12,6 +12,7 @@ use greway_netlink::{Event, Monitor, NetlinkError, Sources};
 
 use super::host::Host;
 use super::{Ended, locked};
+use crate::sd_notify::Heart;
 
 /// All that decides over packets – base chains, iptables-legacy tables, IPsec policies – is looked at when
 /// the kernel tells of a change, and this often: iptables-legacy tells nobody, and neither does an IPsec
@@ -21,13 +22,14 @@ const LOOK: Duration = Duration::from_millis(500);
 /// `rp_filter` tells nobody either; every device is asked for it.
 const LOOK_BACK: Duration = Duration::from_secs(2);
 
-/// Starts the thread. `end` is told when the daemon cannot go on.
-pub(super) fn start(host: Arc<Mutex<Host>>, end: Sender<Ended>) -> io::Result<()> {
+/// Starts the thread. `end` is told when the daemon cannot go on, and `heart` beats as long as this thread comes
+/// round, the lock of the host is had, and the data plane answers.
+pub(super) fn start(host: Arc<Mutex<Host>>, end: Sender<Ended>, heart: Heart) -> io::Result<()> {
     let monitor = open().map_err(io::Error::other)?;
     let poller = Poller::new()?;
     poller.add(&monitor, 0, Interest::Readable)?;
     let follow = move || {
-        if follow(&monitor, &poller, &host) == Followed::Broken {
+        if follow(&monitor, &poller, &host, &heart) == Followed::Broken {
             // Nobody listens when the daemon ends already.
             let _ = end.send(Ended::Broken);
         }
@@ -51,7 +53,7 @@ enum Followed {
     Broken,
 }
 
-fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>) -> Followed {
+fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart) -> Followed {
     let mut events = Events::with_capacity(1);
     let mut looked = Instant::now();
     let mut looked_back = Instant::now();
@@ -75,8 +77,14 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>) -> Followed {
             tracing::error!("the data plane has died");
             return Followed::Broken;
         }
+        // A data plane that hangs keeps us here, and no heartbeat is given.
+        if heart.is_due() && host.datapath.strangers().is_ok() {
+            heart.beat();
+        }
+        heart.status(&host.at_a_glance());
         let mut rules = looked.elapsed() >= LOOK;
         let mut addresses = false;
+        let mut ways = false;
         // A changed `rp_filter` tells nobody; a changed route tells at once.
         let mut routes = looked_back.elapsed() >= LOOK_BACK;
         for event in happened {
@@ -85,6 +93,7 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>) -> Followed {
                 Event::LinkChanged { index, name, .. } => {
                     host.device_changed(index);
                     host.underlay_changed(&name);
+                    ways = true;
                 }
                 Event::Address { .. } => addresses = true,
                 Event::Firewall => {
@@ -98,11 +107,15 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>) -> Followed {
                 Event::Overrun => {
                     addresses = true;
                     rules = true;
+                    ways = true;
                     host.devices_gone();
                     host.underlay_unknown();
                 }
                 // What is sent goes by the kernel's own routing; these are for what comes in.
-                Event::Route | Event::Rule => routes = true,
+                Event::Route | Event::Rule => {
+                    routes = true;
+                    ways = true;
+                }
                 _ => {}
             }
         }
@@ -111,7 +124,11 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>) -> Followed {
         }
         if routes || addresses {
             host.look_at_reverse_paths();
+            host.look_at_forwarding();
             looked_back = Instant::now();
+        }
+        if ways {
+            host.look_at_mtus();
         }
         if rules {
             host.look_at_rules();
