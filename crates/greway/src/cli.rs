@@ -10,7 +10,9 @@ use crate::verbs::boot::BootArgs;
 use crate::verbs::check::CheckArgs;
 use crate::verbs::down::DownArgs;
 use crate::verbs::export::ExportArgs;
+use crate::verbs::generate::GenerateArgs;
 use crate::verbs::import::ImportArgs;
+use crate::verbs::inspect::InspectArgs;
 use crate::verbs::new::NewArgs;
 use crate::verbs::nm::NmArgs;
 use crate::verbs::purge::PurgeArgs;
@@ -49,6 +51,8 @@ pub(crate) enum Verb {
     Status(StatusArgs),
     /// Look for what stops traffic, and say the command that cures it; changes nothing
     Check(CheckArgs),
+    /// Take the GRE packets of a capture apart, and say what a tunnel would do with them
+    Inspect(InspectArgs),
     /// Read a tunnel in another dialect and write it as greway's TOML
     Import(ImportArgs),
     /// Write a tunnel in another dialect, for this host or the other one
@@ -65,6 +69,9 @@ pub(crate) enum Verb {
     Daemon(DaemonArgs),
     /// Show two hosts, two LANs and a tunnel at work, in namespaces that are gone afterwards
     Demo(DemoArgs),
+    /// Write manual pages or completions, for packages
+    #[command(hide = true)]
+    Generate(GenerateArgs),
 }
 
 /// `greway tunnel`

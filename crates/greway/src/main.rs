@@ -4,8 +4,14 @@
 
 mod cli;
 mod demo;
+mod nm;
+mod other_end;
 mod output;
 mod personality;
+mod said;
+mod settings;
+mod sources;
+mod tunnel_file;
 mod verbs;
 
 use std::process::ExitCode;
@@ -34,6 +40,12 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if let Some(Verb::Demo(args)) = &cli.verb {
         return demo::run(args);
     }
+    if let Some(Verb::Inspect(args)) = &cli.verb {
+        return verbs::inspect::run(args);
+    }
+    if let Some(Verb::Generate(args)) = &cli.verb {
+        return verbs::generate::run(args);
+    }
     let location = Location::find(cli.socket.as_deref()).context("cannot tell this network namespace")?;
     match &cli.verb {
         None => verbs::status::run(&StatusArgs::default(), &location),
@@ -54,12 +66,14 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             start_log();
             verbs::daemon::run(args, &location)
         }
-        Some(Verb::Demo(_)) => unreachable!("the demo needs no location and was run above"),
+        Some(Verb::Demo(_) | Verb::Generate(_) | Verb::Inspect(_)) => {
+            unreachable!("they need no location and were run above")
+        }
     }
 }
 
 /// An error with its causes, on one line. A cause that the error before it tells already is not told again.
-fn sentence(error: &anyhow::Error) -> String {
+pub(crate) fn sentence(error: &anyhow::Error) -> String {
     let mut told = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !told.ends_with(&cause) {
@@ -70,7 +84,7 @@ fn sentence(error: &anyhow::Error) -> String {
 }
 
 /// The daemon's log goes to stderr: journald, the log file or the terminal takes it from there.
-fn start_log() {
+pub(crate) fn start_log() {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)

@@ -1,5 +1,6 @@
 //! The status of tunnels as people read it: the verdict first, the facts behind it after.
 
+use greway_control::check::{Place, Severity};
 use greway_control::status::{Ago, Status, TunnelStatus, Unmatched};
 
 use super::line;
@@ -81,6 +82,20 @@ fn print_tunnel(tunnel: &TunnelStatus) {
     }
     for note in &tunnel.notes {
         fact("note", note);
+    }
+    print_findings(tunnel);
+}
+
+/// What a check found, in a line each: what stops or hinders, remarks and all the rest by `greway check`.
+fn print_findings(tunnel: &TunnelStatus) {
+    let bad = tunnel.findings.iter().filter(|finding| finding.severity > Severity::Note).collect::<Vec<_>>();
+    for finding in &bad {
+        let cure = finding.cure.iter().find(|cure| cure.place == Place::Here);
+        let cure = cure.map_or_else(String::new, |cure| format!(" (cure: {})", cure.command));
+        fact("check", &format!("{}: {}{cure}", finding.severity.word(), finding.sentence));
+    }
+    if !bad.is_empty() {
+        fact("", &format!("what was seen, and more of it: greway check {}", tunnel.spec.name));
     }
 }
 

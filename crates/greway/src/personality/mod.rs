@@ -3,8 +3,9 @@
 
 mod device_handler;
 mod ifupdown;
-mod ip;
+pub(crate) mod ip;
 mod nmcli;
+pub(crate) mod real;
 
 use std::path::Path;
 use std::process::ExitCode;

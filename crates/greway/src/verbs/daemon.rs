@@ -48,6 +48,16 @@ fn exit_code(code: i32) -> ExitCode {
 }
 
 fn stop(location: &Location) -> anyhow::Result<ExitCode> {
+    match remove_all(location)? {
+        Some(actions) => actions.iter().for_each(|action| output::line(action)),
+        None => output::note("no daemon runs here"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes all tunnels of this network namespace and ends its daemon; what was done, or `None` where there was
+/// neither a daemon nor what one that died left.
+pub(super) fn remove_all(location: &Location) -> anyhow::Result<Option<Vec<String>>> {
     let running = start::find(location)?;
     let left_over = location.state.read_dir().is_ok_and(|mut entries| entries.next().is_some());
     let mut client = match running {
@@ -56,18 +66,14 @@ fn stop(location: &Location) -> anyhow::Result<ExitCode> {
         None if left_over => super::connect(location)?,
         None => {
             location.clear();
-            output::note("no daemon runs here");
-            return Ok(ExitCode::SUCCESS);
+            return Ok(None);
         }
     };
     let stopped = match super::change(&mut client, location, &Request::Stop { remove: true }) {
         // The one that was found was at its end, and there is no next one: its tunnels may be there still.
-        Err(error) if is_no_daemon(&error) => return stop(location),
+        Err(error) if is_no_daemon(&error) => return remove_all(location),
         stopped => stopped?,
     };
-    for action in stopped {
-        output::line(&action);
-    }
     let deadline = Instant::now() + PATIENCE;
     while location.socket.exists() {
         if Instant::now() > deadline {
@@ -81,7 +87,7 @@ fn stop(location: &Location) -> anyhow::Result<ExitCode> {
         std::thread::sleep(Duration::from_millis(5));
     }
     location.clear();
-    Ok(ExitCode::SUCCESS)
+    Ok(Some(stopped))
 }
 
 fn is_no_daemon(error: &anyhow::Error) -> bool {

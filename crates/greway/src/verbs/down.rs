@@ -1,57 +1,138 @@
 //! `greway down`: a tunnel and all that belongs to it goes.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use greway_control::api::client::Client;
 use greway_control::api::{Reply, Request};
 use greway_control::location::Location;
 use greway_control::start;
-use greway_spec::DeviceName;
+use greway_control::store::Store;
+use greway_spec::{DeviceName, Origin, TunnelSpec};
 
+use super::batch::{Batch, Outcome, State};
 use super::up::Source;
 use crate::output;
+use crate::sources::{self, Definition};
 
 /// `greway down`
 #[derive(Debug, Args)]
 pub(crate) struct DownArgs {
-    /// The tunnel, or the file that it came from
-    pub(crate) source: String,
+    /// The tunnels, or the files or directories of files that they came from
+    #[arg(value_name = "NAME|FILE|DIR", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) sources: Vec<String>,
+    /// All tunnels here that came from a file
+    #[arg(long)]
+    pub(crate) all: bool,
     /// Print what would be done and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// For programs
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Runs the verb. A tunnel that is down already is no error.
 pub(crate) fn run(args: &DownArgs, location: &Location) -> anyhow::Result<ExitCode> {
-    let name = name_of(&args.source)?;
-    let left_over = location.state.join(format!("{name}.json")).exists();
-    let mut client = match start::find(location)? {
-        Some(client) => client,
-        None if left_over => super::connect(location)?,
-        None => {
-            output::line(&format!("{name} is not up"));
-            return Ok(ExitCode::SUCCESS);
-        }
-    };
-    let Reply::Tunnels(tunnels) = start::ask(&mut client, location, &Request::List)? else {
-        return Err(client.unexpected()).context("a list was asked for");
-    };
-    if !tunnels.iter().any(|spec| spec.name == name) && !left_over {
-        output::line(&format!("{name} is not up"));
-        return Ok(ExitCode::SUCCESS);
+    let mut running = Running::find(location)?;
+    let names = if args.all { from_files(&running) } else { named(&args.sources, &running) };
+    if names.is_empty() && !args.json {
+        output::line("no tunnel is up that came from a file");
     }
-    let would = if args.dry_run { "would " } else { "" };
-    for action in super::change(&mut client, location, &Request::Delete { name, dry_run: args.dry_run })? {
-        output::line(&format!("{would}{action}"));
+    let mut batch = Batch::new(names.len(), args.json, args.dry_run);
+    for (name, path) in names {
+        batch.begin(&name);
+        let outcome = match name.parse::<DeviceName>() {
+            Ok(name) => running.take_down(&name, args.dry_run, location),
+            Err(error) => Outcome::of(name, None, State::Failed(error.to_string())),
+        };
+        batch.end(Outcome { path, ..outcome });
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(batch.finish())
 }
 
-/// A name as it is, or the name in a file.
-fn name_of(source: &str) -> anyhow::Result<DeviceName> {
-    match Source::of(source) {
-        Source::File(path) => Ok(super::up::read(&path)?.spec.name),
-        Source::Name(name) => Ok(name.parse::<DeviceName>()?),
+type Named = (String, Option<std::path::PathBuf>);
+
+fn named(sources: &[String], running: &Running) -> Vec<Named> {
+    let name_in = |path: &Path| (Definition::of(path).name, Some(path.to_owned()));
+    let by_name = |name: &str| match sources::find(name) {
+        // The file of a name may give its device another one.
+        Ok(found) if !running.has(name) => (found.name, Some(found.path)),
+        _ => (name.to_owned(), None),
+    };
+    let of_word = |source: &String| match Source::of(source) {
+        Source::File(path) => vec![name_in(path)],
+        Source::Directory(path) => {
+            let all = sources::all_of(path).into_iter().rev();
+            all.map(|definition| (definition.name, Some(definition.path))).collect()
+        }
+        Source::Name(name) => vec![by_name(name)],
+    };
+    sources.iter().flat_map(of_word).collect()
+}
+
+/// Those that came from files, in the reverse of the order in which they are brought up.
+fn from_files(running: &Running) -> Vec<Named> {
+    let mut names = Vec::new();
+    for spec in &running.tunnels {
+        match &spec.origin {
+            Origin::File(path) => names.push((spec.name.to_string(), Some(path.into()))),
+            origin => output::note(&format!(
+                "{0} stays: it came from no file but from {origin}; `greway down {0}` takes it down",
+                spec.name
+            )),
+        }
+    }
+    sources::by_boot_order(&mut names, |(name, _)| name.clone());
+    names.reverse();
+    names
+}
+
+/// What is up here.
+pub(crate) struct Running {
+    client: Option<Client>,
+    pub(crate) tunnels: Vec<TunnelSpec>,
+}
+
+impl Running {
+    /// Asks the daemon; where none runs, one is started for what an earlier one left.
+    pub(crate) fn find(location: &Location) -> anyhow::Result<Self> {
+        let left_over = || Store::new(&location.state).load().is_ok_and(|left| !left.tunnels.is_empty());
+        let mut client = match start::find(location)? {
+            Some(client) => client,
+            None if left_over() => super::connect(location)?,
+            None => return Ok(Self { client: None, tunnels: Vec::new() }),
+        };
+        match super::ask(&mut client, location, &Request::List)? {
+            Reply::Tunnels(tunnels) => Ok(Self { client: Some(client), tunnels }),
+            _ => Err(client.unexpected()).context("a list was asked for"),
+        }
+    }
+
+    /// Whether a tunnel of this name is up.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tunnels.iter().any(|spec| spec.name.as_str() == name)
+    }
+
+    /// Takes one down, or says what that would take.
+    pub(crate) fn take_down(&mut self, name: &DeviceName, dry_run: bool, location: &Location) -> Outcome {
+        let left_over = location.state.join(format!("{name}.json")).exists();
+        let outcome = |state| Outcome::of(name.as_str(), None, state);
+        let up = self.has(name.as_str()) || left_over;
+        let Some(client) = self.client.as_mut().filter(|_| up) else {
+            return outcome(State::Unchanged(format!("{name} is not up")));
+        };
+        let request = Request::Delete { name: name.clone(), dry_run };
+        match super::up::ask(client, location, &request) {
+            Ok((actions, warnings)) => Outcome { actions, warnings, ..outcome(State::Done) },
+            Err(error) => outcome(State::Failed(crate::sentence(&error))),
+        }
+    }
+
+    /// The daemon, where one runs.
+    pub(crate) fn client(self) -> Option<Client> {
+        self.client
     }
 }

@@ -1,11 +1,14 @@
 //! The verbs, one a file.
 
+pub(crate) mod batch;
 pub(crate) mod boot;
 pub(crate) mod check;
 pub(crate) mod daemon;
 pub(crate) mod down;
 pub(crate) mod export;
+pub(crate) mod generate;
 pub(crate) mod import;
+pub(crate) mod inspect;
 pub(crate) mod new;
 pub(crate) mod nm;
 pub(crate) mod purge;
@@ -19,13 +22,13 @@ use anyhow::Context;
 use greway_control::api::client::Client;
 use greway_control::api::{Reply, Request};
 use greway_control::location::Location;
-use greway_control::start::{self, Started};
+use greway_control::start::{self, StartError, Started};
 
 use crate::output;
 
 /// Connects to the daemon, starting one where none runs, and says so.
 fn connect(location: &Location) -> anyhow::Result<Client> {
-    let (client, started) = start::connect(location)?;
+    let (client, started) = output::waiting(&daemon_at(location), || start::connect(location))?;
     match started {
         Started::Ran => {}
         Started::Unit(unit) => {
@@ -39,9 +42,18 @@ fn connect(location: &Location) -> anyhow::Result<Client> {
     Ok(client)
 }
 
+fn daemon_at(location: &Location) -> String {
+    format!("the greway daemon at {}", location.socket.display())
+}
+
+/// As [`start::ask`]; a daemon that takes its time is told of.
+fn ask(client: &mut Client, location: &Location, request: &Request) -> Result<Reply, StartError> {
+    output::waiting(&daemon_at(location), || start::ask(client, location, request))
+}
+
 /// Asks for a change and shows what the daemon warns of. Returns what was done.
 fn change(client: &mut Client, location: &Location, request: &Request) -> anyhow::Result<Vec<String>> {
-    match start::ask(client, location, request)? {
+    match ask(client, location, request)? {
         Reply::Done { actions, warnings } => {
             for warning in warnings {
                 output::warning(&warning);

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use greway_control::api::{Reply, Request};
+use greway_control::check;
 use greway_control::location::Location;
 use greway_control::start;
+use greway_control::status::Status;
 
 use crate::cli::StatusArgs;
 use crate::output;
@@ -16,7 +18,10 @@ pub(crate) fn run(args: &StatusArgs, location: &Location) -> anyhow::Result<Exit
         Some(mut client) => {
             let request = Request::Status { name: args.name.clone(), probe: !args.no_echo };
             match start::ask(&mut client, location, &request)? {
-                Reply::Status(status) => Some(*status),
+                Reply::Status(mut status) => {
+                    look(&mut status, location);
+                    Some(*status)
+                }
                 _ => return Err(client.unexpected()).context("the status was asked for"),
             }
         }
@@ -37,6 +42,14 @@ pub(crate) fn run(args: &StatusArgs, location: &Location) -> anyhow::Result<Exit
         None => no_daemon(location),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Adds what a check finds in what is there anyway. A status is told whether or not that can be looked at.
+fn look(status: &mut Status, location: &Location) {
+    let Ok(checked) = check::brief(status, location) else { return };
+    for (tunnel, checked) in status.tunnels.iter_mut().zip(checked) {
+        tunnel.findings = checked.findings;
+    }
 }
 
 fn no_daemon(location: &Location) {

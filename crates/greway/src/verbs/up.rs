@@ -1,103 +1,208 @@
-//! `greway up`: a tunnel as a file says, from whatever is there now.
+//! `greway up`: tunnels as their files say, from whatever is there now.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::anyhow;
 use clap::Args;
-use greway_control::api::Request;
+use greway_control::api::client::Client;
+use greway_control::api::{Reply, Request};
 use greway_control::location::Location;
 use greway_control::observe::Observed;
 use greway_control::store::Store;
 use greway_control::{plan, start};
-use greway_dialects::{Diagnostic, Dialect, ifcfg};
 use greway_netlink::Netlink;
-use greway_spec::{Draft, Origin, TunnelSpec};
+use greway_spec::TunnelSpec;
 
+use super::batch::{Batch, Outcome, State};
 use crate::output;
+use crate::sources::{self, Definition, File, Refusal, Roots};
 
 /// `greway up`
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct UpArgs {
-    /// A file, or a NAME to look for in /etc/greway/tunnels.d and /etc/sysconfig/network-scripts
-    pub(crate) source: String,
+    /// Files, directories of files, or NAMEs to look for in /etc/greway/tunnels.d and
+    /// /etc/sysconfig/network-scripts
+    #[arg(value_name = "NAME|FILE|DIR", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) sources: Vec<String>,
+    /// All tunnels of this host but those that are not to start at boot
+    #[arg(long)]
+    pub(crate) all: bool,
     /// Print what would be done and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// For programs
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
-/// Where a NAME is looked for, in this order.
-const PLACES: &[(&str, &str, &str)] =
-    &[("/etc/greway/tunnels.d", "", ".toml"), ("/etc/sysconfig/network-scripts", "ifcfg-", "")];
-
-/// A file that was read.
-pub(crate) struct File {
-    /// The tunnel in it.
-    pub(crate) spec: TunnelSpec,
-    /// What the reader should know.
-    pub(crate) warnings: Vec<String>,
+/// A tunnel that was asked for.
+pub(crate) enum Target {
+    /// What its file says, and whether the tunnel or the file was named; else its ONBOOT counts.
+    Defined(Box<Definition>, Asked),
+    /// A name that no file describes, or several do.
+    Unknown(String, Refusal),
 }
 
-/// What the user named.
-pub(crate) enum Source {
-    /// A path.
-    File(PathBuf),
-    /// A name that is to be found.
-    Name(String),
+/// How a tunnel was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// It, or its file, was named.
+    ByName,
+    /// As one of all.
+    AsOneOfAll,
 }
 
-impl Source {
-    /// What has a slash, a dot or exists is a file; the rest is a name.
-    pub(crate) fn of(text: &str) -> Self {
-        let path = Path::new(text);
-        if text.contains('/') || text.ends_with(".toml") || text.starts_with("ifcfg-") || path.is_file() {
-            Self::File(path.to_owned())
-        } else {
-            Self::Name(text.to_owned())
-        }
-    }
-}
+const EXAMPLES: &str = "\
+Examples:
+  greway up tun0                                    as its file says, wherever that lies
+  greway up ./ifcfg-tun0 --dry-run
+  greway up --all                                   what starts at boot, now";
 
 /// Runs the verb.
 pub(crate) fn run(args: &UpArgs, location: &Location) -> anyhow::Result<ExitCode> {
-    let path = find(&args.source)?;
-    let file = read(&path)?;
-    for warning in &file.warnings {
-        output::note(warning);
+    let targets = targets(&args.sources, args.all);
+    if targets.is_empty() && !args.json {
+        output::line(&nothing_in(&args.sources));
     }
-    if args.dry_run {
-        return dry_run(file.spec, location);
+    let mut batch = Batch::new(targets.len(), args.json, args.dry_run);
+    let mut client = None;
+    for target in targets {
+        let outcome = match target {
+            Target::Unknown(name, why) => Outcome::of(name, None, State::Failed(why.0)),
+            Target::Defined(definition, asked) => {
+                batch.begin(&definition.name);
+                bring_up(&definition, asked, args.dry_run, &mut client, location)
+            }
+        };
+        batch.end(outcome);
     }
-    let name = file.spec.name.clone();
-    let mut client = super::connect(location)?;
-    let actions =
-        super::change(&mut client, location, &Request::Up { spec: Box::new(file.spec), dry_run: false })?;
-    if actions.is_empty() {
-        output::line(&format!("{name} is up as {} says; nothing to do", path.display()));
-    }
-    for action in actions {
-        output::line(&action);
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(batch.finish())
 }
 
-/// Prints the plan. Needs neither privileges nor a daemon, and starts none.
-fn dry_run(spec: TunnelSpec, location: &Location) -> anyhow::Result<ExitCode> {
-    let name = spec.name.clone();
-    let actions = match start::find(location)? {
-        Some(mut client) => {
-            super::change(&mut client, location, &Request::Up { spec: Box::new(spec), dry_run: true })?
+/// What the words of a command line name, in the order in which it is to be brought up. A directory and
+/// `--all` stand for what may start at boot; who names a tunnel or its file means it.
+pub(crate) fn targets(sources: &[String], all: bool) -> Vec<Target> {
+    if all {
+        return may_start(sources::all());
+    }
+    let mut targets = Vec::new();
+    for source in sources {
+        match Source::of(source) {
+            Source::Directory(path) => targets.extend(may_start(sources::all_of(path))),
+            Source::File(path) => {
+                targets.push(Target::Defined(Box::new(Definition::of(path)), Asked::ByName))
+            }
+            Source::Name(name) => targets.push(match sources::find(name) {
+                Ok(definition) => Target::Defined(Box::new(definition), Asked::ByName),
+                Err(why) => Target::Unknown(name.to_owned(), why),
+            }),
         }
-        None => plan_without_daemon(&spec, location)?,
+    }
+    targets
+}
+
+/// That there is no tunnel where one was looked for.
+fn nothing_in(sources: &[String]) -> String {
+    let roots = Roots::of_this_system();
+    match sources {
+        [] => {
+            let (own, scripts) = (roots.tunnels(), roots.scripts());
+            format!("no tunnel is defined in {} or {}", own.display(), scripts.display())
+        }
+        some => format!("no tunnel is defined in {}", some.join(" or ")),
+    }
+}
+
+fn may_start(definitions: Vec<Definition>) -> Vec<Target> {
+    let target = |definition| Target::Defined(Box::new(definition), Asked::AsOneOfAll);
+    definitions.into_iter().map(target).collect()
+}
+
+/// What the user named.
+pub(crate) enum Source<'s> {
+    /// A path.
+    File(&'s Path),
+    /// A directory of files.
+    Directory(&'s Path),
+    /// A name that is to be found.
+    Name(&'s str),
+}
+
+impl<'s> Source<'s> {
+    /// What has a slash, a dot or exists is a file; the rest is a name.
+    pub(crate) fn of(text: &'s str) -> Self {
+        let path = Path::new(text);
+        if path.is_dir() && (text.contains('/') || matches!(text, "." | "..")) {
+            Self::Directory(path)
+        } else if text.contains('/')
+            || text.ends_with(".toml")
+            || text.starts_with("ifcfg-")
+            || path.is_file()
+        {
+            Self::File(path)
+        } else {
+            Self::Name(text)
+        }
+    }
+}
+
+/// Brings one tunnel up, or says what that would take.
+pub(crate) fn bring_up(
+    definition: &Definition,
+    asked: Asked,
+    dry_run: bool,
+    client: &mut Option<Client>,
+    location: &Location,
+) -> Outcome {
+    let outcome = |state| Outcome::of(&definition.name, Some(&definition.path), state);
+    let file = match &definition.result {
+        Ok(file) => file,
+        Err(why) => return outcome(State::Failed(why.0.clone())),
     };
-    if actions.is_empty() {
-        output::line(&format!("{name} is up already; nothing to do"));
+    if asked == Asked::AsOneOfAll && !definition.onboot {
+        let word = match file.dialect {
+            greway_dialects::Dialect::Ifcfg => "ONBOOT=no",
+            greway_dialects::Dialect::Native => "onboot = false",
+        };
+        return outcome(State::Skipped(format!("{word} in {}", definition.path.display())));
     }
-    for action in actions {
-        output::line(&format!("would {action}"));
+    if let Err(why) = &file.carried {
+        return outcome(State::Failed(why.0.clone()));
     }
-    Ok(ExitCode::SUCCESS)
+    let done = if dry_run { would(file, location) } else { up(file, client, location) };
+    let mut outcome = match done {
+        Err(error) => outcome(State::Failed(crate::sentence(&error))),
+        Ok((actions, _)) if actions.is_empty() => {
+            let path = definition.path.display();
+            outcome(State::Unchanged(format!("{} is up as {path} says; nothing to do", file.spec.name)))
+        }
+        Ok((actions, warnings)) => Outcome { actions, warnings, ..outcome(State::Done) },
+    };
+    outcome.warnings.splice(0..0, file.warnings.iter().cloned());
+    outcome
+}
+
+/// Actions, and what the daemon warns of.
+type Answer = (Vec<String>, Vec<String>);
+
+fn up(file: &File, client: &mut Option<Client>, location: &Location) -> anyhow::Result<Answer> {
+    let client = match client {
+        Some(client) => client,
+        None => client.insert(super::connect(location)?),
+    };
+    ask(client, location, &Request::Up { spec: Box::new(file.spec.clone()), dry_run: false })
+}
+
+/// The plan. Needs neither privileges nor a daemon, and starts none.
+fn would(file: &File, location: &Location) -> anyhow::Result<Answer> {
+    match start::find(location)? {
+        Some(mut client) => {
+            ask(&mut client, location, &Request::Up { spec: Box::new(file.spec.clone()), dry_run: true })
+        }
+        None => Ok((plan_without_daemon(&file.spec, location)?, Vec::new())),
+    }
 }
 
 /// What a daemon would do that is started now and takes over what an earlier one left.
@@ -109,58 +214,12 @@ fn plan_without_daemon(spec: &TunnelSpec, location: &Location) -> anyhow::Result
     Ok(actions.iter().map(ToString::to_string).collect())
 }
 
-fn find(source: &str) -> anyhow::Result<PathBuf> {
-    let name = match Source::of(source) {
-        Source::File(path) => return Ok(path),
-        Source::Name(name) => name,
-    };
-    let candidates = PLACES
-        .iter()
-        .map(|(directory, before, after)| Path::new(directory).join(format!("{before}{name}{after}")));
-    let found = candidates.filter(|path| path.is_file()).collect::<Vec<_>>();
-    match found.as_slice() {
-        [path] => Ok(path.clone()),
-        [] => {
-            let looked =
-                PLACES.iter().map(|(directory, before, after)| format!("{directory}/{before}{name}{after}"));
-            bail!("no file describes {name}: looked for {}", looked.collect::<Vec<_>>().join(" and "))
+/// Asks for a change. What the daemon warns of is told with the tunnel.
+pub(crate) fn ask(client: &mut Client, location: &Location, request: &Request) -> anyhow::Result<Answer> {
+    match super::ask(client, location, request)? {
+        Reply::Done { actions, warnings } => {
+            Ok((actions, warnings.iter().map(|warning| format!("warning: {warning}")).collect()))
         }
-        several => {
-            let names = several.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
-            bail!("{name} is described twice, by {}: name the file that is meant", names.join(" and by "))
-        }
+        _ => Err(anyhow!("{}", client.unexpected())),
     }
-}
-
-/// Reads a file of any dialect, with the route-NAME file beside an ifcfg file.
-pub(crate) fn read(path: &Path) -> anyhow::Result<File> {
-    let shown = path.display().to_string();
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-    let mut parsed = greway_dialects::parse(&text, &shown).map_err(|wrong| explain(&wrong, &text))?;
-    let mut warnings = parsed.warnings.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let absolute = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    parsed.draft.origin = Origin::File(absolute.display().to_string());
-    if greway_dialects::detect(&shown, &text) == Dialect::Ifcfg {
-        read_routes(path, &mut parsed.draft, &mut warnings)?;
-    }
-    let spec = parsed.into_spec().map_err(|wrong| explain(&wrong, &text))?;
-    Ok(File { spec, warnings })
-}
-
-/// `route-DEVICE` and `route6-DEVICE` beside an ifcfg file.
-fn read_routes(ifcfg: &Path, draft: &mut Draft, warnings: &mut Vec<String>) -> anyhow::Result<()> {
-    let Some(name) = draft.name.as_ref().map(|name| name.value.clone()) else { return Ok(()) };
-    for kind in ["route", "route6"] {
-        let path = ifcfg.with_file_name(format!("{kind}-{name}"));
-        let Ok(text) = fs::read_to_string(&path) else { continue };
-        let read = ifcfg::parse_routes(&text, &name, &path.display().to_string());
-        let read = read.map_err(|wrong| explain(&wrong, &text))?;
-        warnings.extend(read.warnings.iter().map(ToString::to_string));
-        draft.routes.get_or_insert_default().extend(read.routes);
-    }
-    Ok(())
-}
-
-fn explain(diagnostic: &Diagnostic, text: &str) -> anyhow::Error {
-    anyhow!(diagnostic.render(text).trim_end().to_owned())
 }

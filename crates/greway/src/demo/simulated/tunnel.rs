@@ -180,6 +180,7 @@ impl Tunnel {
                 round_trip_ms: echo.map(|time| time.as_secs_f64() * 1e3),
             }),
             notes: Vec::new(),
+            findings: Vec::new(),
         };
         let unmatched: Vec<_> = self.unmatched().collect();
         (report.state, report.verdict) = Facts { tunnel: &report, unmatched: &unmatched }.verdict();

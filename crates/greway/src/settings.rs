@@ -1,0 +1,146 @@
+//! /etc/greway/greway.toml: what holds for this host and not for one tunnel.
+//!
+//! There need be no such file. One that is wrong is refused whole, with line and column, by every command that
+//! is greway's business; a command that is not (`ip route` through the shim) does not fail over it.
+//! GREWAY_CONFIG names another file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow};
+use serde::Deserialize;
+
+/// The environment variable that names another file.
+pub(crate) const CONFIG_VARIABLE: &str = "GREWAY_CONFIG";
+
+/// The environment variable that overrides `shim.backend`.
+pub(crate) const BACKEND_VARIABLE: &str = "GREWAY_BACKEND";
+
+/// Where the file is.
+pub(crate) const PATH: &str = "/etc/greway/greway.toml";
+
+/// The file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// What the personalities do.
+    pub(crate) shim: Shim,
+    /// `[tools]`: the real tools by name, as absolute paths; where none is given PATH is searched.
+    pub(crate) tools: BTreeMap<String, PathBuf>,
+}
+
+/// `[shim]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Shim {
+    /// Who makes the tunnels of `ip tunnel add … mode gre`.
+    pub(crate) backend: Backend,
+    /// Whether `ip tunnel add` and `ip link add` leave the device up. The kernel's own leave it down.
+    #[serde(alias = "up_on_create")]
+    pub(crate) up_on_create: bool,
+}
+
+impl Default for Shim {
+    fn default() -> Self {
+        Self { backend: Backend::Auto, up_on_create: true }
+    }
+}
+
+/// Who makes GRE tunnels when `ip` is asked to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Backend {
+    /// The kernel where it can, greway where it cannot. A name that is greway's is greway's.
+    #[default]
+    Auto,
+    /// greway, whatever the kernel can do.
+    Greway,
+    /// The kernel. A name that is greway's is greway's all the same.
+    Kernel,
+}
+
+impl Backend {
+    fn parse(word: &str) -> Option<Self> {
+        match word {
+            "auto" => Some(Self::Auto),
+            "greway" => Some(Self::Greway),
+            "kernel" => Some(Self::Kernel),
+            _ => None,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the file; no file: the defaults.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not right, with its place, or a wrong word in GREWAY_BACKEND.
+    pub(crate) fn read() -> anyhow::Result<Self> {
+        let path = std::env::var_os(CONFIG_VARIABLE).map_or_else(|| PathBuf::from(PATH), PathBuf::from);
+        let shown = path.display();
+        let mut settings = match fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&text).map_err(|error| anyhow!("{shown}:{error}"))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::default(),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
+        };
+        if let Some(word) = std::env::var_os(BACKEND_VARIABLE) {
+            let word = word.to_string_lossy();
+            settings.shim.backend = Backend::parse(&word).with_context(|| {
+                format!("{BACKEND_VARIABLE} is \"{word}\"; auto, greway or kernel is right")
+            })?;
+        }
+        Ok(settings)
+    }
+
+    /// Reads the text of such a file; the error begins with `LINE:COLUMN: `.
+    fn parse(text: &str) -> Result<Self, String> {
+        let settings: Self = toml::from_str(text).map_err(|error| {
+            let before = &text[..error.span().map_or(0, |span| span.start).min(text.len())];
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
+            format!("{line}:{column}: {}", error.message())
+        })?;
+        match settings.tools.iter().find(|(_, path)| !path.is_absolute()) {
+            None => Ok(settings),
+            Some((name, path)) => {
+                let line = text.lines().position(|line| line.trim_start().starts_with(name.as_str()));
+                let line = line.map_or(1, |index| index + 1);
+                Err(format!("{line}:1: {name} = \"{}\": an absolute path is right", path.display()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let settings = Settings::parse("").unwrap();
+        assert_eq!(settings, Settings::default());
+        assert!(settings.shim.up_on_create && settings.shim.backend == Backend::Auto);
+    }
+
+    #[test]
+    fn all_that_can_be_said() {
+        let text = "[shim]\nbackend = \"greway\"\nup_on_create = false\n[tools]\nip = \"/opt/ip\"\n";
+        let settings = Settings::parse(text).unwrap();
+        assert_eq!(settings.shim, Shim { backend: Backend::Greway, up_on_create: false });
+        assert_eq!(settings.tools["ip"], PathBuf::from("/opt/ip"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        let wrong = |text: &str| Settings::parse(text).unwrap_err();
+        assert!(
+            wrong("[shim]\nbackend = \"tun\"").starts_with("2:11: "),
+            "{}",
+            wrong("[shim]\nbackend = \"tun\"")
+        );
+        assert!(wrong("[shim]\nbakend = \"auto\"").contains("bakend"));
+        assert_eq!(wrong("[tools]\n\nip = \"ip\""), "3:1: ip = \"ip\": an absolute path is right");
+    }
+}
