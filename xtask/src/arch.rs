@@ -14,8 +14,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("greway-spec", &["greway-wire"]),
     ("greway-dialects", &["greway-spec"]),
     ("greway-engine", &["greway-wire", "greway-spec"]),
+    ("greway-inspect", &["greway-wire", "greway-spec", "greway-engine"]),
     ("greway-linux", &[]),
     ("greway-netlink", &[]),
+    ("greway-nm", &["greway-spec"]),
     ("greway-ebpf-abi", &[]),
     ("greway-fastpath", &["greway-ebpf-abi"]),
     ("greway-datapath", &["greway-wire", "greway-engine", "greway-spec", "greway-linux"]),
@@ -40,8 +42,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "greway-spec",
             "greway-dialects",
             "greway-engine",
+            "greway-inspect",
             "greway-linux",
             "greway-netlink",
+            "greway-nm",
             "greway-control",
             "greway-testbed",
         ],
@@ -55,8 +59,10 @@ const FENCED: &[(&str, &[&str])] = &[
     ("netlink-packet-route", &["greway-netlink"]),
     ("netlink-sys", &["greway-netlink"]),
     ("aya", &["greway-fastpath"]),
+    ("zbus", &["greway-nm"]),
     ("libc", &["greway-linux", "greway-netlink"]),
     ("anyhow", &["greway", "xtask"]),
+    ("pcap-parser", &["greway-inspect"]),
 ];
 
 /// Checks the graph.

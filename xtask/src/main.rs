@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for people at a terminal")]
 
 mod arch;
+mod dist;
 mod ebpf;
 mod peers;
 mod shell;
@@ -20,6 +21,8 @@ usage: cargo xtask TASK
   ebpf [--check | --verify | --out FILE]
           build the eBPF programs; --check: is the committed object of these sources?
           --verify: does building them again give the same bytes?
+  dist [--only deb | --only tarball] [--target TRIPLE] [--revision N]
+          a Debian package and a static tarball, into target/dist
 ";
 
 fn main() -> ExitCode {
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
         Some("test") => test::run(rest),
         Some("arch") => arch::run(),
         Some("ebpf") => ebpf::run(rest),
+        Some("dist") => dist::run(rest),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");
             Ok(())

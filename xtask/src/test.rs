@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use crate::{arch, ebpf, peers, shell};
+use crate::{arch, dist, ebpf, peers, shell};
 
 /// Runs the stages.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
@@ -39,6 +39,11 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         }),
         ("demo", demo),
         ("demo, unprivileged", unprivileged_demo),
+        ("dist", |report| {
+            report.not_run.extend(dist::check::run()?);
+            Ok(())
+        }),
+        ("machines", machines),
     ];
     for (name, stage) in stages {
         if options.only.as_deref().is_some_and(|only| !name.starts_with(only)) {
@@ -119,6 +124,9 @@ impl Report {
 fn tests(report: &mut Report) -> anyhow::Result<()> {
     let mut failed = Vec::new();
     for binary in test_binaries(&["--workspace"])? {
+        if binary.name == MACHINES {
+            continue;
+        }
         println!("\n-- {}", binary.name);
         if !run_binary(&binary, can_elevate(), report)? {
             failed.push(binary.name);
@@ -130,6 +138,26 @@ fn tests(report: &mut Report) -> anyhow::Result<()> {
     }
     if !failed.is_empty() {
         bail!("{}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// The tests of the package on whole machines, which the stage of that name runs.
+const MACHINES: &str = "greway debian";
+
+/// Builds the package and runs it on machines of its own.
+fn machines(report: &mut Report) -> anyhow::Result<()> {
+    if !shell::has("dpkg-deb") {
+        report.not_run.insert(("the package on machines".into(), "there is no dpkg-deb here".into()));
+        return Ok(());
+    }
+    let package = dist::package()?;
+    for binary in test_binaries(&["--package", "greway", "--test", "debian"])? {
+        let mut binary = binary;
+        binary.environment.push(("GREWAY_DEB", package.clone()));
+        if !run_binary(&binary, can_elevate(), report)? {
+            bail!("{}", binary.name);
+        }
     }
     Ok(())
 }
@@ -202,7 +230,7 @@ fn test_binaries(which: &[&str]) -> anyhow::Result<Vec<TestBinary>> {
 fn run_binary(binary: &TestBinary, elevate: bool, report: &mut Report) -> anyhow::Result<bool> {
     let mut command = if elevate {
         let mut sudo = Command::new("sudo");
-        sudo.args(["-n", "--preserve-env=PATH,CARGO_MANIFEST_DIR,GREWAY_EBPF_OBJECT"])
+        sudo.args(["-n", "--preserve-env=PATH,CARGO_MANIFEST_DIR,GREWAY_EBPF_OBJECT,GREWAY_DEB"])
             .arg(&binary.executable);
         sudo
     } else {

@@ -55,7 +55,7 @@ pub enum Error {
         /// The first differing byte, from 0.
         offset: u64,
     },
-    /// A User Mode Linux guest failed a command or died.
+    /// A guest (User Mode Linux or QEMU) failed a command or died.
     #[error("guest {guest}: {what}: {output}")]
     Guest {
         /// The guest's name.

@@ -2,7 +2,8 @@
 //! peer. `greway demo` is made of it, and so are the tests that need whole tunnels.
 //!
 //! It needs no program of the system (no `ip`, no `ping`, PATH may be empty), leaves nothing behind, and touches
-//! no namespace but its own. The one exception is [`uml`], for tests only, which starts User Mode Linux.
+//! no namespace but its own. The exceptions are for tests only: [`uml`], which starts User Mode Linux, and [`qemu`],
+//! which starts whole Debian machines.
 //!
 //! It knows nothing of tunnels: those are made by what is shown or tested, never by the lab. It asserts nothing
 //! either; it reports, and the caller decides what is right.
@@ -30,6 +31,8 @@ pub mod pcap;
 mod ping;
 mod poll;
 pub mod privilege;
+mod programs;
+pub mod qemu;
 pub mod tcp;
 pub mod uml;
 

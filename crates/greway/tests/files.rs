@@ -270,6 +270,29 @@ fn a_failure_half_way_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn a_route_on_another_device_is_not_replaced() {
+    require!(privilege::check());
+    let lab = two_hosts();
+    let _daemon = lab.one.daemon();
+    lab.guide.linux1.route("10.99.0.0/16 dev lan0").unwrap();
+    let before = lab.one.belongings();
+    let path = lab.one.file("tun0.toml", &toml(0, "routes = [\"10.99.0.0/16\"]"));
+    lab.one.greway(&["up", &path]).refused(&[
+        "tun0: cannot add route 10.99.0.0/16 dev tun0",
+        "there is such a route by another way, which stays",
+        "everything before it was taken back",
+    ]);
+    assert_eq!(lab.one.belongings(), before);
+    assert!(routes(&lab.guide.linux1, "lan0").contains(&"10.99.0.0/16".to_owned()));
+    // With a metric of its own it stands beside it.
+    let beside = "routes = [{ to = \"10.99.0.0/16\", metric = 50 }]";
+    lab.one.file("tun0.toml", &toml(0, beside));
+    lab.one.greway(&["up", &path]).ok();
+    assert!(routes(&lab.guide.linux1, "lan0").contains(&"10.99.0.0/16".to_owned()));
+    assert!(routes(&lab.guide.linux1, "tun0").contains(&"10.99.0.0/16".to_owned()));
+}
+
+#[test]
 fn an_address_that_is_elsewhere_too_is_fine() {
     require!(privilege::check());
     let lab = two_hosts();

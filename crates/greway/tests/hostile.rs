@@ -15,7 +15,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -297,6 +297,25 @@ fn a_verb_that_met_a_dying_daemon_asks_the_next_one() {
     watch(&node);
     node.words("tunnel show").ok().says(&["tun0: gre/ip"]);
     node.words("daemon --stop").ok();
+}
+
+#[test]
+fn a_daemon_that_takes_its_time_is_told_of() {
+    require!(privilege::check());
+    let guide = Guide::build().unwrap();
+    let node = Node::new(&guide.linux1);
+    let silent = UnixListener::bind(node.socket()).unwrap();
+    let mut command = node.command(&["export", "ip", "tun0"]);
+    let mut asking = node.run(|| command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut words = BufReader::new(asking.stderr.take().unwrap()).lines();
+    let told = words.next().unwrap().unwrap();
+    assert!(told.contains("waiting for the greway daemon at") && told.contains("sock"), "{told}");
+    // It ends, and so does the waiting.
+    drop(silent);
+    fs::remove_file(node.socket()).unwrap();
+    assert!(!asking.wait().unwrap().success());
+    let told = words.next().unwrap().unwrap();
+    assert!(told.contains("no greway daemon answers"), "{told}");
 }
 
 #[test]

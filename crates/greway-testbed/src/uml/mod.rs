@@ -33,11 +33,11 @@ use std::thread;
 use std::time::Duration;
 
 use crate::link::{LinkOptions, link};
+use crate::programs::{self, find};
 use crate::{Deadline, Error, Host, poll_until};
 
 const INIT: &str = include_str!("../../uml/init.sh");
 const MODULES: &str = "/usr/lib/uml/modules";
-const SEARCH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 /// What a guest uses of its host, and the packages that have it.
 const PROGRAMS: [(&str, &str); 4] =
     [("linux.uml", "user-mode-linux"), ("modprobe", "kmod"), ("ip", "iproute2"), ("ping", "iputils-ping")];
@@ -49,9 +49,7 @@ const COMMAND_TIME: Duration = Duration::from_secs(60);
 /// # Errors
 /// The sentence.
 pub fn available() -> Result<(), String> {
-    for (program, package) in PROGRAMS {
-        find(program).ok_or_else(|| format!("no {program} (package {package})"))?;
-    }
+    programs::all(&PROGRAMS)?;
     let modules = fs::read_dir(MODULES).is_ok_and(|mut entries| entries.next().is_some());
     if !modules {
         return Err(format!("no modules in {MODULES} (package user-mode-linux)"));
@@ -418,11 +416,6 @@ impl Drop for Directory {
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
     fs::write(path, text).map_err(Error::system(path.display().to_string(), "write it"))
-}
-
-/// A program in the usual places, whatever PATH says.
-fn find(program: &str) -> Option<PathBuf> {
-    SEARCH.iter().map(|place| Path::new(place).join(program)).find(|path| path.is_file())
 }
 
 #[cfg(test)]
