@@ -32,7 +32,11 @@ pub(crate) const PEERS: &[Peer] = &[
     },
     Peer { program: "python3", package: "python3-minimal", purpose: "TCP transfers inside that kernel" },
     Peer { program: "qemu-system-x86_64", package: "qemu-system-x86", purpose: "machines that boot" },
-    Peer { program: "mmdebstrap", package: "mmdebstrap", purpose: "the Debian on those machines, and others' NetworkManagers" },
+    Peer {
+        program: "mmdebstrap",
+        package: "mmdebstrap",
+        purpose: "the Debian on those machines, and others' NetworkManagers",
+    },
     Peer { program: "mke2fs", package: "e2fsprogs", purpose: "their disk" },
 ];
 
@@ -48,23 +52,31 @@ struct Unpacked {
     purpose: &'static str,
 }
 
-const UNPACKED: &[Unpacked] = &[Unpacked {
-    program: "usr/bin/nmcli",
-    folder: "networkmanager",
-    from: &[
-        "network-manager",
-        "libnm0",
-        "libglib2.0-0",
-        "libreadline8",
-        "libndp0",
-        "libjansson4",
-        "libteamdctl0",
-        "libbluetooth3",
-        "libmm-glib0",
-        "libnewt0.52",
-    ],
-    purpose: "nmcli --offline, whose keyfiles and error texts are ours to match",
-}];
+const UNPACKED: &[Unpacked] = &[
+    Unpacked {
+        program: "usr/bin/nmcli",
+        folder: "networkmanager",
+        from: &[
+            "network-manager",
+            "libnm0",
+            "libglib2.0-0",
+            "libreadline8",
+            "libndp0",
+            "libjansson4",
+            "libteamdctl0",
+            "libbluetooth3",
+            "libmm-glib0",
+            "libnewt0.52",
+        ],
+        purpose: "nmcli --offline, whose keyfiles and error texts are ours to match",
+    },
+    Unpacked {
+        program: "sbin/ifup",
+        folder: "ifupdown",
+        from: &["ifupdown"],
+        purpose: "Debian's ifup, which calls ip by its name",
+    },
+];
 
 /// Installs what is missing, where that can be done; says in a table what is still missing.
 /// Returns (what needs it, why it is missing) for each.

@@ -48,7 +48,7 @@ pub enum Started {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The directories for socket and state cannot be made.
-    #[error("cannot make {}; changing tunnels needs root, try sudo", path.display())]
+    #[error("cannot make {}{}", path.display(), if process::effective_uid() == 0 { "" } else { "; changing tunnels needs root, try sudo" })]
     NoDirectory {
         /// Which.
         path: PathBuf,

@@ -2,16 +2,16 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use greway_engine::Offload;
-use greway_linux::batch::Auxdata;
+use greway_engine::{Offload, frame};
+use greway_linux::batch::{Auxdata, Packet, Vlan};
 use greway_linux::packet::{Config, Kind, PacketSocket, Protocol};
 use greway_linux::vnet::{self, VnetHeader};
 use greway_linux::{MacAddr, OpenError, tun};
+use greway_wire::ethertype;
 
 use crate::offload;
 
-/// Length of an Ethernet header without tags.
-pub(crate) const ETHERNET: usize = 14;
+pub(crate) use greway_engine::frame::ETHERNET;
 
 /// What the daemon knows of a tunnel's device.
 #[derive(Debug)]
@@ -35,8 +35,8 @@ pub(crate) enum Inside {
     /// Frames on the peer end.
     Link {
         socket: PacketSocket,
-        /// Destination and source of every frame that goes in.
-        addresses: [u8; 12],
+        /// Destination and source of every frame that goes in; `None`: payload packets are frames themselves.
+        addresses: Option<[u8; 12]>,
     },
     /// Packets of a TUN device.
     Tun(tun::Tun),
@@ -65,8 +65,8 @@ pub(crate) struct Payload<'a> {
 }
 
 impl Inside {
-    /// Opens the sockets.
-    pub(crate) fn open(overlay: Overlay) -> Result<Self, OpenError> {
+    /// Opens the sockets. `ethernet`: the payload packets are frames.
+    pub(crate) fn open(overlay: Overlay, ethernet: bool) -> Result<Self, OpenError> {
         match overlay {
             Overlay::Veth { peer, device_address, peer_address } => {
                 let config = Config {
@@ -85,6 +85,7 @@ impl Inside {
                 let mut addresses = [0; 12];
                 addresses[..6].copy_from_slice(&device_address.octets());
                 addresses[6..].copy_from_slice(&peer_address.octets());
+                let addresses = (!ethernet).then_some(addresses);
                 Ok(Self::Link { socket: PacketSocket::open(&config)?, addresses })
             }
             Overlay::Tun(tun) => Ok(Self::Tun(tun)),
@@ -108,6 +109,29 @@ impl Inside {
         (named && !tagged).then_some(Fresh { protocol_type, packet, offload })
     }
 
+    /// The frame from the peer end of an Ethernet tunnel, the VLAN tag that the kernel took off it in its place
+    /// again; the batch has room for one before each packet. `None` for what is described in a way that cannot be
+    /// carried out.
+    pub(crate) fn frame(received: Packet<'_>) -> Option<Fresh<'_>> {
+        /// Bytes of both addresses: the tag's place is behind them.
+        const ADDRESSES: usize = 12;
+        let Packet { slot, data, vnet, meta } = received;
+        let offload = offload::parse(&vnet?, 0)?;
+        let Some(Vlan { tpid, tci }) = meta.auxdata.and_then(|auxdata| auxdata.vlan) else {
+            return Some(Fresh { protocol_type: ethertype::TEB, packet: &mut slot[data], offload });
+        };
+        let begin = data.start.checked_sub(frame::TAG)?;
+        if data.len() < ADDRESSES {
+            return None;
+        }
+        slot.copy_within(data.start..data.start + ADDRESSES, begin);
+        let tag = begin + ADDRESSES;
+        slot[tag..tag + 2].copy_from_slice(&tpid.to_be_bytes());
+        slot[tag + 2..tag + 4].copy_from_slice(&tci.to_be_bytes());
+        let packet = &mut slot[begin..data.end];
+        Some(Fresh { protocol_type: ethertype::TEB, packet, offload: offload.behind(frame::TAG) })
+    }
+
     /// The payload packet that a TUN device gave: its type is its version.
     pub(crate) fn tun_payload<'a>(packet: &'a mut [u8], header: &[u8; vnet::LEN]) -> Option<Fresh<'a>> {
         let protocol_type = match packet.first()? >> 4 {
@@ -119,13 +143,20 @@ impl Inside {
         Some(Fresh { protocol_type, packet, offload })
     }
 
-    /// What goes in front of a payload packet on its way into a veth pair.
-    pub(crate) fn front(addresses: &[u8; 12], protocol_type: u16, offload: &Offload) -> [u8; FRONT] {
+    /// What goes in front of a payload packet on its way into a veth pair, and how many bytes of it.
+    pub(crate) fn front(
+        addresses: Option<&[u8; 12]>,
+        protocol_type: u16,
+        offload: &Offload,
+    ) -> ([u8; FRONT], usize) {
         let mut front = [0; FRONT];
-        front[..vnet::LEN].copy_from_slice(&offload::emit(offload, ETHERNET).to_bytes());
-        front[vnet::LEN..vnet::LEN + 12].copy_from_slice(addresses);
-        front[vnet::LEN + 12..].copy_from_slice(&protocol_type.to_be_bytes());
-        front
+        let link = if addresses.is_some() { ETHERNET } else { 0 };
+        front[..vnet::LEN].copy_from_slice(&offload::emit(offload, link).to_bytes());
+        if let Some(addresses) = addresses {
+            front[vnet::LEN..vnet::LEN + 12].copy_from_slice(addresses);
+            front[vnet::LEN + 12..].copy_from_slice(&protocol_type.to_be_bytes());
+        }
+        (front, vnet::LEN + link)
     }
 }
 
@@ -144,3 +175,37 @@ pub(crate) const FRONT: usize = vnet::LEN + ETHERNET;
 /// Bytes of socket buffer: some 60 super-packets, so that a worker that is busy elsewhere for a
 /// millisecond loses nothing.
 const BUFFER: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use greway_engine::Partial;
+    use greway_linux::batch::{Meta, Source};
+
+    fn meta(vlan: Option<Vlan>) -> Meta {
+        let auxdata = Some(Auxdata { csum_not_ready: true, csum_valid: false, vlan, len: 0 });
+        Meta { source: Source::Unknown, packet_info: None, auxdata, truncated: false }
+    }
+
+    #[test]
+    fn a_tag_that_the_kernel_took_off_is_put_back() {
+        let bytes = *b"....ddddddssssss\x08\x00E...";
+        let vnet = VnetHeader { needs_csum: true, csum_start: 34, csum_offset: 16, ..VnetHeader::NONE };
+        let mut slot = bytes;
+        let plain = Packet { slot: &mut slot, data: 4..22, vnet: Some(vnet), meta: meta(None) };
+        let payload = Inside::frame(plain).unwrap();
+        assert_eq!((payload.protocol_type, &*payload.packet), (0x6558, &bytes[4..22]));
+        assert_eq!(payload.offload.partial, Some(Partial { start: 34, offset: 16 }));
+
+        let mut slot = bytes;
+        let vlan = Some(Vlan { tpid: 0x8100, tci: 0x2005 });
+        let tagged = Packet { slot: &mut slot, data: 4..22, vnet: Some(vnet), meta: meta(vlan) };
+        let payload = Inside::frame(tagged).unwrap();
+        assert_eq!(payload.packet, b"ddddddssssss\x81\x00\x20\x05\x08\x00E...");
+        assert_eq!(payload.offload.partial, Some(Partial { start: 38, offset: 16 }));
+
+        let mut slot = bytes;
+        let short = Packet { slot: &mut slot, data: 4..15, vnet: Some(vnet), meta: meta(vlan) };
+        assert!(Inside::frame(short).is_none());
+    }
+}

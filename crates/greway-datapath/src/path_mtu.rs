@@ -9,6 +9,7 @@ use std::io;
 use greway_engine::Tunnel;
 use greway_linux::raw::RawSocket;
 
+use crate::overlay::ETHERNET;
 use crate::underlay::GRE;
 
 /// How long an answer is good, in milliseconds.
@@ -47,7 +48,8 @@ impl PathMtu {
 
     /// What a tunnel whose device takes `device_mtu` bytes brings through, as far as is known.
     pub(crate) fn inside(&self, tunnel: &Tunnel, device_mtu: u32) -> u32 {
-        device_mtu.min(self.bytes.saturating_sub(tunnel.overhead() as u32))
+        let link = if tunnel.carries_ethernet() { ETHERNET } else { 0 };
+        device_mtu.min(self.bytes.saturating_sub((tunnel.overhead() + link) as u32))
     }
 
     /// Asks now: a packet was refused as too large.

@@ -62,12 +62,13 @@ impl Port {
     pub(crate) fn open(port: PortSpec, counters: Arc<TunnelCounters>) -> Result<Self, OpenError> {
         let mut tunnel = Tunnel::new(&port.spec, counters);
         tunnel.set_segment_limit(port.device_mtu);
+        let ethernet = tunnel.carries_ethernet();
         Ok(Self {
             name: port.spec.name.clone(),
             tunnel,
             spec: port.spec,
             state: TunnelState::starting_at(port.first_sequence),
-            inside: Inside::open(port.overlay)?,
+            inside: Inside::open(port.overlay, ethernet)?,
             receive: port.receive,
             bound_to: port.bound_to,
             device_mtu: port.device_mtu,

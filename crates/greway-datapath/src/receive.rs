@@ -7,8 +7,8 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use greway_engine::{
-    Delivery, DropReason, Ingress, Offload, Receipt, Run, Tunnel, TunnelIndex, TunnelSlots, TunnelState,
-    TunnelTable, UnderlayCounters, Unmatched, Verdict, coalesce, decapsulate,
+    Delivery, DropReason, Ingress, Link, Offload, Receipt, Run, Tunnel, TunnelIndex, TunnelSlots,
+    TunnelState, TunnelTable, UnderlayCounters, Unmatched, Verdict, coalesce, decapsulate, frame,
 };
 use greway_linux::batch::{
     Control, Meta, Packet, PacketKind, ReceiveBatch, SendBatch, SendStorage, Source, Target,
@@ -144,7 +144,9 @@ fn owner(datagram: &[u8], receipt: Receipt, table: &TunnelTable, ports: &[Option
     let (Receipt::Facts { ifindex, .. } | Receipt::Raw { ifindex, .. }) = receipt;
     let Ok(outer) = Ipv4Header::parse(datagram) else { return Receive::Packet };
     let tunnel = match datagram.get(outer.header_len()..).map(GreHeader::parse) {
-        Some(Ok((gre, _))) => table.lookup(outer.source, outer.destination, gre.key, ifindex),
+        Some(Ok((gre, _))) => {
+            table.lookup(gre.protocol_type, outer.source, outer.destination, gre.key, ifindex)
+        }
         _ => table.only_tunnel_of(outer.source),
     };
     let port = tunnel.and_then(|index| ports.get(index.0 as usize)).and_then(Option::as_ref);
@@ -156,7 +158,25 @@ fn owner(datagram: &[u8], receipt: Receipt, table: &TunnelTable, ports: &[Option
 struct Outgoing<'s, 'a> {
     batch: SendBatch<'s, 'a>,
     going_to: Option<TunnelIndex>,
-    run: Option<(u16, Run<'a>)>,
+    run: Option<Waiting<'a>>,
+}
+
+/// A run, and what goes before its packet.
+struct Waiting<'a> {
+    protocol_type: u16,
+    /// The link header of an Ethernet tunnel's frames, else nothing.
+    link: &'a [u8],
+    run: Run<'a>,
+}
+
+/// A payload packet's link header and what of it may be part of a run: of a frame without IP nothing may.
+fn apart<'a>(tunnel: &Tunnel, delivery: &Delivery, inner: &'a [u8]) -> Option<(&'a [u8], &'a [u8], Offload)> {
+    let Link { ethertype, len } = tunnel.link(delivery.protocol_type, inner)?;
+    if len > 0 && !matches!(ethertype, ethertype::IPV4 | ethertype::IPV6) {
+        return None;
+    }
+    let (link, packet) = inner.split_at(len);
+    Some((link, packet, delivery.offload.without(len)?))
 }
 
 impl<'a> Outgoing<'_, 'a> {
@@ -173,32 +193,43 @@ impl<'a> Outgoing<'_, 'a> {
     fn deliver(&mut self, port: &Port, delivery: &Delivery, inner: &'a [u8]) {
         // A veth end drops what is larger than this, and tells nobody (linux net/core/dev.c
         // `__is_skb_forwardable`); the kernel's own GRE would take it.
-        const VLAN: usize = 4;
-        if delivery.offload.gso.is_none() && inner.len() > port.device_mtu as usize + VLAN {
+        let link = if port.tunnel.carries_ethernet() { ETHERNET } else { 0 };
+        let largest = link + port.device_mtu as usize + frame::TAG;
+        if delivery.offload.gso.is_none() && inner.len() > largest {
             port.tunnel.counters().record_drop(DropReason::InnerTooBigForDevice);
             return;
         }
-        if let Some((protocol_type, run)) = &mut self.run
-            && *protocol_type == delivery.protocol_type
-            && run.append(inner, delivery.offload)
+        let protocol_type = delivery.protocol_type;
+        let apart = apart(&port.tunnel, delivery, inner);
+        if let Some((link, packet, offload)) = apart
+            && let Some(waiting) = &mut self.run
+            && waiting.protocol_type == protocol_type
+            && waiting.link == link
+            && waiting.run.append(packet, offload)
         {
             return;
         }
         self.end_run(port);
-        match Run::begin(inner, delivery.offload) {
-            Some(run) => self.run = Some((delivery.protocol_type, run)),
-            None => self.push(port, delivery.protocol_type, &delivery.offload, &[], &[inner]),
+        let begun = apart.and_then(|(link, packet, offload)| Some((link, Run::begin(packet, offload)?)));
+        match begun {
+            Some((link, run)) => self.run = Some(Waiting { protocol_type, link, run }),
+            None => self.push(port, protocol_type, &delivery.offload, &[], &[inner]),
         }
     }
 
     fn end_run(&mut self, port: &Port) {
-        let Some((protocol_type, run)) = self.run.take() else { return };
+        let Some(Waiting { protocol_type, link, run }) = self.run.take() else { return };
         if run.count() == 1 {
-            return self.push(port, protocol_type, &run.offload(), &[], &[run.first()]);
+            let offload = run.offload().behind(link.len());
+            return self.push(port, protocol_type, &offload, link, &[run.first()]);
         }
         let mut headers = [0; coalesce::MAX_HEADERS];
         let (length, offload) = run.emit(&mut headers);
-        self.push(port, protocol_type, &offload, &headers[..length], run.payloads());
+        let mut both = [0; frame::MAX_LINK + coalesce::MAX_HEADERS];
+        both[..link.len()].copy_from_slice(link);
+        both[link.len()..link.len() + length].copy_from_slice(&headers[..length]);
+        let both = &both[..link.len() + length];
+        self.push(port, protocol_type, &offload.behind(link.len()), both, run.payloads());
     }
 
     /// Puts a packet, made of a copy of `headers` and of `slices`, into the batch or right into a TUN device.
@@ -211,13 +242,14 @@ impl<'a> Outgoing<'_, 'a> {
         slices: &[&'a [u8]],
     ) {
         let addresses = match &port.inside {
-            Inside::Link { addresses, .. } => addresses,
+            Inside::Link { addresses, .. } => addresses.as_ref(),
             Inside::Tun(tun) => return write(tun, port, protocol_type, offload, headers, slices),
         };
-        let mut front = [0; FRONT + coalesce::MAX_HEADERS];
-        front[..FRONT].copy_from_slice(&Inside::front(addresses, protocol_type, offload));
-        front[FRONT..FRONT + headers.len()].copy_from_slice(headers);
-        let front = &front[..FRONT + headers.len()];
+        let (own, length) = Inside::front(addresses, protocol_type, offload);
+        let mut front = [0; FRONT + frame::MAX_LINK + coalesce::MAX_HEADERS];
+        front[..length].copy_from_slice(&own[..length]);
+        front[length..length + headers.len()].copy_from_slice(headers);
+        let front = &front[..length + headers.len()];
         let pushed = self.batch.push_with_prefix(front, slices, Target::Connected, Control::NONE);
         debug_assert!(pushed.is_ok(), "there was room for the packet");
     }

@@ -69,7 +69,8 @@ impl Sender {
         if matches!(port.inside, Inside::Tun(_)) {
             return self.carry_tun(port, underlay, forwards, now_ms);
         }
-        let Inside::Link { socket, .. } = &port.inside else { return Ok(()) };
+        let Inside::Link { socket, addresses } = &port.inside else { return Ok(()) };
+        let ethernet = addresses.is_none();
         batch.recv(socket)?;
         let Self { train, storage, packets, fragments, beside, odd_error, .. } = self;
         let mut out = storage.start();
@@ -77,8 +78,13 @@ impl Sender {
         // Segments with and without DF take different sockets; a change sends what is waiting.
         let mut with_df = true;
         for received in batch.packets() {
-            let (header, auxdata) = (received.vnet, received.meta.auxdata);
-            let Some(fresh) = Inside::payload(received.into_data(), header, auxdata) else {
+            let fresh = if ethernet {
+                Inside::frame(received)
+            } else {
+                let (header, auxdata) = (received.vnet, received.meta.auxdata);
+                Inside::payload(received.into_data(), header, auxdata)
+            };
+            let Some(fresh) = fresh else {
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
                 continue;
             };
@@ -180,9 +186,10 @@ fn refuse(port: &Port, payload: &Payload<'_>, why: Fit, storage: &mut SendStorag
     // A sender that is not told tries again, and is told then.
     let lost = match &port.inside {
         Inside::Link { socket, addresses } => {
-            let front = Inside::front(addresses, *protocol_type, &Offload::NONE);
+            let (front, length) = Inside::front(addresses.as_ref(), *protocol_type, &Offload::NONE);
             let mut out = storage.start();
-            let pushed = out.push_with_prefix(&front, &[&message], Target::Connected, Control::NONE);
+            let pushed =
+                out.push_with_prefix(&front[..length], &[&message], Target::Connected, Control::NONE);
             debug_assert!(pushed.is_ok(), "the batch was empty");
             let mut lost = None;
             out.send(socket, |_, error| lost = Some(error));
@@ -214,7 +221,13 @@ impl Pieces<'_> {
         now_ms: u64,
     ) {
         let Self { train, fragments, storage, packets, odd_error } = self;
-        if !fragments.cut(payload.packet, payload.offload.partial, mtu) {
+        let link = port.tunnel.link(payload.protocol_type, payload.packet).map_or(0, |link| link.len);
+        let (link, packet) = payload.packet.split_at(link);
+        let cut = payload
+            .offload
+            .without(link.len())
+            .is_some_and(|offload| fragments.cut_behind(link, packet, offload.partial, mtu));
+        if !cut {
             port.tunnel.counters().record_drop(DropReason::TooBigForPath);
             return;
         }

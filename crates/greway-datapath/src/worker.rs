@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use greway_engine::{DropReason, TunnelCounters, TunnelIndex, TunnelTable};
+use greway_engine::{DropReason, TunnelCounters, TunnelIndex, TunnelTable, frame};
 use greway_linux::batch::{ReceiveBatch, SendStorage};
 use greway_linux::event::{Events, Interest, Poller, Waker};
 use greway_linux::{clock, errno};
@@ -73,7 +73,7 @@ impl Worker {
             table: TunnelTable::default(),
             strangers: Strangers::default(),
             buffers: Buffers {
-                framed: ReceiveBatch::new(BATCH, SLOT, 0).with_vnet_header(),
+                framed: ReceiveBatch::new(BATCH, SLOT, frame::TAG).with_vnet_header(),
                 bare: ReceiveBatch::new(BATCH, SLOT, 0),
                 storage: SendStorage::new(BATCH),
             },

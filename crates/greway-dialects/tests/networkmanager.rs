@@ -547,6 +547,34 @@ fn what_the_spec_refuses_is_refused_with_its_place_too() {
     assert!(error.starts_with("f:8:8: tunnel tun0: remote"), "{error}");
 }
 
+/// The traffic class has the ECN bits in it; the lowest of a tos over IPv4 says "inherit" instead.
+#[test]
+fn a_tos_with_its_lowest_bit_is_refused_over_ipv6_and_means_inherit_over_ipv4() {
+    for (mode, tos, right) in
+        [(8, 17, false), (8, 1, false), (11, 255, false), (8, 16, true), (11, 254, true)]
+    {
+        let settings = format!("remote=fd00::2\nlocal=fd00::1\nmode={mode}\ntos={tos}");
+        match keyfile::parse(&file(&settings, "method=disabled"), "f") {
+            Ok(parsed) => {
+                let spec = parsed.into_spec().unwrap();
+                assert!(
+                    right && spec.tos == Tos { inherit: false, value: tos },
+                    "{mode} {tos}: {:?}",
+                    spec.tos
+                );
+            }
+            Err(error) => {
+                let text = format!("ip-tunnel.tos \"{tos}\" has an ECN bit set; an even number is right");
+                assert!(!right && error.to_string().ends_with(&text), "{mode} {tos}: {error}");
+                assert_eq!(error.line, 11);
+            }
+        }
+    }
+    let ipv4 = file("remote=100.0.2.100\nmode=2\ntos=17", "method=disabled");
+    let spec = keyfile::parse(&ipv4, "f").unwrap().into_spec().unwrap();
+    assert_eq!(spec.tos, Tos { inherit: true, value: 16 });
+}
+
 #[test]
 fn the_whole_of_a_keyfile() {
     let text = "# made by hand\n[connection]\n id = tun0 \ntype=ip-tunnel\ninterface-name=tun0\nautoconnect=false\n\

@@ -8,6 +8,7 @@ use greway_wire::checksum::{self, Checksum};
 use greway_wire::ipv4::{self, Ipv4Header};
 use greway_wire::{crc32c, ecn, ethertype, gre, ipv6};
 
+use crate::frame::Link;
 use crate::offload::{Offload, Partial};
 use crate::segment::{Split, never_zero};
 use crate::train::{Outer, Train};
@@ -19,7 +20,8 @@ const DEFAULT_TTL: u8 = 64;
 /// Bytes of the largest IPv4 datagram.
 const MAX_DATAGRAM: usize = 65_535;
 
-/// Encapsulates `packet`, which has no link header, into `train`, which is emptied first.
+/// Encapsulates `packet` into `train`, which is emptied first. It has no link header, unless the tunnel carries
+/// Ethernet: then it is the whole frame.
 ///
 /// Drops are counted here; packets are counted by the caller once they are sent
 /// ([`crate::TunnelCounters::record_sent`], TX-09). Sequence numbers are spent in any case.
@@ -34,9 +36,10 @@ pub fn encapsulate(
     offload: Offload,
     train: &mut Train,
 ) -> Result<(), DropReason> {
-    let filled = outer_for(tunnel, protocol_type, packet).and_then(|outer| {
-        train.begin(outer);
-        Departure { tunnel, state, protocol_type, packet, train }.fill(offload)
+    let link = tunnel.link(protocol_type, packet).ok_or(DropReason::NoPayload);
+    let filled = link.and_then(|link| {
+        train.begin(outer_for(tunnel, link, packet)?);
+        Departure { tunnel, state, protocol_type, packet, link: link.len, train }.fill(offload)
     });
     if let Err(reason) = filled {
         train.clear();
@@ -46,9 +49,10 @@ pub fn encapsulate(
 }
 
 /// The delivery header for a packet: RX-23's sanity the other way round, TX-03, TX-05, TX-07.
-fn outer_for(tunnel: &Tunnel, protocol_type: u16, packet: &[u8]) -> Result<Outer, DropReason> {
-    let inherited = Inherited::from(protocol_type, packet)?;
-    if is_own_packet(tunnel, protocol_type, packet) {
+fn outer_for(tunnel: &Tunnel, link: Link, payload: &[u8]) -> Result<Outer, DropReason> {
+    let packet = &payload[link.len..];
+    let inherited = Inherited::from(link, packet)?;
+    if is_own_packet(tunnel, link.ethertype, packet) {
         return Err(DropReason::Recursion);
     }
     let tos = match inherited.tos {
@@ -80,16 +84,18 @@ struct Inherited {
 
 impl Inherited {
     /// Goes by the EtherType alone, as the kernel does: a wrong version field changes nothing.
-    fn from(protocol_type: u16, packet: &[u8]) -> Result<Self, DropReason> {
-        let fixed = match protocol_type {
+    fn from(link: Link, packet: &[u8]) -> Result<Self, DropReason> {
+        let fixed = match link.ethertype {
             ethertype::IPV4 => ipv4::MIN_LEN,
             ethertype::IPV6 => ipv6::LEN,
+            // A frame may be its header alone.
+            _ if link.len > 0 => 0,
             _ => 1,
         };
         if packet.len() < fixed {
             return Err(DropReason::NoPayload);
         }
-        Ok(match protocol_type {
+        Ok(match link.ethertype {
             ethertype::IPV4 => {
                 Self { tos: Some(packet[1]), ttl: Some(packet[8]), dont_fragment: packet[6] & 0x40 != 0 }
             }
@@ -121,9 +127,9 @@ fn is_own_packet(tunnel: &Tunnel, protocol_type: u16, packet: &[u8]) -> bool {
 /// Whether an unfilled checksum is SCTP's: no other protocol has its checksum at this offset.
 fn is_sctp(packet: &[u8], partial: Partial) -> bool {
     usize::from(partial.offset) == crc32c::FIELD_OFFSET
-        && match packet[0] >> 4 {
-            4 => packet.get(9) == Some(&crc32c::SCTP),
-            6 => true,
+        && match packet.first().map(|first| first >> 4) {
+            Some(4) => packet.get(9) == Some(&crc32c::SCTP),
+            Some(6) => true,
             _ => false,
         }
 }
@@ -134,6 +140,8 @@ struct Departure<'a> {
     state: &'a mut TunnelState,
     protocol_type: u16,
     packet: &'a [u8],
+    /// Bytes of link header at its begin.
+    link: usize,
     train: &'a mut Train,
 }
 
@@ -141,7 +149,7 @@ impl Departure<'_> {
     fn fill(mut self, offload: Offload) -> Result<(), DropReason> {
         match offload {
             Offload { gso: Some(gso), partial } => {
-                let split = Split::of(self.packet, gso, partial.is_none())?;
+                let split = Split::of(&self.packet[self.link..], gso, partial.is_none())?;
                 self.many(&split)
             }
             Offload { partial: Some(partial), .. } => self.completed(partial),
@@ -167,7 +175,7 @@ impl Departure<'_> {
         if after > packet.len() {
             return Err(DropReason::UnsplittableOffload);
         }
-        if is_sctp(packet, partial) {
+        if is_sctp(&packet[self.link..], partial) {
             return self.completed_sctp(start);
         }
         let tail = checksum::sum(&packet[after..]);
@@ -198,14 +206,16 @@ impl Departure<'_> {
 
     /// A super-packet as the packets it stands for.
     fn many(&mut self, split: &Split) -> Result<(), DropReason> {
-        let packet = self.packet;
+        let (packet, link) = (self.packet, self.link);
+        let header_len = link + split.header_len();
         for number in 0..split.count() {
             let payload = split.payload(number);
+            let payload = link + payload.start..link + payload.end;
             let payload_sum = checksum::sum(&packet[payload.clone()]);
-            let mut segment = self.segment(split.header_len(), payload)?;
+            let mut segment = self.segment(header_len, payload)?;
             let inner = segment.inner();
-            inner.copy_from_slice(&packet[..split.header_len()]);
-            split.rewrite(inner, number, payload_sum);
+            inner.copy_from_slice(&packet[..header_len]);
+            split.rewrite(&mut inner[link..], number, payload_sum);
             segment.finish(|| payload_sum);
         }
         Ok(())

@@ -28,6 +28,11 @@ impl Fragments {
     /// Cuts `packet` into fragments of at most `mtu` bytes, its transport checksum completed first where it is
     /// not filled in. False where it is no IPv4 packet, or the MTU leaves no room behind its header.
     pub fn cut(&mut self, packet: &[u8], partial: Option<Partial>, mtu: u16) -> bool {
+        self.cut_behind(&[], packet, partial, mtu)
+    }
+
+    /// The same with a link header before each fragment, which counts for nothing in `mtu`.
+    pub fn cut_behind(&mut self, link: &[u8], packet: &[u8], partial: Option<Partial>, mtu: u16) -> bool {
         self.bytes.clear();
         self.pieces.clear();
         self.whole.clear();
@@ -58,6 +63,7 @@ impl Fragments {
             let length = fragment.header_len() + end - at;
             let fragment = Ipv4Header { total_length: length as u16, ..fragment };
             let Ok(written) = fragment.emit(&mut room_for_header) else { return false };
+            self.bytes.extend_from_slice(link);
             self.bytes.extend_from_slice(&room_for_header[..written]);
             self.bytes.extend_from_slice(&self.whole[at..end]);
             self.pieces.push(begin..self.bytes.len());
@@ -66,7 +72,7 @@ impl Fragments {
         true
     }
 
-    /// The fragments, in order, each from its IPv4 header on.
+    /// The fragments, in order, each from its link header on, where they have one, else from its IPv4 header.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.pieces.iter().map(|piece| &self.bytes[piece.clone()])
     }

@@ -18,6 +18,7 @@ use greway_wire::transport::Transport;
 use greway_wire::{ecn, ethertype, ipv6};
 
 use crate::counters::UnderlayCounters;
+use crate::frame::Link;
 use crate::offload::{Gso, Offload, Partial};
 use crate::sequence;
 use crate::table::{TunnelIndex, TunnelTable};
@@ -133,7 +134,7 @@ fn receive<T: TunnelSlots + ?Sized>(
     let gone = || Refusal::Decline(arrival.no_tunnel());
     let (tunnel, state) = ingress.tunnels.slot(index).ok_or_else(gone)?;
     let inner = arrival.inner.clone();
-    let offload = arrival.offload_of_inner(datagram, receipt, tunnel.segment_limit());
+    let offload = arrival.offload_of_inner(datagram, receipt, tunnel);
     accept(tunnel, state, &arrival, &mut datagram[inner.clone()])
         .map_err(|reason| Refusal::Drop(Some(index), reason))?;
     tunnel.counters().record_received(inner.len(), now_ms);
@@ -211,10 +212,10 @@ impl Arrival {
     }
 
     fn lookup(&self, table: &TunnelTable) -> Option<TunnelIndex> {
-        table.lookup(self.source, self.destination, self.header.key, self.ifindex)
+        table.lookup(self.protocol_type, self.source, self.destination, self.header.key, self.ifindex)
     }
 
-    /// RX-10, RX-12: the tunnel, which for a layer 3 tunnel is never one that carries ERSPAN.
+    /// RX-10, RX-12: the tunnel, which is never one that carries ERSPAN.
     fn select(&self, table: &TunnelTable) -> Result<TunnelIndex, Refusal> {
         let found = match self.protocol_type {
             ethertype::ERSPAN | ethertype::ERSPAN2 => None,
@@ -233,16 +234,20 @@ impl Arrival {
     }
 
     /// What is undone in the payload packet, with offsets relative to it.
-    fn offload_of_inner(&self, datagram: &[u8], receipt: Receipt, segment_limit: u16) -> Offload {
+    fn offload_of_inner(&self, datagram: &[u8], receipt: Receipt, tunnel: &Tunnel) -> Offload {
         let inner = &datagram[self.inner.clone()];
+        // A frame that is too short to be one is dropped later.
+        let Some(link) = tunnel.link(self.protocol_type, inner) else { return Offload::NONE };
         match receipt {
-            Receipt::Raw { .. } if self.is_ip() => unfilled::detect(inner, segment_limit),
+            Receipt::Raw { .. } if matches!(link.ethertype, ethertype::IPV4 | ethertype::IPV6) => {
+                unfilled::detect(&inner[link.len..], tunnel.segment_limit()).behind(link.len)
+            }
             Receipt::Raw { .. } => Offload::NONE,
-            Receipt::Facts { offload, .. } => self.rebased(offload, inner),
+            Receipt::Facts { offload, .. } => self.rebased(offload, inner, link.len),
         }
     }
 
-    fn rebased(&self, offload: Offload, inner: &[u8]) -> Offload {
+    fn rebased(&self, offload: Offload, inner: &[u8], link: usize) -> Offload {
         // An unfilled checksum before the payload packet was the GRE header's own.
         let partial = offload.partial.and_then(|Partial { start, offset }| {
             let start = usize::from(start).checked_sub(self.inner.start)?;
@@ -250,18 +255,19 @@ impl Arrival {
             fits.then_some(Partial { start: start as u16, offset })
         });
         let Some(gso) = offload.gso.filter(|gso| gso.size > 0) else { return Offload { partial, gso: None } };
-        let header_len = match Transport::locate(inner) {
-            Some(transport) => transport.payload_at(),
+        let packet = &inner[link..];
+        let header_len = match Transport::locate(packet) {
+            Some(transport) => link + transport.payload_at(),
             None => usize::from(gso.header_len).saturating_sub(self.inner.start),
         };
+        let of_the_bytes = || {
+            let partial = unfilled::unfilled(packet).map(|(_, partial)| partial);
+            Offload { partial, gso: None }.behind(link).partial
+        };
         Offload {
-            partial: partial.or_else(|| unfilled::unfilled(inner).map(|(_, partial)| partial)),
+            partial: partial.or_else(of_the_bytes),
             gso: Some(Gso { header_len: header_len as u16, ..gso }),
         }
-    }
-
-    fn is_ip(&self) -> bool {
-        matches!(self.protocol_type, ethertype::IPV4 | ethertype::IPV6)
     }
 }
 
@@ -291,9 +297,17 @@ fn checksum_holds(datagram: &[u8], gre_at: usize, inner: &Range<usize>, receipt:
             let unfilled_itself = gre[gre::CHECKSUM_OFFSET..gre::CHECKSUM_OFFSET + 2] == [0, 0];
             unfilled_itself
                 || checksum::verifies(gre)
-                || unfilled::unfilled(&datagram[inner.clone()]).is_some()
+                || unfilled::unfilled(network(gre, &datagram[inner.clone()])).is_some()
         }
     }
+}
+
+/// The network packet in what a GRE packet carries; nothing where that is no frame though it should be one.
+fn network<'a>(gre: &[u8], inner: &'a [u8]) -> &'a [u8] {
+    if gre[2..4] != ethertype::TEB.to_be_bytes() {
+        return inner;
+    }
+    Link::of_frame(inner).map_or(&[], |link| &inner[link.len..])
 }
 
 /// Verifies over a payload whose own checksum at `field`, covering from `start`, is still to be filled
@@ -309,13 +323,15 @@ fn holds_once_filled(datagram: &[u8], gre_at: usize, start: usize, field: usize)
     sum.verifies()
 }
 
-/// The checks of a tunnel, RX-21 to RX-24, in this order.
+/// The checks of a tunnel, RX-21 to RX-24, in this order; that there is an Ethernet header comes before them all
+/// (linux net/ipv4/ip_tunnel_core.c v6.18, `__iptunnel_pull_header`).
 fn accept(
     tunnel: &Tunnel,
     state: &mut TunnelState,
     arrival: &Arrival,
     inner: &mut [u8],
 ) -> Result<(), DropReason> {
+    let link = tunnel.link(arrival.protocol_type, inner).ok_or(DropReason::FrameTruncated)?;
     match (tunnel.icsum, arrival.header.checksum) {
         (true, None) => return Err(DropReason::ChecksumMissing),
         (false, Some(_)) => return Err(DropReason::ChecksumUnexpected),
@@ -324,7 +340,8 @@ fn accept(
     if tunnel.iseq {
         sequence::accept(&mut state.expected_sequence, arrival.header.sequence_number)?;
     }
-    match arrival.protocol_type {
+    let inner = &mut inner[link.len..];
+    match link.ethertype {
         ethertype::IPV4 if inner.len() < ipv4::MIN_LEN => Err(DropReason::InnerTruncated),
         ethertype::IPV6 if inner.len() < ipv6::LEN => Err(DropReason::InnerTruncated),
         ethertype::IPV4 => match ecn::decapsulate(arrival.tos, inner[1]) {

@@ -28,7 +28,8 @@ pub fn clamp_mss(
     mtu: u32,
     forwards: bool,
 ) -> bool {
-    let header = match protocol_type {
+    let Some(link) = tunnel.link(protocol_type, packet) else { return false };
+    let header = match link.ethertype {
         ethertype::IPV4 => ipv4::MIN_LEN,
         ethertype::IPV6 => ipv6::LEN,
         _ => return false,
@@ -40,7 +41,7 @@ pub fn clamp_mss(
         MssClamp::Fixed(bytes) => bytes,
         MssClamp::Auto | MssClamp::Off => return false,
     };
-    lower(packet, unfilled, limit)
+    lower(&mut packet[link.len..], unfilled, limit)
 }
 
 fn lower(packet: &mut [u8], unfilled: bool, limit: u16) -> bool {

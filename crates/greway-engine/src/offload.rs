@@ -51,8 +51,46 @@ impl Offload {
     /// Nothing was left undone.
     pub const NONE: Self = Self { partial: None, gso: None };
 
+    /// The same with `bytes` more before the packet.
+    #[must_use]
+    pub fn behind(self, bytes: usize) -> Self {
+        // A link header has few bytes; what does not fit 16 bits then was no packet.
+        let further = |at: u16| at.saturating_add(bytes as u16);
+        Self {
+            partial: self.partial.map(|partial| Partial { start: further(partial.start), ..partial }),
+            gso: self.gso.map(|gso| Gso { header_len: further(gso.header_len), ..gso }),
+        }
+    }
+
+    /// The same without the first `bytes` of the packet; `None` where a checksum covers some of them.
+    pub fn without(self, bytes: usize) -> Option<Self> {
+        let bytes = u16::try_from(bytes).ok()?;
+        let partial = match self.partial {
+            Some(partial) => Some(Partial { start: partial.start.checked_sub(bytes)?, ..partial }),
+            None => None,
+        };
+        let gso = self.gso.map(|gso| Gso { header_len: gso.header_len.saturating_sub(bytes), ..gso });
+        Some(Self { partial, gso })
+    }
+
     /// Whether nothing was left undone.
     pub fn is_none(&self) -> bool {
         *self == Self::NONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_before_the_packet_moves_the_offsets() {
+        let partial = Some(Partial { start: 20, offset: 16 });
+        let gso = Some(Gso { kind: GsoKind::Tcp4, size: 1400, header_len: 40, ecn: false });
+        for offload in [Offload { partial, gso }, Offload { partial, gso: None }, Offload::NONE] {
+            assert_eq!(offload.behind(14).without(14), Some(offload));
+        }
+        assert_eq!(Offload { partial, gso }.behind(18).partial, Some(Partial { start: 38, offset: 16 }));
+        assert_eq!(Offload { partial, gso }.without(21), None, "covered by the checksum");
     }
 }

@@ -11,6 +11,7 @@ use greway_wire::ipv4::{self, Ipv4Header};
 use greway_wire::ipv6::{self, Ipv6Header};
 use greway_wire::{ethertype, icmp};
 
+use crate::frame::Link;
 use crate::offload::Offload;
 use crate::tunnel::Tunnel;
 
@@ -44,14 +45,17 @@ pub enum Fit {
 
 /// Whether a packet fits a path of `path_mtu` bytes.
 pub fn fit(tunnel: &Tunnel, protocol_type: u16, packet: &[u8], offload: Offload, path_mtu: u32) -> Fit {
-    let limit = (path_mtu as usize).saturating_sub(tunnel.overhead());
+    // Whoever sent it counts without the link header.
+    let Some(link) = tunnel.link(protocol_type, packet) else { return Fit::Fits };
+    let limit = (path_mtu as usize).saturating_sub(tunnel.overhead() + link.len);
     let size = match offload.gso {
         Some(gso) => usize::from(gso.header_len) + usize::from(gso.size),
         None => packet.len(),
     };
-    if size <= limit {
+    if size.saturating_sub(link.len) <= limit {
         return Fit::Fits;
     }
+    let (protocol_type, packet) = (link.ethertype, &packet[link.len..]);
     let inner_df = protocol_type == ethertype::IPV4 && packet.get(6).is_some_and(|byte| byte & 0x40 != 0);
     if !tunnel.sets_df(inner_df) {
         return Fit::Fits;
@@ -68,7 +72,8 @@ pub fn fit(tunnel: &Tunnel, protocol_type: u16, packet: &[u8], offload: Offload,
     }
 }
 
-/// The ICMP packet that tells the sender of `packet`, from its IP header on. `None`: nobody may be told
+/// The ICMP packet that tells the sender of `packet`, from its IP header on, or the frame with it where `packet` is
+/// one (protocol type 0x6558), back to the station it came from. `None`: nobody may be told
 /// (RFC 1122 §3.2.2, RFC 4443 §2.4e): the packet is an ICMP error itself, a later fragment, or has no host as
 /// its sender or its destination.
 ///
@@ -78,8 +83,29 @@ pub fn too_big_message(protocol_type: u16, packet: &[u8], mtu: u16) -> Option<Ve
     match protocol_type {
         ethertype::IPV4 => ipv4_message(packet, mtu),
         ethertype::IPV6 => ipv6_message(packet, mtu),
+        ethertype::TEB => frame_message(packet, mtu),
         _ => None,
     }
+}
+
+/// It seems to come from the station that the frame was for, as its packet does: bridges on the way know by then
+/// where that is, or learn the right thing. Tags stay.
+fn frame_message(frame: &[u8], mtu: u16) -> Option<Vec<u8>> {
+    /// Bytes of a hardware address.
+    const ADDRESS: usize = 6;
+    let link = Link::of_frame(frame)?;
+    let (header, packet) = frame.split_at(link.len);
+    let (to, from) = (&header[..ADDRESS], &header[ADDRESS..2 * ADDRESS]);
+    // No error is told of what went to many (RFC 1122 §3.2.2), or came from nobody.
+    if to[0] & 1 != 0 || from[0] & 1 != 0 {
+        return None;
+    }
+    let message = match link.ethertype {
+        ethertype::IPV4 => ipv4_message(packet, mtu)?,
+        ethertype::IPV6 => ipv6_message(packet, mtu)?,
+        _ => return None,
+    };
+    Some([from, to, &header[2 * ADDRESS..], &message].concat())
 }
 
 fn ipv4_message(packet: &[u8], mtu: u16) -> Option<Vec<u8>> {

@@ -5,6 +5,10 @@
 //! in by wins at once; without one the candidate of the earliest step is kept, since `dev` is a
 //! preference and not a condition. Two tunnels that differ only in `dev`: the one given first.
 //!
+//! Ethernet tunnels are looked up apart from the others (RX-10; net/ipv4/ip_gre.c, `ipgre_rcv`): one of each kind
+//! may have the same ends and key. A frame that finds no Ethernet tunnel goes to a layer 3 tunnel, as the packet of
+//! an unknown protocol that it is there.
+//!
 //! The table is built for a set of tunnels and never changed: a new set is a new table. What it costs a
 //! packet is one hash lookup for each step that any tunnel needs.
 
@@ -13,6 +17,7 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::net::Ipv4Addr;
 
 use greway_spec::TunnelSpec;
+use greway_wire::ethertype;
 
 /// Which of the caller's tunnels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,25 +32,34 @@ pub struct Endpoint {
     pub remote: Option<Ipv4Addr>,
     /// Key the packet must have; `None`: it must have none (RX-13).
     pub ikey: Option<u32>,
+    /// Whether it takes Ethernet frames (protocol type 0x6558) and nothing else.
+    pub ethernet: bool,
 }
 
 impl Endpoint {
     /// The endpoint of a tunnel.
     pub fn of(spec: &TunnelSpec) -> Self {
         let (local, remote) = spec.ipv4_ends().unwrap_or((None, Ipv4Addr::UNSPECIFIED));
-        Self { local, remote: Some(remote), ikey: spec.ikey }
+        Self { local, remote: Some(remote), ikey: spec.ikey, ethernet: spec.mode.is_ethernet() }
     }
 }
 
 /// The tunnels of one underlay, ready for lookup.
 #[derive(Clone, Debug, Default)]
 pub struct TunnelTable {
+    layer3: Steps,
+    ethernet: Steps,
+    /// The only tunnel of a remote, for packets whose key cannot be read.
+    by_remote: Map<u32, Option<TunnelIndex>>,
+}
+
+/// The tunnels of one kind.
+#[derive(Clone, Debug, Default)]
+struct Steps {
     exact: Step<(u64, Option<u32>)>,
     remote: Step<(u32, Option<u32>)>,
     local: Step<(u32, Option<u32>)>,
     wildcard: Step<u32>,
-    /// The only tunnel of a remote, for packets whose key cannot be read.
-    by_remote: Map<u32, Option<TunnelIndex>>,
 }
 
 /// Tunnels that one step finds under one key: mostly a single one.
@@ -61,15 +75,16 @@ impl TunnelTable {
     /// A table of endpoints, which may be wildcards.
     pub fn from_endpoints(endpoints: impl Iterator<Item = (TunnelIndex, Endpoint, Option<u32>)>) -> Self {
         let mut table = Self::default();
-        for (index, Endpoint { local, remote, ikey }, dev) in endpoints {
+        for (index, Endpoint { local, remote, ikey, ethernet }, dev) in endpoints {
             let entry = (dev, index);
+            let steps = if ethernet { &mut table.ethernet } else { &mut table.layer3 };
             match (local, remote) {
                 (Some(local), Some(remote)) => {
-                    table.exact.entry((pair(local, remote), ikey)).or_default().push(entry);
+                    steps.exact.entry((pair(local, remote), ikey)).or_default().push(entry);
                 }
-                (None, Some(remote)) => table.remote.entry((remote.to_bits(), ikey)).or_default().push(entry),
-                (Some(local), None) => table.local.entry((local.to_bits(), ikey)).or_default().push(entry),
-                (None, None) => table.wildcard.entry(ikey.unwrap_or(0)).or_default().push(entry),
+                (None, Some(remote)) => steps.remote.entry((remote.to_bits(), ikey)).or_default().push(entry),
+                (Some(local), None) => steps.local.entry((local.to_bits(), ikey)).or_default().push(entry),
+                (None, None) => steps.wildcard.entry(ikey.unwrap_or(0)).or_default().push(entry),
             }
             if let Some(remote) = remote {
                 let only = table.by_remote.entry(remote.to_bits());
@@ -79,8 +94,37 @@ impl TunnelTable {
         table
     }
 
-    /// The tunnel for a packet from `remote` to `local` that came in by interface `ingress`.
+    /// The tunnel for a packet from `remote` to `local` that came in by interface `ingress`. Where a remote has
+    /// tunnels of both kinds, the protocol type tells them apart.
     pub fn lookup(
+        &self,
+        protocol_type: u16,
+        remote: Ipv4Addr,
+        local: Ipv4Addr,
+        key: Option<u32>,
+        ingress: u32,
+    ) -> Option<TunnelIndex> {
+        let ethernet = match protocol_type {
+            ethertype::TEB => self.ethernet.lookup(remote, local, key, ingress),
+            _ => None,
+        };
+        ethernet.or_else(|| self.layer3.lookup(remote, local, key, ingress))
+    }
+
+    /// The tunnel that a packet from `remote` must have been meant for because there is only one:
+    /// whom to count a packet for whose header cannot be read.
+    pub fn only_tunnel_of(&self, remote: Ipv4Addr) -> Option<TunnelIndex> {
+        self.by_remote.get(&remote.to_bits()).copied().flatten()
+    }
+
+    /// Whether there is no tunnel at all.
+    pub fn is_empty(&self) -> bool {
+        self.layer3.is_empty() && self.ethernet.is_empty()
+    }
+}
+
+impl Steps {
+    fn lookup(
         &self,
         remote: Ipv4Addr,
         local: Ipv4Addr,
@@ -105,14 +149,7 @@ impl TunnelTable {
         candidate
     }
 
-    /// The tunnel that a packet from `remote` must have been meant for because there is only one:
-    /// whom to count a packet for whose header cannot be read.
-    pub fn only_tunnel_of(&self, remote: Ipv4Addr) -> Option<TunnelIndex> {
-        self.by_remote.get(&remote.to_bits()).copied().flatten()
-    }
-
-    /// Whether there is no tunnel at all.
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.remote.is_empty() && self.local.is_empty() && self.wildcard.is_empty()
     }
 }
@@ -207,7 +244,7 @@ mod tests {
     }
 
     fn endpoint(local: Option<u8>, remote: Option<u8>, ikey: Option<u32>) -> Endpoint {
-        Endpoint { local: local.map(address), remote: remote.map(address), ikey }
+        Endpoint { local: local.map(address), remote: remote.map(address), ikey, ethernet: false }
     }
 
     #[test]
@@ -218,7 +255,7 @@ mod tests {
             (endpoint(None, Some(2), None), None),
             (endpoint(Some(1), Some(2), None), None),
         ];
-        let found = |n: usize| table(&list[..n]).lookup(address(2), address(1), None, 9);
+        let found = |n: usize| table(&list[..n]).lookup(ethertype::IPV4, address(2), address(1), None, 9);
         assert_eq!([1, 2, 3, 4].map(|n| found(n).unwrap().0), [0, 1, 2, 3]);
     }
 
@@ -226,18 +263,18 @@ mod tests {
     fn rx12_the_ingress_device_wins_over_an_earlier_step() {
         let list = [(endpoint(Some(1), Some(2), None), Some(3)), (endpoint(None, Some(2), None), Some(9))];
         let table = table(&list);
-        assert_eq!(table.lookup(address(2), address(1), None, 9), Some(TunnelIndex(1)));
-        assert_eq!(table.lookup(address(2), address(1), None, 3), Some(TunnelIndex(0)));
-        assert_eq!(table.lookup(address(2), address(1), None, 7), Some(TunnelIndex(0)));
+        assert_eq!(table.lookup(ethertype::IPV4, address(2), address(1), None, 9), Some(TunnelIndex(1)));
+        assert_eq!(table.lookup(ethertype::IPV4, address(2), address(1), None, 3), Some(TunnelIndex(0)));
+        assert_eq!(table.lookup(ethertype::IPV4, address(2), address(1), None, 7), Some(TunnelIndex(0)));
     }
 
     #[test]
     fn rx13_no_key_and_key_zero_are_different_except_for_wildcards() {
         let strict = table(&[(endpoint(Some(1), Some(2), None), None)]);
-        assert_eq!(strict.lookup(address(2), address(1), Some(0), 9), None);
+        assert_eq!(strict.lookup(ethertype::IPV4, address(2), address(1), Some(0), 9), None);
         let lax = table(&[(endpoint(None, None, None), None)]);
-        assert_eq!(lax.lookup(address(2), address(1), Some(0), 9), Some(TunnelIndex(0)));
-        assert_eq!(lax.lookup(address(2), address(1), Some(1), 9), None);
+        assert_eq!(lax.lookup(ethertype::IPV4, address(2), address(1), Some(0), 9), Some(TunnelIndex(0)));
+        assert_eq!(lax.lookup(ethertype::IPV4, address(2), address(1), Some(1), 9), None);
     }
 
     #[test]
@@ -251,6 +288,23 @@ mod tests {
         assert_eq!(table.only_tunnel_of(address(2)), None);
         assert_eq!(table.only_tunnel_of(address(3)), Some(TunnelIndex(2)));
         assert_eq!(table.only_tunnel_of(address(4)), None);
+    }
+
+    #[test]
+    fn rx10_frames_and_packets_have_tunnels_of_their_own() {
+        let packets = (endpoint(Some(1), Some(2), Some(5)), None);
+        let frames = (Endpoint { ethernet: true, ..packets.0 }, None);
+        let find = |list: &[_], protocol_type| {
+            let found = table(list).lookup(protocol_type, address(2), address(1), Some(5), 9);
+            found.map(|index| index.0)
+        };
+        let both = [packets, frames];
+        assert_eq!(find(&both, ethertype::IPV4), Some(0));
+        assert_eq!(find(&both, ethertype::TEB), Some(1));
+        assert_eq!(find(&both[1..], ethertype::IPV4), None);
+        assert_eq!(find(&both[1..], ethertype::ARP), None);
+        // As the kernel: with no Ethernet tunnel a frame is one more protocol.
+        assert_eq!(find(&both[..1], ethertype::TEB), Some(0));
     }
 
     fn any_endpoint() -> impl Strategy<Value = (Endpoint, Option<u32>)> {
@@ -270,7 +324,7 @@ mod tests {
             for (remote, local, key, ingress) in packets {
                 let (remote, local) = (address(remote), address(local));
                 prop_assert_eq!(
-                    table.lookup(remote, local, key, ingress),
+                    table.lookup(ethertype::IPV4, remote, local, key, ingress),
                     naive(&list, remote, local, key, ingress)
                 );
             }

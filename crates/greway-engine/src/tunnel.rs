@@ -10,6 +10,7 @@ use greway_spec::{MssClamp, Tos, Ttl, TunnelSpec};
 use greway_wire::gre::{self, GreHeader};
 
 use crate::counters::TunnelCounters;
+use crate::frame::Link;
 
 /// The configuration of a tunnel in the form that packets need.
 #[derive(Clone, Debug)]
@@ -28,6 +29,7 @@ pub struct Tunnel {
     pub(crate) pmtudisc: bool,
     pub(crate) ignore_df: bool,
     mss: MssClamp,
+    ethernet: bool,
     /// The GRE header with protocol type, checksum and sequence number still zero.
     template: [u8; gre::MAX_LEN],
     template_len: u8,
@@ -66,6 +68,7 @@ impl Tunnel {
             pmtudisc: spec.pmtudisc,
             ignore_df: spec.ignore_df,
             mss: spec.mss,
+            ethernet: spec.mode.is_ethernet(),
             template,
             template_len,
             // Over Ethernet, until somebody knows better.
@@ -103,6 +106,20 @@ impl Tunnel {
     /// Key that received packets must carry.
     pub fn ikey(&self) -> Option<u32> {
         self.ikey
+    }
+
+    /// Whether the payload packets are Ethernet frames.
+    pub fn carries_ethernet(&self) -> bool {
+        self.ethernet
+    }
+
+    /// What lies before the network packet in a payload packet of this type: nothing, or for an Ethernet tunnel
+    /// the link header. `None`: a frame that is shorter than that.
+    pub fn link(&self, protocol_type: u16, payload: &[u8]) -> Option<Link> {
+        match self.ethernet {
+            true => Link::of_frame(payload),
+            false => Some(Link { ethertype: protocol_type, len: 0 }),
+        }
     }
 
     /// Bytes of the GRE header of sent packets: 4 to 16.

@@ -31,7 +31,7 @@ pub enum Verdict {
 pub struct Delivery {
     /// The tunnel it came through.
     pub tunnel: TunnelIndex,
-    /// Its EtherType.
+    /// Its EtherType; 0x6558 where it is an Ethernet frame.
     pub protocol_type: u16,
     /// Where it is in the datagram. ECN has been combined into it in place.
     pub inner: Range<usize>,
@@ -203,6 +203,9 @@ drop_reasons! {
     /// The payload packet is shorter than its fixed header (RX-23).
     InnerTruncated, Receive, "inner-truncated", Some("rx_length_errors"),
         "the payload is too short for the IPv4 or IPv6 header that it should begin with";
+    /// The payload of an Ethernet tunnel is shorter than an Ethernet header (RX-23).
+    FrameTruncated, Receive, "frame-truncated", None,
+        "the payload is shorter than the Ethernet header that it should begin with";
     /// Congestion marked on a packet that is not ECN-capable (RX-24).
     EcnCorrupted, Receive, "ecn-corrupted", Some("rx_frame_errors"),
         "a router marked congestion on a packet whose payload is not ECN-capable; RFC 6040 says drop";

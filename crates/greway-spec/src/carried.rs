@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use crate::error::{Problem, SpecError};
+use crate::policy::OverlayChoice;
 use crate::spec::{Mode, TunnelSpec};
 
 impl TunnelSpec {
@@ -18,8 +19,13 @@ impl TunnelSpec {
             let (tunnel, value) = (Some(self.name.clone()), Some(value.into()));
             Err(SpecError { tunnel, field, value, span: None, problem })
         };
-        if self.mode != Mode::Gre {
+        if !matches!(self.mode, Mode::Gre | Mode::Gretap) {
             return refuse("mode", self.mode.to_string(), Problem::ModeNotCarried);
+        }
+        if self.mode.is_ethernet() && self.overlay == OverlayChoice::Tun {
+            let wanted = "a TUN device has no Ethernet header; overlay auto or veth is right";
+            let problem = Problem::NotOfMode { mode: self.mode, wanted };
+            return refuse("overlay", self.overlay.to_string(), problem);
         }
         match self.remote {
             None => return refuse("remote", "any".to_owned(), Problem::AnyRemote),

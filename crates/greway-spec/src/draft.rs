@@ -196,8 +196,12 @@ impl Draft {
     /// # Errors
     /// As [`Draft::into_spec`] and [`TunnelSpec::carried`], with the place of the field.
     pub fn into_carried_spec(self) -> Result<TunnelSpec, SpecError> {
-        let places =
-            [("mode", span(&self.mode)), ("remote", span(&self.remote)), ("fwmark", span(&self.fwmark))];
+        let places = [
+            ("mode", span(&self.mode)),
+            ("overlay", span(&self.overlay)),
+            ("remote", span(&self.remote)),
+            ("fwmark", span(&self.fwmark)),
+        ];
         let spec = self.into_spec()?;
         match spec.carried() {
             Ok(()) => Ok(spec),

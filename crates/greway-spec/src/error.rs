@@ -39,7 +39,7 @@ pub enum Problem {
     #[error("is missing; {0}")]
     Missing(&'static str),
     /// A kind of tunnel that is understood, and not carried.
-    #[error("this version carries mode gre only")]
+    #[error("this version carries modes gre and gretap only")]
     ModeNotCarried,
     /// A field that is understood, and not honoured.
     #[error("this version cannot honour it yet; leave it out")]

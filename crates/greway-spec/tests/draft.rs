@@ -259,7 +259,7 @@ fn cf01_who_cannot_be_beside_whom() {
 }
 
 #[test]
-fn every_mode_is_understood_with_its_own_defaults_and_one_is_carried() {
+fn every_mode_is_understood_with_its_own_defaults_and_those_over_ipv4_are_carried() {
     let ipv6 = |mode: Mode| {
         refine_model(move |d| {
             d.mode = given(mode);
@@ -270,14 +270,23 @@ fn every_mode_is_understood_with_its_own_defaults_and_one_is_carried() {
         let spec = ipv6(mode).unwrap();
         assert_eq!((spec.ttl, spec.encaplimit, spec.pmtudisc), (Ttl::Fixed(64), Some(4), true));
         let refused = spec.carried().unwrap_err().to_string();
-        assert_eq!(refused, format!("tunnel tun1: mode \"{mode}\": this version carries mode gre only"));
+        assert_eq!(
+            refused,
+            format!("tunnel tun1: mode \"{mode}\": this version carries modes gre and gretap only")
+        );
     }
     // RFC 2473 §4.1.1: the limit option makes the delivery header 8 bytes longer; Ethernet adds 14.
     assert_eq!(ipv6(Mode::Ip6Gre).unwrap().overhead(), 40 + 8 + 4);
     assert_eq!(ipv6(Mode::Ip6Gretap).unwrap().overhead(), 40 + 8 + 4 + 14);
     let gretap = refine_model(|d| d.mode = given(Mode::Gretap)).unwrap();
     assert_eq!((gretap.overhead(), gretap.ttl, gretap.encaplimit), (20 + 4 + 14, Ttl::Inherit, None));
-    assert!(spec(|_| ()).carried().is_ok());
+    assert!(spec(|_| ()).carried().is_ok() && gretap.carried().is_ok());
+    let refused = TunnelSpec { overlay: OverlayChoice::Tun, ..gretap }.carried().unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "tunnel tun1: overlay \"tun\": is not for mode gretap; a TUN device has no Ethernet header; overlay auto or \
+         veth is right"
+    );
 }
 
 #[test]

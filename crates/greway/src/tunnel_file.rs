@@ -3,8 +3,9 @@
 //! A file that is there is never written over unless that was asked for, and a name that another file defines
 //! already gets no second one. A file appears whole or not at all.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -62,12 +63,25 @@ pub(crate) fn check_free(name: &str, own: &Path, force: bool) -> anyhow::Result<
 /// # Errors
 /// The system's, with the path; nothing is left then.
 pub(crate) fn write(path: &Path, text: &str, force: bool) -> anyhow::Result<()> {
+    // What is written over keeps its place behind a link, and who may read it.
+    let present = fs::canonicalize(path).ok().filter(|_| force);
+    let mode =
+        present.as_ref().and_then(|present| Some(fs::metadata(present).ok()?.permissions().mode() & 0o777));
+    write_with(present.as_deref().unwrap_or(path), text, force, mode)
+}
+
+/// As [`write()`], without `force`, for its owner alone to read: NetworkManager takes no other keyfile.
+pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    write_with(path, text, false, Some(0o600))
+}
+
+fn write_with(path: &Path, text: &str, force: bool, mode: Option<u32>) -> anyhow::Result<()> {
     let directory =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let half = directory.join(format!(".{name}.{}", std::process::id()));
-    let written = write_half(&half, text).and_then(|()| match force {
+    let written = write_half(&half, text, mode).and_then(|()| match force {
         true => fs::rename(&half, path),
         // A link, unlike a renaming, does not take the place of what is there.
         false => fs::hard_link(&half, path).and_then(|()| fs::remove_file(&half)),
@@ -83,8 +97,48 @@ pub(crate) fn write(path: &Path, text: &str, force: bool) -> anyhow::Result<()> 
     })
 }
 
-fn write_half(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
+/// Without a mode the caller's umask says who may read it.
+fn write_half(path: &Path, text: &str, mode: Option<u32>) -> io::Result<()> {
+    match fs::remove_file(path) {
+        // Of a process that had our number and was killed.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(mode.unwrap_or(0o666)).open(path)?;
+    if let Some(mode) = mode {
+        file.set_permissions(Permissions::from_mode(mode))?;
+    }
     file.write_all(text.as_bytes())?;
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_over_keeps_its_mode_and_its_place() {
+        let folder = std::env::temp_dir().join(format!("greway-tunnel-file-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let (file, link) = (folder.join("real.toml"), folder.join("tun0.toml"));
+        write(&file, "one", false).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(write(&link, "two", false).unwrap_err().to_string().ends_with("tun0.toml exists"));
+        assert_eq!(fs::read_to_string(&file).unwrap(), "one");
+        write(&link, "two", true).unwrap();
+        assert!(link.is_symlink());
+        assert_eq!((fs::read_to_string(&file).unwrap().as_str(), mode(&file)), ("two", 0o640));
+        assert_eq!(origin(&link), Origin::File(file.display().to_string()));
+        assert_eq!(
+            origin(&folder.join("../").join(folder.file_name().unwrap()).join("x")),
+            origin(&folder.join("x"))
+        );
+        let private = folder.join("tun0.nmconnection");
+        write_private(&private, "secret").unwrap();
+        assert_eq!(mode(&private), 0o600);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 3, "nothing half written is left");
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

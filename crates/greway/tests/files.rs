@@ -274,7 +274,7 @@ fn a_route_on_another_device_is_not_replaced() {
     require!(privilege::check());
     let lab = two_hosts();
     let _daemon = lab.one.daemon();
-    lab.guide.linux1.route("10.99.0.0/16 dev lan0").unwrap();
+    lab.guide.linux1.route("10.99.0.0/16", "dev lan0").unwrap();
     let before = lab.one.belongings();
     let path = lab.one.file("tun0.toml", &toml(0, "routes = [\"10.99.0.0/16\"]"));
     lab.one.greway(&["up", &path]).refused(&[
@@ -333,6 +333,29 @@ fn a_dry_run_prints_the_plan_and_does_nothing() {
     // The plan is what is done.
     let done = node.words("down tun0").ok().stdout;
     assert_eq!(down.replace("would ", ""), done);
+}
+
+#[test]
+fn a_dry_run_starts_no_daemon_for_what_a_killed_one_left() {
+    require!(privilege::check());
+    let lab = two_hosts();
+    let node = &lab.one;
+    let daemon = node.daemon();
+    let path = node.file("tun0.toml", &toml(0, "routes = [\"10.10.2.0/24\"]"));
+    node.greway(&["up", &path]).ok();
+    daemon.kill();
+    let (files, socket) = (node.state_files(), fs::metadata(node.socket()).is_ok());
+    for words in [&["down", "tun0"][..], &["down", "--all"], &["down", path.as_str()], &["up", path.as_str()]]
+    {
+        let said = node.greway(&[words, &["--dry-run"]].concat()).ok();
+        assert!(!said.stderr.contains("daemon"), "{words:?}: {said}");
+        let plan = if words[0] == "down" { "would delete device tun0" } else { "tun0" };
+        said.says(&[plan]);
+    }
+    assert_eq!((node.state_files(), fs::metadata(node.socket()).is_ok()), (files, socket));
+    assert!(node.link("tun0").is_some());
+    let _daemon = node.daemon();
+    node.words("down tun0").ok().says(&["delete device tun0"]);
 }
 
 #[test]

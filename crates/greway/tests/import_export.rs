@@ -6,6 +6,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -138,6 +139,16 @@ fn export_of_a_running_tunnel_of_a_file_and_of_what_cannot_be_said() {
     fs::create_dir(&folder).unwrap();
     words(&lab.one, "export ifcfg tun0 -o out").ok().says(&["wrote out/ifcfg-tun0", "wrote out/route-tun0"]);
     words(&lab.one, "export ifcfg tun0 -o out").refused(&["ifcfg-tun0 exists; nothing is written over"]);
+    // All of them or none; and several are not one.
+    fs::remove_file(folder.join("ifcfg-tun0")).unwrap();
+    words(&lab.one, "export ifcfg tun0 -o out").refused(&["route-tun0 exists; nothing is written over"]);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing half written");
+    words(&lab.one, "export ifcfg tun0 -o ifcfg-tun0")
+        .refused(&["ifcfg-tun0 is one file, and these are 2: ifcfg-tun0, route-tun0", "a directory"]);
+    // NetworkManager takes no keyfile that others can read.
+    words(&lab.one, "export keyfile tun0 -o out").ok().says(&["wrote out/tun0.nmconnection"]);
+    let keyfile = fs::metadata(folder.join("tun0.nmconnection")).unwrap();
+    assert_eq!(keyfile.permissions().mode() & 0o777, 0o600);
     words(&lab.one, "export nmcli tun0").ok().says(&[
         "nmcli connection add type ip-tunnel con-name tun0 ifname tun0 mode gre",
         "ip-tunnel.output-key 9",

@@ -1,4 +1,5 @@
-//! greway against the Linux kernel's own ip_gre, in a User Mode Linux guest: one boot carries all five tunnels.
+//! greway against the Linux kernel's own ip_gre, in a User Mode Linux guest: one boot carries all
+//! tunnels, those of layer 3 and those that carry Ethernet.
 //!
 //! The guest's end of the wire leaves the GRE checksum of csum tunnels to a device that never fills it in when
 //! its transmit offload is on (M6), and verifies ours in any case; so both settings are gone through.
@@ -18,7 +19,8 @@ use std::time::Duration;
 
 use greway_testbed::uml::{self, UmlGuest, UmlOptions};
 use greway_testbed::{
-    Capture, Host, LinkOptions, PingOptions, link, offloads, ping, poll_until, privilege, require,
+    Capture, CapturedPacket, Host, LinkOptions, PingOptions, inject, link, offloads, ping, poll_until,
+    privilege, require,
 };
 
 use support::{Daemon, Node, SOON};
@@ -26,14 +28,17 @@ use support::{Daemon, Node, SOON};
 const MIB: u64 = 1 << 20;
 const LONG: Duration = Duration::from_secs(60);
 
-/// The tunnels: name, words, and the last byte of this end's outer address. Each has an address of its own, since
-/// plain and checksum tunnels between the same ends are told apart by nothing.
-const TUNNELS: [(&str, &str, u8); 5] = [
-    ("k-plain", "", 11),
-    ("k-key", "key 42", 12),
-    ("k-csum", "csum", 13),
-    ("k-seq", "seq", 14),
-    ("k-all", "key 42 csum seq", 15),
+/// The tunnels: name, mode, words, and the last byte of this end's outer address. Each has an address of its own,
+/// since plain and checksum tunnels between the same ends are told apart by nothing.
+const TUNNELS: [(&str, &str, &str, u8); 8] = [
+    ("k-plain", "gre", "", 11),
+    ("k-key", "gre", "key 42", 12),
+    ("k-csum", "gre", "csum", 13),
+    ("k-seq", "gre", "seq", 14),
+    ("k-all", "gre", "key 42 csum seq", 15),
+    ("t-plain", "gretap", "", 16),
+    ("t-key", "gretap", "key 42", 17),
+    ("t-all", "gretap", "key 42 csum seq", 18),
 ];
 
 /// A host with greway, and a guest with the kernel's tunnels.
@@ -62,21 +67,26 @@ impl Interop {
             .unwrap();
         host.address("uml0", "10.9.0.1/24").unwrap();
         let mut script = "ip address add 10.9.0.2/24 dev vec0\n".to_owned();
-        for (name, words, number) in TUNNELS {
+        for (name, mode, words, number) in TUNNELS {
             script += &format!(
-                "ip link add {name} type gre local 10.9.0.2 remote 10.9.0.{number} {words}
+                "ip link add {name} type {mode} local 10.9.0.2 remote 10.9.0.{number} {words}
                  ip address add 172.31.{number}.2/30 dev {name}
                  ip link set {name} up\n"
             );
         }
-        let options = UmlOptions { name: name.to_owned(), ..UmlOptions::default() };
+        // A VLAN on top of an Ethernet tunnel.
+        script += "ip link add link t-plain name t-plain.5 type vlan id 5
+                   ip address add 172.31.55.2/24 dev t-plain.5
+                   ip link set t-plain.5 up\n";
+        let modules = ["ip_gre", "garp", "mrp", "8021q"].map(str::to_owned).to_vec();
+        let options = UmlOptions { name: name.to_owned(), modules, ..UmlOptions::default() };
         let guest = UmlGuest::boot(&wire, "wire0", &script, &options).unwrap();
         let node = Node::new(&host);
         let daemon = Some(node.daemon());
-        for (name, words, number) in TUNNELS {
+        for (name, mode, words, number) in TUNNELS {
             host.address("uml0", &format!("10.9.0.{number}/24")).unwrap();
             let ends = format!("local 10.9.0.{number} remote 10.9.0.2");
-            node.words(&format!("tunnel add {name} mode gre {ends} {words} underlay {underlay}")).ok();
+            node.words(&format!("tunnel add {name} mode {mode} {ends} {words} underlay {underlay}")).ok();
             host.address(name, &format!("172.31.{number}.1/30")).unwrap();
         }
         Self { daemon, node, guest, host, wire }
@@ -100,6 +110,32 @@ impl Interop {
         let down = self.guest.download(&self.host, near(number), 4 * MIB, LONG).unwrap();
         assert!(down.intact(), "{name}, to the guest: {down:?}");
         [up, down].map(|report| report.bits_per_second() / 1e6)
+    }
+
+    /// The guest's VLAN device on top of t-plain is asked for its address, and answers in its VLAN. (This host's
+    /// kernel may have no VLAN devices, so the question is written by hand.)
+    fn answers_in_a_vlan(&self) {
+        let own = self.host.netlink().unwrap().link_by_name("t-plain").unwrap().unwrap().address.unwrap();
+        let question = [
+            &[0xff; 6][..],
+            &own,
+            // VLAN 5, ARP, a request for Ethernet and IPv4: who has 172.31.55.2, tell 172.31.55.1.
+            &[0x81, 0, 0, 5, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+            &own,
+            &[172, 31, 55, 1, 0, 0, 0, 0, 0, 0, 172, 31, 55, 2],
+        ]
+        .concat();
+        let answers = Capture::start(&self.host, "t-plain").unwrap();
+        inject(&self.host, "t-plain", &question).unwrap();
+        let is_answer = |packet: &CapturedPacket| {
+            let arp = packet.payload();
+            packet.vlan == Some(5)
+                && packet.ethertype() == 0x0806
+                && arp.get(7) == Some(&2)
+                && arp.get(14..18) == Some(&[172, 31, 55, 2])
+                && packet.frame[..6] == own
+        };
+        answers.wait_for(SOON, "the guest's answer in VLAN 5", is_answer).unwrap();
     }
 
     /// Neither end has dropped or complained.
@@ -130,12 +166,13 @@ fn the_kernels_tunnels_understand_ours_by_raw_socket() {
 
 fn understands(underlay: &str) {
     let mut lab = Interop::boot(&format!("interop-{underlay}"), underlay);
-    for (name, _, number) in TUNNELS {
+    for (name, _, _, number) in TUNNELS {
         lab.pings(name, number);
         let [up, down] = lab.bulk(name, number);
         println!("{name} by {underlay} socket: {up:.0} Mbit/s from the guest, {down:.0} to it");
         lab.no_errors(name);
     }
+    lab.answers_in_a_vlan();
     lab.guest.power_off(LONG).unwrap();
 }
 

@@ -185,7 +185,8 @@ fn t07_sequence_numbers_never_go_back() {
 fn t07_a_tunnel_between_the_same_ends_goes_on_counting() {
     require!(privilege::check());
     let lab = two_hosts();
-    let _daemons = (lab.one.daemon(), lab.two.daemon());
+    let mut daemon = lab.one.daemon();
+    let _other = lab.two.daemon();
     lab.tunnel("seq key 7");
     assert!(lab.ping().complete());
     let capture = Capture::start(&lab.guide.linux2, "wan0").unwrap();
@@ -199,6 +200,11 @@ fn t07_a_tunnel_between_the_same_ends_goes_on_counting() {
         let add = format!("tunnel add {name} mode gre local 100.0.1.100 remote 100.0.2.100 seq key 7");
         lab.one.words(&add).ok();
         lab.guide.linux1.address(name, "172.16.0.1 peer 172.16.0.2/30").unwrap();
+        if name == "office" {
+            // It is its own number at once, not only when it has sent.
+            daemon.kill();
+            daemon = lab.one.daemon();
+        }
         // linux2 was not touched and checks the numbers: begun at 0 it would drop them all.
         assert!(lab.ping().complete(), "{}", lab.two.words("status").stdout);
         let numbers = sequence_numbers(&capture.wait_for_count(SOON, "three packets", 3, is_gre).unwrap());
@@ -210,7 +216,7 @@ fn t07_a_tunnel_between_the_same_ends_goes_on_counting() {
     capture.clear();
     lab.one.words("tunnel add tun0 mode gre local 100.0.1.100 remote 100.0.2.100 seq key 8").ok();
     lab.guide.linux1.address("tun0", "172.16.0.1 peer 172.16.0.2/30").unwrap();
-    assert_eq!(ping(&lab.guide.linux1, inner(1), &in_vain()).unwrap().received, 0);
+    assert_eq!(ping(&lab.guide.linux1, inner(1), &in_vain()).unwrap().received(), 0);
     let numbers = sequence_numbers(&capture.wait_for_count(SOON, "a packet", 1, is_gre).unwrap());
     assert_eq!(numbers[0], 0);
 }

@@ -138,7 +138,8 @@ fn add_then_modify_then_up() {
     let up =
         "Error: Failed to modify connection 'gre1': gre1 is up; take it down before it gets another name\n";
     says(nmcli(&lab.one, "c modify gre1 ifname gre2"), "", up, 1);
-    let temporary = "Error: Failed to modify connection 'gre1': '--temporary' needs NetworkManager; leave it out\n";
+    let temporary =
+        "Error: Failed to modify connection 'gre1': '--temporary' needs NetworkManager; leave it out\n";
     says(nmcli(&lab.one, "c modify --temporary gre1 ip-tunnel.ttl 9"), "", temporary, 1);
     says(nmcli(&lab.one, "-g ip-tunnel.ttl c show gre1"), "64\n", "", 0);
     nmcli(&lab.one, "c down gre1").ok();
@@ -213,7 +214,7 @@ fn errors_and_what_is_not_ours() {
         ),
         (
             "c add type ip-tunnel ifname t mode ip6gre remote fd00::2".to_owned(),
-            "Failed to add 'ip-tunnel-t' connection: tunnel t: mode \"ip6gre\": this version carries mode gre only",
+            "Failed to add 'ip-tunnel-t' connection: tunnel t: mode \"ip6gre\": this version carries modes gre and gretap only",
             4,
         ),
         (

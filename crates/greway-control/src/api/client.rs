@@ -97,7 +97,7 @@ impl Client {
         let patience = patience.max(Duration::from_millis(1));
         let stream = unix::connect(socket, patience).map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::Forbidden { socket: named(), source },
-            io::ErrorKind::WouldBlock => ClientError::Broken { socket: named(), source },
+            io::ErrorKind::WouldBlock => ClientError::Broken { socket: named(), source: too_late() },
             _ => ClientError::NoDaemon { socket: named(), source },
         })?;
         let broken = |source| ClientError::Broken { socket: named(), source };
@@ -127,6 +127,9 @@ impl Client {
             }
             Err(source) if source.kind() == io::ErrorKind::ConnectionReset => {
                 Err(ClientError::Unheard { socket: socket(), source })
+            }
+            Err(source) if source.kind() == io::ErrorKind::WouldBlock => {
+                Err(ClientError::Broken { socket: socket(), source: too_late() })
             }
             Err(source) => Err(ClientError::Broken { socket: socket(), source }),
         }
@@ -179,6 +182,11 @@ impl Client {
     }
 }
 
+/// What the system calls "resource temporarily unavailable".
+fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::WouldBlock, "nothing came in time; it may hang")
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
@@ -217,6 +225,16 @@ mod tests {
         drop(other);
         let error = client.ask(&Request::Hello).unwrap_err();
         assert!(matches!(error, ClientError::Broken { .. }), "{error:?}");
+        // One that says nothing at all has no time, which is told in those words.
+        let mut client = Client::connect(&folder.join("sock")).unwrap();
+        let (_silent, _) = listener.accept().unwrap();
+        match client.ask_within(&Request::Hello, Duration::from_millis(1)).unwrap_err() {
+            ClientError::Broken { source, .. } => {
+                assert_eq!(source.kind(), io::ErrorKind::WouldBlock);
+                assert!(source.to_string().contains("in time"), "{source}");
+            }
+            error => panic!("{error:?}"),
+        }
         std::fs::remove_dir_all(folder).unwrap();
     }
 

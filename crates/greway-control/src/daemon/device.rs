@@ -65,7 +65,10 @@ pub(super) fn create(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(
         OverlayChoice::Auto | OverlayChoice::Veth => create_veth(netlink, spec, mtu),
     };
     match veth {
-        Err(error) if spec.overlay == OverlayChoice::Auto && error.is_unsupported() => {
+        // A TUN device has no place for an Ethernet header.
+        Err(error)
+            if spec.overlay == OverlayChoice::Auto && !spec.mode.is_ethernet() && error.is_unsupported() =>
+        {
             tracing::warn!(tunnel = %spec.name, %error, "no veth pair, a TUN device instead");
             create_tun(netlink, spec, mtu).map(drop).map_err(|tun| match tun {
                 DeviceError::Tun(tun) => DeviceError::Neither { veth: error, tun },
@@ -197,9 +200,10 @@ fn create_veth(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), Net
         mtu: Some(mtu),
         txqlen: Some(1000),
         alias: Some(alias(spec)),
-        // Like the kernel's own GRE device: no neighbours to resolve, no multicast of its own.
-        arp: false,
-        multicast: false,
+        // Like the kernel's own devices: gre has no neighbours to resolve and no multicast of its own, gretap is
+        // an Ethernet device as any other.
+        arp: spec.mode.is_ethernet(),
+        multicast: spec.mode.is_ethernet(),
         ..VethEnd::new(spec.name.as_str())
     };
     let peer = VethEnd {
@@ -228,8 +232,8 @@ pub(super) fn take(netlink: &Netlink, spec: &TunnelSpec, link: &Link, mtu: u32) 
         mtu: Some(mtu),
         txqlen: Some(1000),
         alias: Some(&alias),
-        arp: Some(false),
-        multicast: Some(false),
+        arp: Some(spec.mode.is_ethernet()),
+        multicast: Some(spec.mode.is_ethernet()),
         ..LinkChange::default()
     };
     let other = LinkChange {

@@ -404,10 +404,7 @@ impl Host {
             receive: decision.receive,
             bound_to,
             device_mtu: device.mtu,
-            first_sequence: match self.store.sequence(&spec.name) {
-                0 => self.counted.next(&spec),
-                own => own,
-            },
+            first_sequence: self.first_sequence(&spec),
             sequence: Box::new(self.store.sequence_file(&spec.name)),
             spec: spec.clone(),
         };
@@ -422,6 +419,19 @@ impl Host {
         self.look_at_reverse_paths();
         self.look_at_forwarding();
         Ok(())
+    }
+
+    /// Its own number where it has one, else that of the last tunnel between its ends, which is its own from now on.
+    fn first_sequence(&self, spec: &TunnelSpec) -> u32 {
+        let own = self.store.sequence(&spec.name);
+        let last = self.counted.next(spec);
+        if own != 0 || last == 0 {
+            return own;
+        }
+        if let Err(error) = self.store.save_sequence(&spec.name, last) {
+            tracing::warn!(tunnel = %spec.name, %error, "its sequence numbers are not kept until it sends");
+        }
+        last
     }
 
     pub(super) fn bound_to(&self, spec: &TunnelSpec) -> Result<Option<u32>, DeviceError> {

@@ -14,7 +14,7 @@ use greway_wire::gre::GreHeader;
 use greway_wire::ipv4::Ipv4Header;
 
 /// Reads the few words of `ip link` that the recording uses.
-fn configured(words: &str, remote: Ipv4Addr) -> TunnelSpec {
+pub(crate) fn configured(words: &str, remote: Ipv4Addr) -> TunnelSpec {
     let mut spec = spec(LOCAL, remote);
     let number = |text: &str| match text.strip_prefix("0.0.0.") {
         Some(last) => last.parse().unwrap(),
@@ -47,7 +47,7 @@ fn configured(words: &str, remote: Ipv4Addr) -> TunnelSpec {
     spec
 }
 
-fn masked(mut datagram: Vec<u8>) -> Vec<u8> {
+pub(crate) fn masked(mut datagram: Vec<u8>) -> Vec<u8> {
     datagram[4..6].fill(0);
     datagram[10..12].fill(0);
     datagram

@@ -6,6 +6,7 @@
 mod accept_oracle;
 mod encap_oracle;
 mod flag_words;
+mod gretap;
 mod guards;
 mod merged;
 mod split;

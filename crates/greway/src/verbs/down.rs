@@ -8,8 +8,8 @@ use clap::Args;
 use greway_control::api::client::Client;
 use greway_control::api::{Reply, Request};
 use greway_control::location::Location;
-use greway_control::start;
 use greway_control::store::Store;
+use greway_control::{plan, start};
 use greway_spec::{DeviceName, Origin, TunnelSpec};
 
 use super::batch::{Batch, Outcome, State};
@@ -36,7 +36,7 @@ pub(crate) struct DownArgs {
 
 /// Runs the verb. A tunnel that is down already is no error.
 pub(crate) fn run(args: &DownArgs, location: &Location) -> anyhow::Result<ExitCode> {
-    let mut running = Running::find(location)?;
+    let mut running = if args.dry_run { Running::seen(location)? } else { Running::find(location)? };
     let names = if args.all { from_files(&running) } else { named(&args.sources, &running) };
     if names.is_empty() && !args.json {
         output::line("no tunnel is up that came from a file");
@@ -111,6 +111,15 @@ impl Running {
         }
     }
 
+    /// As [`Running::find`], and starts no daemon: what a killed one left is read from its store.
+    fn seen(location: &Location) -> anyhow::Result<Self> {
+        if start::find(location)?.is_some() {
+            return Self::find(location);
+        }
+        let left = Store::new(&location.state).load().unwrap_or_default();
+        Ok(Self { client: None, tunnels: left.tunnels.into_values().map(|stored| stored.spec).collect() })
+    }
+
     /// Whether a tunnel of this name is up.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.tunnels.iter().any(|spec| spec.name.as_str() == name)
@@ -120,6 +129,13 @@ impl Running {
     pub(crate) fn take_down(&mut self, name: &DeviceName, dry_run: bool, location: &Location) -> Outcome {
         let left_over = location.state.join(format!("{name}.json")).exists();
         let outcome = |state| Outcome::of(name.as_str(), None, state);
+        if dry_run
+            && self.client.is_none()
+            && let Some(spec) = self.tunnels.iter().find(|spec| spec.name == *name)
+        {
+            let actions = plan::down(spec, &[]).iter().map(ToString::to_string).collect();
+            return Outcome { actions, ..outcome(State::Done) };
+        }
         let up = self.has(name.as_str()) || left_over;
         let Some(client) = self.client.as_mut().filter(|_| up) else {
             return outcome(State::Unchanged(format!("{name} is not up")));

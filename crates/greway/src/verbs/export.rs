@@ -1,10 +1,10 @@
 //! `greway export`: a tunnel in another dialect, for this host or the other one. What it prints can be pasted;
 //! what its reader should know goes to stderr.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use greway_control::api::{Reply, Request};
 use greway_control::location::Location;
@@ -61,12 +61,24 @@ pub(crate) fn run(args: &ExportArgs, location: &Location) -> anyhow::Result<Exit
             output::raw(said.paste().as_bytes());
         }
         Some(output) if output.is_dir() => {
-            for (name, text) in &said.texts {
+            let file = |(name, text): &(Option<String>, String)| {
                 let name = name.clone().unwrap_or_else(|| own_name(args.dialect, &spec));
-                write(&output.join(name), text)?;
-            }
+                (output.join(name), text.clone())
+            };
+            write(&said.texts.iter().map(file).collect::<Vec<_>>(), args.dialect)?;
         }
-        Some(output) => write(output, &said.paste())?,
+        Some(output) => {
+            if said.texts.len() > 1 {
+                let names = said.texts.iter().filter_map(|(name, _)| name.as_deref()).collect::<Vec<_>>();
+                bail!(
+                    "{} is one file, and these are {}: {}; give a directory that is there",
+                    output.display(),
+                    names.len(),
+                    names.join(", ")
+                );
+            }
+            write(&[(output.clone(), said.paste())], args.dialect)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -81,12 +93,18 @@ fn own_name(dialect: Tongue, spec: &TunnelSpec) -> String {
     format!("{}.{ending}", spec.name)
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    tunnel_file::write(path, text, false).map_err(|error| match path.exists() {
-        true => anyhow::anyhow!("{} exists; nothing is written over", path.display()),
-        false => error,
-    })?;
-    output::line(&format!("wrote {}", path.display()));
+/// Writes all of them, or none where one is there already.
+fn write(files: &[(PathBuf, String)], dialect: Tongue) -> anyhow::Result<()> {
+    if let Some((path, _)) = files.iter().find(|(path, _)| path.symlink_metadata().is_ok()) {
+        bail!("{} exists; nothing is written over", path.display());
+    }
+    for (path, text) in files {
+        match dialect {
+            Tongue::Keyfile => tunnel_file::write_private(path, text)?,
+            _ => tunnel_file::write(path, text, false)?,
+        }
+        output::line(&format!("wrote {}", path.display()));
+    }
     Ok(())
 }
 

@@ -71,7 +71,7 @@ mod tests {
         completions(&folder).unwrap();
         for name in ["greway.bash", "_greway", "greway.fish"] {
             let text = fs::read_to_string(folder.join(name)).unwrap();
-            assert!(text.contains("tunnel") && text.contains("--dry-run"), "{name}");
+            assert!(text.contains("tunnel") && text.contains("dry-run"), "{name}");
         }
         fs::remove_dir_all(folder).unwrap();
     }

@@ -166,6 +166,25 @@ fn keys_that_differ() {
     check(&pair.nodes[0], "").found(&[]);
 }
 
+/// This host has two addresses, and each end means another one.
+#[test]
+fn packets_to_another_address_of_this_host() {
+    require!(privilege::check());
+    let pair = Pair::new("");
+    pair.left.address("wan0", "10.0.0.5/24").unwrap();
+    pair.nodes[1].words("tunnel change tun0 remote 10.0.0.5").ok();
+    greway_testbed::ping(&pair.right, inner(0), &in_vain()).unwrap();
+    let found = check(&pair.nodes[0], "");
+    found
+        .found(&["sent-elsewhere"])
+        .is("sent-elsewhere", "stops")
+        .says("sent-elsewhere", &["peer sends to 10.0.0.5, this tunnel's local is 10.0.0.1"]);
+    let far = found.cures("sent-elsewhere", "far-end");
+    assert_eq!(far, ["ip tunnel change tun0 remote 10.0.0.1"]);
+    type_in(&pair.nodes[0], &pair.left, &found.cures("sent-elsewhere", "here")[0]);
+    check(&pair.nodes[0], "").found(&[]);
+}
+
 #[test]
 fn checksums_and_sequence_numbers_that_differ() {
     require!(privilege::check());

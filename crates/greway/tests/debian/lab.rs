@@ -49,6 +49,7 @@ pub(crate) struct Belongings {
 /// Where files may come and go: dpkg's, apt's and systemd's own records, and what the tests put there.
 const UNWATCHED: &str = "/var/log /var/cache /var/lib/dpkg /var/lib/apt /var/lib/systemd /root /tmp /var/tmp";
 
+/// The slice is systemd's: it makes one for each template, greway@.service here, and keeps it until the next boot.
 const STATE: &str = "
 ip -o link | sed 's/^[0-9]*: //; s/ .*//'
 ip -o address | sed 's/^[0-9]*: *//; s/ *scope.*//' | grep -v fe80:
@@ -57,7 +58,7 @@ nft list tables
 tc qdisc show | grep -E 'clsact|ingress' || true
 find /sys/fs/bpf -mindepth 1
 find /run -iname '*greway*'
-systemctl list-units --all --no-legend --plain '*greway*' | sed 's/^/unit /'
+systemctl list-units --all --no-legend --plain '*greway*' | grep -v ^system-greway.slice | sed 's/^/unit /'
 systemctl list-unit-files --no-legend '*greway*' | sed 's/^/unit file /'
 systemctl list-units --failed --no-legend --plain | sed 's/^/failed /'
 pgrep -a greway | sed 's/^[0-9]*/process/' || true

@@ -56,7 +56,7 @@ fn profiles_that_cannot_be_carried_are_told_and_left_alone() {
     let machine = &single.machine;
     let cases = [
         ("mode ip6gre remote fd00::1", "ip6gre"),
-        ("mode gretap remote 100.0.2.100", "gretap"),
+        ("mode ip6gretap remote fd00::1", "ip6gretap"),
         ("mode gre remote 0.0.0.0", "remote"),
         ("mode gre remote 100.0.2.100 local 100.0.2.100", "remote"),
     ];

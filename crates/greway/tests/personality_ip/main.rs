@@ -6,6 +6,7 @@
 mod support;
 
 mod batch;
+mod debian;
 mod foreign;
 mod guide;
 mod namespaces;

@@ -158,10 +158,10 @@ fn refusals_in_the_kernels_words() {
             "ip6gre",
         ),
         (
-            "link add tap0 type gretap remote 1.2.3.4",
+            "link add tap0 type ip6gretap remote fd00::1 local fd00::2",
             2,
             "RTNETLINK answers: Operation not supported\n",
-            "gretap",
+            "ip6gretap",
         ),
         ("link add tun4 type gre external", 2, "RTNETLINK answers: Operation not supported\n", "external"),
         (

@@ -41,10 +41,19 @@ pub(super) fn find(facts: &Facts) -> Outcome {
                 let about = format!("tunnel {name} is not carried: ");
                 let remains = after.notes.iter().find_map(|note| note.strip_prefix(&about));
                 return Some(match remains {
-                    Some(why) => Finding::stops("not-carried", format!("{name} is not carried"))
-                        .seen(why)
-                        .cure(format!("greway tunnel del {}", word(name.as_str())))
-                        .cure(facts.bring_up()),
+                    Some(why) => {
+                        let finding = Finding::stops("not-carried", format!("{name} is not carried"))
+                            .seen(why)
+                            .cure(format!("greway tunnel del {}", word(name.as_str())))
+                            .cure(facts.bring_up());
+                        // A file says whether its link is to be up.
+                        match &facts.spec.origin {
+                            Origin::Command => {
+                                finding.cure(format!("ip link set {} up", word(name.as_str())))
+                            }
+                            Origin::File(_) | Origin::Profile(_) => finding,
+                        }
+                    }
                     None => Finding::stops("not-up", format!("{name} is defined and not up"))
                         .seen(format!("defined by {}; the daemon does not know it", facts.spec.origin))
                         .cure(bring_up),

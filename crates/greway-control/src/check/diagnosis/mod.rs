@@ -78,7 +78,7 @@ diagnoses! {
     forward_rules => "forward-rules", ["forward-drops"], "whether the firewall lets pass what is forwarded";
     far_forwarding => "far-forwarding", ["far-end-no-route", "far-end-does-not-forward"], "whether the far end hands on what is for the networks behind it";
     way_back => "way-back", ["no-way-back"], "whether the far end knows the way back to the networks here";
-    return_path => "return-path", ["snat-missing", "no-return-path"], "whether hosts behind this one know the way back to the peer";
+    return_path => "return-path", ["no-return-path"], "whether hosts behind this one know the way back to the peer";
     destination => "destination", ["not-through-tunnel", "destination-silent"], "whether the host behind the far end that was named answers";
     kernel_gre => "kernel-gre", ["kernel-tunnel", "module-ip-gre"], "whether the kernel's own GRE is in the way";
 }

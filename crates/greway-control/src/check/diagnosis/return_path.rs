@@ -7,34 +7,14 @@ use std::net::IpAddr;
 use greway_netlink::Connection;
 
 use crate::check::ruleset::{InDevice, Packet, State};
-use crate::check::shell::word;
 use crate::check::{Facts, Finding, Outcome, Place};
 
 pub(super) fn find(facts: &Facts) -> Outcome {
     let (spec, host) = (&facts.spec, &facts.host);
     let mut findings = Vec::new();
-    if let (Some(snat), Some(tunnel)) = (spec.inner.snat, facts.tunnel()) {
-        let chain = format!("greway-{}", tunnel.spec.name);
-        let there = host.ruleset.as_ref().map(|ruleset| {
-            ruleset.chains.iter().any(|c| {
-                c.table.name == chain && c.base.is_some_and(|base| base.translates) && !c.rules.is_empty()
-            })
-        });
-        if there == Ok(false) {
-            findings.push(
-                Finding::hinders(
-                    "snat-missing",
-                    format!("packets of the peer are to be translated to {snat}, and the rule is not there"),
-                )
-                .seen(format!("no table ip {chain} with a rule"))
-                .cure(format!("greway restart {}", word(spec.name.as_str()))),
-            );
-        }
-    }
     let connections = match &host.connections {
         Ok(connections) => connections,
-        Err(reason) if findings.is_empty() => return Outcome::NotLooked(reason.clone()),
-        Err(_) => return Outcome::of(findings),
+        Err(reason) => return Outcome::NotLooked(reason.clone()),
     };
     let peers = host.peers.iter().map(|peer| peer.address).collect::<Vec<_>>();
     // Of each host behind this one: was anything of the peer's ever answered by it?

@@ -185,7 +185,8 @@ impl<'r> Walk<'r> {
                 // Whatever the rest says is not known.
                 self.may_accept = Some(());
                 self.may_translate = true;
-                self.may_drop.get_or_insert(self.place(chain, number, rule));
+                let place = self.place(chain, number, rule);
+                self.may_drop.get_or_insert(place);
                 return false;
             };
             self.left = left;
