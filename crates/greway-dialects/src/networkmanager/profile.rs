@@ -158,7 +158,7 @@ impl Profile {
         self.verify_ip("ipv6")
     }
 
-    /// As [`Profile::verify`], its words only: `ip-tunnel.remote: 'foo' is not a valid IPv4 address`.
+    /// As `verify`, its words only: `ip-tunnel.remote: 'foo' is not a valid IPv4 address`.
     ///
     /// # Errors
     /// These words.
