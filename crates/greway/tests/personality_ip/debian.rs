@@ -2,11 +2,12 @@
 //! tunnels on a kernel without GRE, from /etc/network/interfaces as people have it.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use greway_testbed::{PingOptions, ping, privilege, require};
 
-use crate::Shimmed;
 use crate::support::{Output, inner, two_hosts};
+use crate::{REAL, Shimmed, USUAL};
 
 /// The real program: the one that is installed, or the one that `cargo xtask test` unpacked beside the build.
 fn ifupdown() -> Result<PathBuf, String> {
@@ -16,18 +17,40 @@ fn ifupdown() -> Result<PathBuf, String> {
     found.ok_or_else(|| "there is no ifup of Debian; `cargo xtask test` unpacks it".to_owned())
 }
 
+/// /usr/local/sbin, where ifupdown's own PATH begins, with the shim in it; then the command. ifupdown hands nothing of
+/// the environment on, so the lab's socket comes with the shim.
+const STAGE: &str = r#"set -e
+mount -t tmpfs tmpfs /usr/local/sbin
+cp "$1" /usr/local/sbin/ip
+chmod 755 /usr/local/sbin/ip
+shift
+exec "$@""#;
+
 /// `ifup` or `ifdown` of tun0, verbose, with nothing of this machine's /etc/network.
 fn run(host: &Shimmed, program: &Path, verb: &str, interfaces: &str) -> Output {
-    let file = host.node.file("interfaces", interfaces);
-    let state = host.node.folder().join("ifstate");
+    let node = &host.node;
+    let folder = node.folder().display().to_string();
+    let file = node.file("interfaces", interfaces);
+    let config = node.file("greway.toml", &format!("[tools]\nip = \"{REAL}\"\n"));
+    let shim = node.file(
+        "shim",
+        &format!(
+            "#!/bin/sh\nGREWAY_BACKEND=greway GREWAY_CONFIG={config} GREWAY_SOCKET={} exec {folder}/bin/ip \"$@\"\n",
+            node.socket().display()
+        ),
+    );
+    let state = format!("{folder}/ifstate");
     std::fs::create_dir_all(&state).unwrap();
     // It is `ifdown` when it is called so.
-    let called = host.node.folder().join(verb);
+    let called = node.folder().join(verb);
     if !called.exists() {
         std::os::unix::fs::symlink(program, &called).unwrap();
     }
-    let (called, state) = (called.display(), state.display());
-    host.sh(&format!("{called} -v --no-scripts --no-loopback --state-dir {state} -i {file} tun0"))
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", STAGE, "stage"]).args([&shim]).arg(called);
+    command.args(["-v", "--no-scripts", "--no-loopback", "--state-dir", &state, "-i", &file, "tun0"]);
+    command.env_clear().env("PATH", USUAL).stdin(Stdio::null());
+    node.execute(command)
 }
 
 fn stanza(address: &str, peer: &str, remote: &str, local: &str) -> String {
@@ -48,7 +71,7 @@ fn g133_inet_tunnel_of_ifupdown_makes_the_tunnel_by_its_three_commands() {
     let there = stanza("172.16.0.2", "172.16.0.1", "100.0.1.100", "100.0.2.100");
     let up = run(&one, &program, "ifup", &here).ok();
     for command in [
-        "ip tunnel add tun0 mode gre remote 100.0.2.100 local 100.0.1.100 ttl 64",
+        "ip tunnel add tun0 mode gre remote 100.0.2.100 local 100.0.1.100        ttl 64",
         "ip link set tun0 up mtu 1400",
         "ip addr add 172.16.0.1/255.255.255.252 dev tun0 peer 172.16.0.2",
     ] {
