@@ -30,8 +30,7 @@ fn a_machine_boots_does_as_told_and_leaves_nothing() {
         gre_modules: vec!["ip_gre".to_owned(), "ip6_gre".to_owned()],
         ..MachineOptions::default()
     };
-    let mut machine = Machine::start(&image.unwrap(), &options).unwrap();
-    machine.booted(LONG, say).unwrap();
+    let mut machine = Machine::boot(&image.unwrap(), &options, LONG, say).unwrap();
     assert_eq!(machine.run("hostname; id -u; systemctl is-system-running").unwrap(), "gre\n0\nrunning\n");
     let output = machine.try_run("echo out; echo err >&2; printf end; exit 7", LONG).unwrap();
     assert_eq!((output.status, output.text.as_str()), (7, "out\nerr\nend"));

@@ -65,6 +65,9 @@ impl Image {
         remove(&building)?;
         fs::create_dir(&building).map_err(at(&building, "create it"))?;
         build(&building, say)?;
+        // Machines that boot at once should not wait for its way to the disk.
+        let disk = File::open(building.join("disk.img")).and_then(|disk| disk.sync_all());
+        disk.map_err(at(&building, "write it to the disk"))?;
         fs::rename(&building, &directory).map_err(at(&directory, "put it in place"))?;
         remove_others(cache, &directory)?;
         Ok(image)

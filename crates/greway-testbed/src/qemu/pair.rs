@@ -20,13 +20,23 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Boots both, and returns when they reach each other.
+    /// Boots both, and returns when they reach each other. A boot that does not end in time is tried once more.
     ///
     /// `options` is for both but for name and NICs: those given come after eth0.
     ///
     /// # Errors
     /// Those of starting, of booting within the time, and of setting eth0 up.
     pub fn boot(image: &Image, options: &MachineOptions, within: Duration, say: Say) -> Result<Self, Error> {
+        match Self::boot_once(image, options, within, say) {
+            Err(error @ Error::TimedOut { .. }) => {
+                say(&format!("once more, since {error}"));
+                Self::boot_once(image, options, within, say)
+            }
+            result => result,
+        }
+    }
+
+    fn boot_once(image: &Image, options: &MachineOptions, within: Duration, say: Say) -> Result<Self, Error> {
         let cable = Cable::new()?;
         say("booting two machines: 10 to 20 s");
         let start = |number: u8| {
