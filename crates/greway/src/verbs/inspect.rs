@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use greway_dialects::iproute2::{self, Verb};
 use greway_inspect::{CaptureWriter, Inspection};
-use greway_spec::TunnelSpec;
+use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::output;
 use crate::output::inspect::Tally;
@@ -83,43 +83,12 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
 
 /// The tunnel in question. Its name does not matter here.
 fn described(words: &str) -> anyhow::Result<TunnelSpec> {
-    let mut words: Vec<&str> = words.split_whitespace().collect();
-    let has_name = words.first().is_some_and(|first| *first == "name" || !is_word(first));
-    if !has_name {
-        words.splice(0..0, ["name", "tun0"]);
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let mut draft = iproute2::parse_tunnel_words(&words, Verb::Add).context("--tunnel")?;
+    if draft.name.is_none() {
+        draft.name = Some("tun0".parse::<DeviceName>()?.into());
     }
-    let draft = iproute2::parse_tunnel_words(&words, Verb::Add).context("--tunnel")?;
     draft.into_carried_spec().context("--tunnel")
-}
-
-fn is_word(text: &str) -> bool {
-    const FIRST: [&str; 24] = [
-        "mode",
-        "remote",
-        "local",
-        "dev",
-        "key",
-        "ikey",
-        "okey",
-        "csum",
-        "icsum",
-        "ocsum",
-        "seq",
-        "iseq",
-        "oseq",
-        "ttl",
-        "hoplimit",
-        "tos",
-        "pmtudisc",
-        "nopmtudisc",
-        "ignore-df",
-        "noignore-df",
-        "mtu",
-        "nokey",
-        "nocsum",
-        "noseq",
-    ];
-    FIRST.contains(&text)
 }
 
 type Source = Box<dyn Read + Send>;
