@@ -275,3 +275,20 @@ fn a_packet_cut_by_the_snap_length_is_told_as_far_as_it_goes() {
     let inner = found[0].record.packet.inner.as_ref().unwrap();
     assert_eq!(inner.problem.as_deref(), Some("8 bytes are no IPv4 header"));
 }
+
+#[test]
+fn an_ethernet_tunnel_takes_frames_and_the_others_leave_them() {
+    let inner = ipv4(17, [172, 16, 0, 1], [172, 16, 0, 2], &udp(b"hello"));
+    let frame = ethernet(&inner);
+    let bridged = ipv4(47, [100, 0, 1, 100], [100, 0, 2, 100], &gre(&[('K', 5)], 0x6558, &frame));
+    let plain = ipv4(47, [100, 0, 1, 100], [100, 0, 2, 100], &gre(&[('K', 5)], 0x0800, &inner));
+    let capture = pcap(Endian::Little, RAW, &[bridged, plain]);
+    let gretap = tunnel(|draft| {
+        draft.mode = Some(greway_spec::Mode::Gretap.into());
+        draft.ikey = Some(Some(5).into());
+    });
+    let found = all_for(&capture, &gretap);
+    assert_eq!(found[0].record.verdict, Some("deliver"));
+    assert_eq!(found[0].payload, Some((0x6558, frame)));
+    assert_eq!((found[1].record.verdict, found[1].record.reason), (Some("decline"), Some("no-tunnel")));
+}
