@@ -42,7 +42,7 @@ const EXAMPLES: &str = "\
 Examples:
   greway export ip tun0                             the commands that make it here
   greway export nmcli tun0 --peer                   what the other host has to type
-  greway export ifcfg tun0 --peer -o /tmp/peer/     its files, into a directory that is there";
+  greway export ifcfg tun0 --peer -o peer/          its files, into a directory that is there";
 
 /// Runs the verb.
 pub(crate) fn run(args: &ExportArgs, location: &Location) -> anyhow::Result<ExitCode> {
