@@ -63,13 +63,18 @@ impl PathMtu {
 /// A socket that would send as the tunnel does, so that routes, devices and IPsec policies count; it sends
 /// nothing.
 fn ask(tunnel: &Tunnel, bound_to: Option<u32>) -> io::Result<u32> {
-    let socket = RawSocket::open_ipv4_muted(GRE).map_err(|error| error.source)?;
+    let opened = match tunnel.over_ipv6() {
+        false => RawSocket::open_ipv4_muted(GRE),
+        true => RawSocket::open_ipv6_muted(GRE),
+    };
+    let socket = opened.map_err(|error| error.source)?;
     if let Some(ifindex) = bound_to {
         socket.bind_to_ifindex(ifindex)?;
     }
     if let Some(local) = tunnel.local() {
         socket.bind(local)?;
     }
-    socket.connect(tunnel.remote())?;
+    let remote = tunnel.remote().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    socket.connect(remote)?;
     socket.path_mtu()
 }

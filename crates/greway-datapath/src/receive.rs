@@ -98,7 +98,7 @@ fn datagram<'a>(
     context: &Context<'_>,
     underlay: &UnderlayCounters,
 ) -> Option<(&'a mut [u8], Receipt)> {
-    let Meta { source, packet_info, auxdata, truncated } = packet.meta;
+    let Meta { source, packet_info, auxdata, truncated, .. } = packet.meta;
     if truncated {
         underlay.record_drop(DropReason::OuterTruncated);
         return None;

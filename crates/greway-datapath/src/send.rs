@@ -254,7 +254,7 @@ fn fill(port: &mut Port, payload: &Payload<'_>, train: &mut Train) -> bool {
     port.reserve_sequence();
     let Payload { protocol_type, packet, offload } = payload;
     // The engine counts what it drops.
-    if encapsulate(&port.tunnel, &mut port.state, *protocol_type, packet, *offload, train).is_err() {
+    if encapsulate(&port.tunnel, &mut port.state, *protocol_type, packet, *offload, None, train).is_err() {
         return false;
     }
     if train.len() > MOST_SEGMENTS {

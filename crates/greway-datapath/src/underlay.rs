@@ -10,7 +10,7 @@
 //! "protocol unreachable". There is only one, since each is given a copy of every GRE packet that arrives.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use greway_linux::batch::{Control, ReceiveBatch, Target};
@@ -115,15 +115,22 @@ impl Underlay {
     }
 }
 
-/// How the kernel is told the outer header.
+/// How the kernel is told the outer header. `bound_to`: the device to leave by, which is also the one that a
+/// link-local destination is of.
 pub(crate) fn address(outer: &Outer, bound_to: Option<u32>) -> (Target, Control) {
     let control = Control {
         ttl: Some(outer.ttl),
         tos: Some(outer.tos),
-        source: outer.source.filter(|source| *source != Ipv4Addr::UNSPECIFIED),
+        source: outer.source.filter(|source| !source.is_unspecified()),
         ifindex: bound_to,
+        flow_label: Some(outer.flow_label).filter(|label| *label != 0),
+        encapsulation_limit: outer.encap_limit,
     };
-    (Target::Ipv4(outer.destination), control)
+    let target = match outer.destination {
+        IpAddr::V4(address) => Target::Ipv4(address),
+        IpAddr::V6(address) => Target::Ipv6 { address, scope_id: bound_to.unwrap_or(0) },
+    };
+    (target, control)
 }
 
 fn open_packet() -> Result<PacketSocket, OpenError> {

@@ -1,12 +1,16 @@
 //! From a payload packet to the datagrams that carry it.
 //!
 //! Everything the delivery header inherits is decided here, in the kernel's order (linux
-//! net/ipv4/ip_tunnel.c v6.18, `ip_tunnel_xmit`). Not decided here: the path MTU and the route, which
+//! net/ipv4/ip_tunnel.c v6.18, `ip_tunnel_xmit`; net/ipv6/ip6_gre.c and ip6_tunnel.c, `ip6_tnl_xmit`). Not decided here: the path MTU and the route, which
 //! take the kernel's answers to a send.
 
+use std::net::IpAddr;
+
+use greway_spec::FlowLabel;
 use greway_wire::checksum::{self, Checksum};
+use greway_wire::extension::{self, Chain};
 use greway_wire::ipv4::{self, Ipv4Header};
-use greway_wire::{crc32c, ecn, ethertype, gre, ipv6};
+use greway_wire::{crc32c, ecn, encap_limit, ethertype, gre, ipv6};
 
 use crate::frame::Link;
 use crate::offload::{Offload, Partial};
@@ -17,11 +21,13 @@ use crate::verdict::DropReason;
 
 /// TTL of the delivery header for payloads that have none and `ttl inherit`.
 const DEFAULT_TTL: u8 = 64;
-/// Bytes of the largest IPv4 datagram.
+/// Bytes of the largest datagram; over IPv6 without its fixed header.
 const MAX_DATAGRAM: usize = 65_535;
 
 /// Encapsulates `packet` into `train`, which is emptied first. It has no link header, unless the tunnel carries
 /// Ethernet: then it is the whole frame.
+///
+/// `endpoint`: where to, for a tunnel without a remote; a tunnel that has one does not look at it.
 ///
 /// Drops are counted here; packets are counted by the caller once they are sent
 /// ([`crate::TunnelCounters::record_sent`], TX-09). Sequence numbers are spent in any case.
@@ -34,12 +40,15 @@ pub fn encapsulate(
     protocol_type: u16,
     packet: &[u8],
     offload: Offload,
+    endpoint: Option<IpAddr>,
     train: &mut Train,
 ) -> Result<(), DropReason> {
     let link = tunnel.link(protocol_type, packet).ok_or(DropReason::NoPayload);
     let filled = link.and_then(|link| {
-        train.begin(outer_for(tunnel, link, packet)?);
-        Departure { tunnel, state, protocol_type, packet, link: link.len, train }.fill(offload)
+        let outer = outer_for(tunnel, link, packet, endpoint)?;
+        train.begin(outer);
+        let overhead = tunnel.gre_len() + outer.header_len();
+        Departure { tunnel, state, protocol_type, packet, link: link.len, overhead, train }.fill(offload)
     });
     if let Err(reason) = filled {
         train.clear();
@@ -49,10 +58,16 @@ pub fn encapsulate(
 }
 
 /// The delivery header for a packet: RX-23's sanity the other way round, TX-03, TX-05, TX-07.
-fn outer_for(tunnel: &Tunnel, link: Link, payload: &[u8]) -> Result<Outer, DropReason> {
+fn outer_for(
+    tunnel: &Tunnel,
+    link: Link,
+    payload: &[u8],
+    endpoint: Option<IpAddr>,
+) -> Result<Outer, DropReason> {
     let packet = &payload[link.len..];
     let inherited = Inherited::from(link, packet)?;
-    if is_own_packet(tunnel, link.ethertype, packet) {
+    let destination = tunnel.remote.or(endpoint).ok_or(DropReason::NoEndpoint)?;
+    if is_own_packet(tunnel, destination, link.ethertype, packet) {
         return Err(DropReason::Recursion);
     }
     let tos = match inherited.tos {
@@ -66,13 +81,40 @@ fn outer_for(tunnel: &Tunnel, link: Link, payload: &[u8]) -> Result<Outer, DropR
     if ttl == 0 {
         return Err(DropReason::TtlExhausted);
     }
-    Ok(Outer {
+    let outer = Outer {
         source: tunnel.local,
-        destination: tunnel.remote,
+        destination,
         ttl,
         tos: ecn::encapsulate(tos, inherited.tos.unwrap_or(0)),
         dont_fragment: tunnel.sets_df(inherited.dont_fragment),
-    })
+        flow_label: 0,
+        encap_limit: None,
+    };
+    match destination {
+        IpAddr::V4(_) => Ok(outer),
+        // The traffic class goes as it is: no ECN unless all of it is inherited.
+        IpAddr::V6(_) => over_ipv6(tunnel, link.ethertype, packet, Outer { tos, ..outer }),
+    }
+}
+
+/// What only a delivery header of IPv6 has: T6-02, T6-03, T6-05.
+fn over_ipv6(tunnel: &Tunnel, ethertype: u16, packet: &[u8], outer: Outer) -> Result<Outer, DropReason> {
+    let inner_ipv6 = ethertype == ethertype::IPV6;
+    if inner_ipv6
+        && ipv6::addresses(packet).is_some_and(|(source, _)| IpAddr::V6(source) == outer.destination)
+    {
+        return Err(DropReason::InnerSourceIsRemote);
+    }
+    let encap_limit = match encap_limit::find(packet).filter(|_| inner_ipv6) {
+        Some(found) => Some(found.limit.checked_sub(1).ok_or(DropReason::EncapsulationLimit)?),
+        None => tunnel.encaplimit,
+    };
+    let flow_label = match tunnel.flow_label {
+        FlowLabel::Fixed(label) => label,
+        FlowLabel::Inherit if inner_ipv6 => ipv6::flow_label(packet).unwrap_or(0),
+        FlowLabel::Inherit => 0,
+    };
+    Ok(Outer { flow_label, encap_limit, ..outer })
 }
 
 /// What a delivery header may take over from the payload packet.
@@ -109,18 +151,35 @@ impl Inherited {
 
 /// Whether the packet left this tunnel already: the route to the remote leads into the tunnel. With a
 /// `local` the addresses tell; without one the key must agree too, since another host's packets may pass.
-fn is_own_packet(tunnel: &Tunnel, protocol_type: u16, packet: &[u8]) -> bool {
-    if protocol_type != ethertype::IPV4 || packet[9] != gre::PROTOCOL {
-        return false;
-    }
-    let Ok(inner) = Ipv4Header::parse(packet) else { return false };
-    if inner.destination != tunnel.remote {
+fn is_own_packet(tunnel: &Tunnel, remote: IpAddr, protocol_type: u16, packet: &[u8]) -> bool {
+    let Some((source, destination, gre_at)) = gre_in(protocol_type, packet) else { return false };
+    if destination != remote {
         return false;
     }
     match tunnel.local {
-        Some(local) => inner.source == local,
-        None => gre::GreHeader::parse(&packet[inner.header_len()..])
-            .is_ok_and(|(header, _)| header.key == tunnel.okey),
+        Some(local) => source == local,
+        None => gre::GreHeader::parse(&packet[gre_at..]).is_ok_and(|(header, _)| header.key == tunnel.okey),
+    }
+}
+
+/// Addresses of a packet that is GRE itself, and where its GRE header is.
+fn gre_in(protocol_type: u16, packet: &[u8]) -> Option<(IpAddr, IpAddr, usize)> {
+    match protocol_type {
+        ethertype::IPV4 if packet[9] == gre::PROTOCOL => {
+            let header = Ipv4Header::parse(packet).ok()?;
+            Some((header.source.into(), header.destination.into(), header.header_len()))
+        }
+        // Most packets are told by one byte.
+        ethertype::IPV6 if matches!(packet[6], gre::PROTOCOL | extension::DESTINATION_OPTIONS) => {
+            let (source, destination) = ipv6::addresses(packet)?;
+            match extension::follow(packet) {
+                Chain::To { protocol: gre::PROTOCOL, at, .. } if at <= packet.len() => {
+                    Some((source.into(), destination.into(), at))
+                }
+                _ => None,
+            }
+        }
+        _ => None,
     }
 }
 
@@ -142,6 +201,8 @@ struct Departure<'a> {
     packet: &'a [u8],
     /// Bytes of link header at its begin.
     link: usize,
+    /// Bytes of all headers before it.
+    overhead: usize,
     train: &'a mut Train,
 }
 
@@ -228,7 +289,7 @@ impl Departure<'_> {
         payload: std::ops::Range<usize>,
     ) -> Result<OpenSegment<'_>, DropReason> {
         let payload_len = payload.len();
-        if self.tunnel.overhead() + rewritten + payload_len > MAX_DATAGRAM {
+        if self.overhead + rewritten + payload_len > MAX_DATAGRAM {
             return Err(DropReason::TooBigForPath);
         }
         let sequence = if self.tunnel.oseq { self.state.take_sequence() } else { 0 };

@@ -4,18 +4,23 @@
 //! v6.18), so that a packet that fails two of them is counted for the same one. Before them come the
 //! guards that a packet socket needs because it sees packets earlier than the IP stack does: length and
 //! checksum of the outer header. Reassembly is the socket's; a fragment is dropped.
+//!
+//! Over IPv6 there is no demultiplexer before the tunnels (net/ipv6/ip6_gre.c, `gre_rcv`): four bytes are enough, and
+//! the reserved flags that it would refuse are ignored.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
 use greway_wire::checksum::{self, Checksum};
+use greway_wire::extension::{self, Chain};
 use greway_wire::gre::{self, GreError, GreHeader};
 use greway_wire::ipv4::{self, Ipv4Error, Ipv4Header};
+use greway_wire::ipv6::{self, Ipv6Header};
 use greway_wire::transport::Transport;
-use greway_wire::{ecn, ethertype, ipv6};
+use greway_wire::{ecn, ethertype};
 
 use crate::counters::UnderlayCounters;
 use crate::frame::Link;
@@ -40,7 +45,8 @@ pub enum Receipt {
         /// Index of the interface it came in by.
         ifindex: u32,
     },
-    /// A raw IP socket: nothing, but the IP stack has checked the outer header.
+    /// A raw IP socket: nothing, but the IP stack has checked the outer header. Over IPv6, where such a socket gives
+    /// none, the caller writes one.
     Raw {
         /// Index of the interface it came in by.
         ifindex: u32,
@@ -88,7 +94,7 @@ pub struct Ingress<'a, T: ?Sized> {
     pub unmatched: &'a mut Unmatched,
 }
 
-/// Decides about one datagram, its outer IPv4 header first, and counts it. Link padding after the
+/// Decides about one datagram, its outer IP header first, and counts it. Link padding after the
 /// datagram is ignored. ECN is combined into the payload packet in place; nothing else is written.
 pub fn decapsulate<T: TunnelSlots + ?Sized>(
     ingress: &mut Ingress<'_, T>,
@@ -143,8 +149,9 @@ fn receive<T: TunnelSlots + ?Sized>(
 
 /// A datagram whose outer header and GRE header are read and right.
 struct Arrival {
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
+    source: IpAddr,
+    destination: IpAddr,
+    /// TOS or traffic class.
     tos: u8,
     ifindex: u32,
     header: GreHeader,
@@ -155,38 +162,23 @@ struct Arrival {
 
 impl Arrival {
     fn parse(table: &TunnelTable, datagram: &[u8], receipt: Receipt) -> Result<Self, Refusal> {
-        let outer = Ipv4Header::parse(datagram).map_err(|error| match error {
-            Ipv4Error::Version { .. } => Refusal::Decline(DeclineReason::NotIpv4),
-            Ipv4Error::TooShort { .. } | Ipv4Error::HeaderLength { .. } => {
-                Refusal::Drop(None, DropReason::OuterTruncated)
-            }
-        })?;
-        if outer.protocol != gre::PROTOCOL {
-            return Err(Refusal::Decline(DeclineReason::NotGre));
-        }
-        let gre_at = outer.header_len();
-        let ifindex = match receipt {
-            // The IP stack verified it, and may have written into an option since.
-            Receipt::Raw { ifindex, .. } => ifindex,
-            Receipt::Facts { .. } if !checksum::verifies(&datagram[..gre_at]) => {
-                return Err(Refusal::Drop(None, DropReason::OuterChecksum));
-            }
-            Receipt::Facts { ifindex, .. } => ifindex,
+        let delivery = match datagram.first().map(|first| first >> 4) {
+            Some(4) => Delivered::over_ipv4(table, datagram, receipt)?,
+            Some(6) => Delivered::over_ipv6(table, datagram)?,
+            Some(_) => return Err(Refusal::Decline(DeclineReason::NotIp)),
+            None => return Err(Refusal::Drop(None, DropReason::OuterTruncated)),
         };
+        let Delivered { source, destination, tos, gre: Range { start: gre_at, end: total } } = delivery;
+        let (Receipt::Raw { ifindex } | Receipt::Facts { ifindex, .. }) = receipt;
         // From here on the source is what the packet says; its only tunnel gets the blame.
-        let drop = |reason| Refusal::Drop(table.only_tunnel_of(outer.source), reason);
-        let total = usize::from(outer.total_length);
-        let gre = datagram.get(gre_at..total).ok_or_else(|| drop(DropReason::OuterTruncated))?;
-        if outer.is_fragment() {
-            return Err(drop(DropReason::OuterFragment));
+        let drop = |reason| Refusal::Drop(table.only_tunnel_of(source), reason);
+        let gre = &datagram[gre_at..total];
+        let (header, header_len) = match source {
+            IpAddr::V4(_) if gre.len() < MIN_GRE => return Err(drop(DropReason::TooShort)),
+            IpAddr::V4(_) => GreHeader::parse(gre),
+            IpAddr::V6(_) => GreHeader::parse_over_ipv6(gre),
         }
-        if outer.destination.is_multicast() {
-            return Err(Refusal::Decline(DeclineReason::Multicast));
-        }
-        if gre.len() < MIN_GRE {
-            return Err(drop(DropReason::TooShort));
-        }
-        let (header, header_len) = GreHeader::parse(gre).map_err(|error| match error {
+        .map_err(|error| match error {
             GreError::VersionOne => Refusal::Decline(DeclineReason::Version1Pptp),
             GreError::TooShort { .. } => drop(DropReason::TooShort),
             GreError::UnknownVersion { .. } => drop(DropReason::UnknownVersion),
@@ -194,18 +186,21 @@ impl Arrival {
             GreError::RoutingPresent => drop(DropReason::RoutingPresent),
             GreError::Truncated { .. } => drop(DropReason::TruncatedHeader),
         })?;
-        let (protocol_type, redirect) = translate_wccp(&header, gre);
+        let (protocol_type, redirect) = translate_wccp(&header, gre, source.is_ipv6());
         let arrival = Self {
-            source: outer.source,
-            destination: outer.destination,
-            tos: outer.tos,
+            source,
+            destination,
+            tos,
             ifindex,
             header,
             protocol_type,
             inner: gre_at + header_len + redirect..total,
         };
+        if arrival.inner.start > total {
+            return Err(drop(DropReason::TruncatedHeader));
+        }
         if header.checksum.is_some() && !checksum_holds(&datagram[..total], gre_at, &arrival.inner, receipt) {
-            let meant = arrival.lookup(table).or_else(|| table.only_tunnel_of(outer.source));
+            let meant = arrival.lookup(table).or_else(|| table.only_tunnel_of(source));
             return Err(Refusal::Drop(meant, DropReason::BadChecksum));
         }
         Ok(arrival)
@@ -221,7 +216,10 @@ impl Arrival {
             ethertype::ERSPAN | ethertype::ERSPAN2 => None,
             _ => self.lookup(table),
         };
-        found.ok_or_else(|| Refusal::Decline(self.no_tunnel()))
+        found.ok_or_else(|| match self.destination.is_multicast() {
+            true => Refusal::Decline(DeclineReason::Multicast),
+            false => Refusal::Decline(self.no_tunnel()),
+        })
     }
 
     fn no_tunnel(&self) -> DeclineReason {
@@ -271,14 +269,85 @@ impl Arrival {
     }
 }
 
-/// RX-07: with no flag set at all, WCCP is IPv4, behind a redirect header of 4 bytes in version 2.
-/// Returns the EtherType of the payload and the bytes to skip.
-fn translate_wccp(header: &GreHeader, gre: &[u8]) -> (u16, usize) {
+/// The delivery header, taken off.
+struct Delivered {
+    source: IpAddr,
+    destination: IpAddr,
+    /// TOS or traffic class.
+    tos: u8,
+    /// Where the GRE packet is.
+    gre: Range<usize>,
+}
+
+impl Delivered {
+    fn over_ipv4(table: &TunnelTable, datagram: &[u8], receipt: Receipt) -> Result<Self, Refusal> {
+        let outer = Ipv4Header::parse(datagram).map_err(|error| match error {
+            Ipv4Error::Version { .. } => Refusal::Decline(DeclineReason::NotIp),
+            Ipv4Error::TooShort { .. } | Ipv4Error::HeaderLength { .. } => {
+                Refusal::Drop(None, DropReason::OuterTruncated)
+            }
+        })?;
+        if outer.protocol != gre::PROTOCOL {
+            return Err(Refusal::Decline(DeclineReason::NotGre));
+        }
+        let start = outer.header_len();
+        // Behind a raw socket the IP stack verified it, and may have written into an option since.
+        if matches!(receipt, Receipt::Facts { .. }) && !checksum::verifies(&datagram[..start]) {
+            return Err(Refusal::Drop(None, DropReason::OuterChecksum));
+        }
+        let drop = |reason| Refusal::Drop(table.only_tunnel_of(outer.source), reason);
+        let end = usize::from(outer.total_length);
+        if start > end || end > datagram.len() {
+            return Err(drop(DropReason::OuterTruncated));
+        }
+        if outer.is_fragment() {
+            return Err(drop(DropReason::OuterFragment));
+        }
+        Ok(Self {
+            source: outer.source.into(),
+            destination: outer.destination.into(),
+            tos: outer.tos,
+            gre: start..end,
+        })
+    }
+
+    fn over_ipv6(table: &TunnelTable, datagram: &[u8]) -> Result<Self, Refusal> {
+        let truncated = |_| Refusal::Drop(None, DropReason::OuterTruncated);
+        let outer = Ipv6Header::parse(datagram).map_err(truncated)?;
+        let drop = |reason| Refusal::Drop(table.only_tunnel_of(outer.source), reason);
+        let end = ipv6::LEN + usize::from(outer.payload_length);
+        let whole = datagram.get(..end);
+        // What is cut off or in pieces is still somebody's.
+        let start = match extension::follow(whole.unwrap_or(datagram)) {
+            Chain::To { protocol: gre::PROTOCOL, at, plain: true } => at,
+            Chain::To { .. } => return Err(Refusal::Decline(DeclineReason::NotGre)),
+            Chain::Fragment(fragment) if fragment.next_header == gre::PROTOCOL => {
+                return Err(drop(DropReason::OuterFragment));
+            }
+            Chain::Fragment(_) => return Err(Refusal::Decline(DeclineReason::NotGre)),
+            Chain::Cut => return Err(drop(DropReason::OuterTruncated)),
+        };
+        if whole.is_none() || start > end {
+            return Err(drop(DropReason::OuterTruncated));
+        }
+        Ok(Self {
+            source: outer.source.into(),
+            destination: outer.destination.into(),
+            tos: outer.traffic_class,
+            gre: start..end,
+        })
+    }
+}
+
+/// RX-07: with no flag set at all, WCCP is what the delivery header is, behind a redirect header of 4 bytes in
+/// version 2. Returns the EtherType of the payload and the bytes to skip.
+fn translate_wccp(header: &GreHeader, gre: &[u8], over_ipv6: bool) -> (u16, usize) {
     if gre[..2] != [0, 0] || header.protocol_type != ethertype::WCCP {
         return (header.protocol_type, 0);
     }
-    let is_ipv4 = gre[gre::BASE_LEN] >> 4 == 4;
-    (ethertype::IPV4, if is_ipv4 { 0 } else { 4 })
+    let is_ipv4 = gre.get(gre::BASE_LEN).is_some_and(|first| first >> 4 == 4);
+    let protocol_type = if over_ipv6 { ethertype::IPV6 } else { ethertype::IPV4 };
+    (protocol_type, if is_ipv4 { 0 } else { 4 })
 }
 
 /// RX-05, as far as it can be told: a sender on the same host leaves the field to a device that never
@@ -341,6 +410,9 @@ fn accept(
         sequence::accept(&mut state.expected_sequence, arrival.header.sequence_number)?;
     }
     let inner = &mut inner[link.len..];
+    if tunnel.inherits_dscp() {
+        copy_dscp(link.ethertype, arrival.tos, inner);
+    }
     match link.ethertype {
         ethertype::IPV4 if inner.len() < ipv4::MIN_LEN => Err(DropReason::InnerTruncated),
         ethertype::IPV6 if inner.len() < ipv6::LEN => Err(DropReason::InnerTruncated),
@@ -364,5 +436,19 @@ fn accept(
             }
         }
         _ => Ok(()),
+    }
+}
+
+/// `dscp inherit`: the delivery header's DSCP becomes the payload packet's (linux net/ipv6/ip6_tunnel.c v6.18,
+/// `ip6ip6_dscp_ecn_decapsulate`).
+fn copy_dscp(ethertype: u16, outer: u8, inner: &mut [u8]) {
+    let with = |own: u8| (outer & !ecn::MASK) | (own & ecn::MASK);
+    match ethertype {
+        ethertype::IPV4 if inner.len() >= ipv4::MIN_LEN => ipv4::set_tos(inner, with(inner[1])),
+        ethertype::IPV6 => {
+            let own = ipv6::traffic_class(inner).unwrap_or(0);
+            ipv6::set_traffic_class(inner, with(own));
+        }
+        _ => {}
     }
 }

@@ -5,7 +5,9 @@
 //! routers send. Here is only what follows from it. The sender of the payload packet is told as by a router
 //! at the tunnel's entrance, so that its own path MTU discovery works through the tunnel (RFC 1191, RFC 8201);
 //! a packet that may be fragmented is fragmented before it is encapsulated, so that the far end reassembles
-//! nothing.
+//! nothing. Over IPv6 the kernel tells the sender even of a packet that might be fragmented, and never asks for less
+//! than 1280 bytes of IPv6 or 68 of IPv4 (T6-04; net/ipv6/ip6_tunnel.c `ip6_tnl_xmit`): what the path does not take
+//! then is fragmented outside.
 
 use greway_wire::ipv4::{self, Ipv4Header};
 use greway_wire::ipv6::{self, Ipv6Header};
@@ -17,6 +19,8 @@ use crate::tunnel::Tunnel;
 
 /// The smallest MTU of an IPv6 link in bytes (RFC 8200 §5): no tunnel may ask for less.
 const LEAST_IPV6: usize = 1280;
+/// The smallest MTU of IPv4 in bytes (RFC 791 §3.2).
+const LEAST_IPV4: usize = 68;
 /// Bytes of an ICMP error with its quote at most (RFC 1812 §4.3.2.3).
 const LONGEST_ICMP: usize = 576;
 /// The same for ICMPv6 (RFC 4443 §2.4).
@@ -56,6 +60,15 @@ pub fn fit(tunnel: &Tunnel, protocol_type: u16, packet: &[u8], offload: Offload,
         return Fit::Fits;
     }
     let (protocol_type, packet) = (link.ethertype, &packet[link.len..]);
+    if tunnel.over_ipv6() {
+        let least = if protocol_type == ethertype::IPV6 { LEAST_IPV6 } else { LEAST_IPV4 };
+        let mtu = u16::try_from(limit.max(least)).unwrap_or(u16::MAX);
+        return match protocol_type {
+            _ if size.saturating_sub(link.len) <= usize::from(mtu) => Fit::Fits,
+            ethertype::IPV4 | ethertype::IPV6 => Fit::TellSender { mtu },
+            _ => Fit::TooBig,
+        };
+    }
     let inner_df = protocol_type == ethertype::IPV4 && packet.get(6).is_some_and(|byte| byte & 0x40 != 0);
     if !tunnel.sets_df(inner_df) {
         return Fit::Fits;

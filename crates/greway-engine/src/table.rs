@@ -9,12 +9,16 @@
 //! may have the same ends and key. A frame that finds no Ethernet tunnel goes to a layer 3 tunnel, as the packet of
 //! an unknown protocol that it is there.
 //!
+//! Tunnels over IPv6 are looked up apart from those over IPv4, by the same steps; only their keys are compared by value
+//! alone, so that key 0 is no key (net/ipv6/ip6_gre.c v6.18, `ip6gre_tunnel_lookup`). A tunnel to a multicast group
+//! takes what anybody sends to the group.
+//!
 //! The table is built for a set of tunnels and never changed: a new set is a new table. What it costs a
 //! packet is one hash lookup for each step that any tunnel needs.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use greway_spec::TunnelSpec;
 use greway_wire::ethertype;
@@ -26,10 +30,12 @@ pub struct TunnelIndex(pub u32);
 /// What a tunnel asks of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
+    /// Whether the delivery header is IPv6; the addresses are of that family.
+    pub over_ipv6: bool,
     /// Destination the packet must have; `None`: any.
-    pub local: Option<Ipv4Addr>,
-    /// Source the packet must have; `None`: any.
-    pub remote: Option<Ipv4Addr>,
+    pub local: Option<IpAddr>,
+    /// Source the packet must have, or the group it must be sent to; `None`: any.
+    pub remote: Option<IpAddr>,
     /// Key the packet must have; `None`: it must have none (RX-13).
     pub ikey: Option<u32>,
     /// Whether it takes Ethernet frames (protocol type 0x6558) and nothing else.
@@ -39,26 +45,38 @@ pub struct Endpoint {
 impl Endpoint {
     /// The endpoint of a tunnel.
     pub fn of(spec: &TunnelSpec) -> Self {
-        let (local, remote) = spec.ipv4_ends().unwrap_or((None, Ipv4Addr::UNSPECIFIED));
-        Self { local, remote: Some(remote), ikey: spec.ikey, ethernet: spec.mode.is_ethernet() }
+        Self {
+            over_ipv6: spec.mode.over_ipv6(),
+            local: spec.local,
+            remote: spec.remote,
+            ikey: spec.ikey,
+            ethernet: spec.mode.is_ethernet(),
+        }
     }
 }
 
 /// The tunnels of one underlay, ready for lookup.
 #[derive(Clone, Debug, Default)]
 pub struct TunnelTable {
+    ipv4: Kinds,
+    ipv6: Kinds,
+    /// The only tunnel of a remote, for packets whose key cannot be read.
+    by_remote: Map<IpAddr, Option<TunnelIndex>>,
+}
+
+/// The tunnels over one family.
+#[derive(Clone, Debug, Default)]
+struct Kinds {
     layer3: Steps,
     ethernet: Steps,
-    /// The only tunnel of a remote, for packets whose key cannot be read.
-    by_remote: Map<u32, Option<TunnelIndex>>,
 }
 
 /// The tunnels of one kind.
 #[derive(Clone, Debug, Default)]
 struct Steps {
-    exact: Step<(u64, Option<u32>)>,
-    remote: Step<(u32, Option<u32>)>,
-    local: Step<(u32, Option<u32>)>,
+    exact: Step<(u128, u128, Option<u32>)>,
+    remote: Step<(u128, Option<u32>)>,
+    local: Step<(u128, Option<u32>)>,
     wildcard: Step<u32>,
 }
 
@@ -75,19 +93,25 @@ impl TunnelTable {
     /// A table of endpoints, which may be wildcards.
     pub fn from_endpoints(endpoints: impl Iterator<Item = (TunnelIndex, Endpoint, Option<u32>)>) -> Self {
         let mut table = Self::default();
-        for (index, Endpoint { local, remote, ikey, ethernet }, dev) in endpoints {
+        for (index, endpoint, dev) in endpoints {
+            let Endpoint { over_ipv6, local, remote, ikey, ethernet } = endpoint;
+            let kinds = if over_ipv6 { &mut table.ipv6 } else { &mut table.ipv4 };
+            let steps = if ethernet { &mut kinds.ethernet } else { &mut kinds.layer3 };
+            let key = if over_ipv6 { ikey.filter(|key| *key != 0) } else { ikey };
             let entry = (dev, index);
-            let steps = if ethernet { &mut table.ethernet } else { &mut table.layer3 };
-            match (local, remote) {
-                (Some(local), Some(remote)) => {
-                    steps.exact.entry((pair(local, remote), ikey)).or_default().push(entry);
+            match (local.map(bits), remote) {
+                (_, Some(group)) if group.is_multicast() => {
+                    steps.local.entry((bits(group), key)).or_default().push(entry);
                 }
-                (None, Some(remote)) => steps.remote.entry((remote.to_bits(), ikey)).or_default().push(entry),
-                (Some(local), None) => steps.local.entry((local.to_bits(), ikey)).or_default().push(entry),
-                (None, None) => steps.wildcard.entry(ikey.unwrap_or(0)).or_default().push(entry),
+                (Some(local), Some(remote)) => {
+                    steps.exact.entry((local, bits(remote), key)).or_default().push(entry);
+                }
+                (None, Some(remote)) => steps.remote.entry((bits(remote), key)).or_default().push(entry),
+                (Some(local), None) => steps.local.entry((local, key)).or_default().push(entry),
+                (None, None) => steps.wildcard.entry(key.unwrap_or(0)).or_default().push(entry),
             }
             if let Some(remote) = remote {
-                let only = table.by_remote.entry(remote.to_bits());
+                let only = table.by_remote.entry(remote);
                 only.and_modify(|known| *known = None).or_insert(Some(index));
             }
         }
@@ -99,42 +123,42 @@ impl TunnelTable {
     pub fn lookup(
         &self,
         protocol_type: u16,
-        remote: Ipv4Addr,
-        local: Ipv4Addr,
+        remote: impl Into<IpAddr>,
+        local: impl Into<IpAddr>,
         key: Option<u32>,
         ingress: u32,
     ) -> Option<TunnelIndex> {
+        let (remote, local) = (remote.into(), local.into());
+        let (kinds, key) = match remote {
+            IpAddr::V4(_) => (&self.ipv4, key),
+            IpAddr::V6(_) => (&self.ipv6, key.filter(|key| *key != 0)),
+        };
+        let (remote, local) = (bits(remote), bits(local));
         let ethernet = match protocol_type {
-            ethertype::TEB => self.ethernet.lookup(remote, local, key, ingress),
+            ethertype::TEB => kinds.ethernet.lookup(remote, local, key, ingress),
             _ => None,
         };
-        ethernet.or_else(|| self.layer3.lookup(remote, local, key, ingress))
+        ethernet.or_else(|| kinds.layer3.lookup(remote, local, key, ingress))
     }
 
     /// The tunnel that a packet from `remote` must have been meant for because there is only one:
     /// whom to count a packet for whose header cannot be read.
-    pub fn only_tunnel_of(&self, remote: Ipv4Addr) -> Option<TunnelIndex> {
-        self.by_remote.get(&remote.to_bits()).copied().flatten()
+    pub fn only_tunnel_of(&self, remote: impl Into<IpAddr>) -> Option<TunnelIndex> {
+        self.by_remote.get(&remote.into()).copied().flatten()
     }
 
     /// Whether there is no tunnel at all.
     pub fn is_empty(&self) -> bool {
-        self.layer3.is_empty() && self.ethernet.is_empty()
+        [&self.ipv4, &self.ipv6].into_iter().all(|kinds| kinds.layer3.is_empty() && kinds.ethernet.is_empty())
     }
 }
 
 impl Steps {
-    fn lookup(
-        &self,
-        remote: Ipv4Addr,
-        local: Ipv4Addr,
-        key: Option<u32>,
-        ingress: u32,
-    ) -> Option<TunnelIndex> {
+    fn lookup(&self, remote: u128, local: u128, key: Option<u32>, ingress: u32) -> Option<TunnelIndex> {
         let steps = [
-            find(&self.exact, &(pair(local, remote), key)),
-            find(&self.remote, &(remote.to_bits(), key)),
-            find(&self.local, &(local.to_bits(), key)),
+            find(&self.exact, &(local, remote, key)),
+            find(&self.remote, &(remote, key)),
+            find(&self.local, &(local, key)),
             // Here the kernel compares the value and not whether there is a key.
             find(&self.wildcard, &key.unwrap_or(0)),
         ];
@@ -159,8 +183,12 @@ fn find<'a, K: Eq + Hash>(step: &'a Step<K>, key: &K) -> Option<&'a [(Option<u32
     if step.is_empty() { None } else { step.get(key).map(Vec::as_slice) }
 }
 
-fn pair(local: Ipv4Addr, remote: Ipv4Addr) -> u64 {
-    u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits())
+/// An address as a number; the two families have tables of their own.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
 }
 
 /// Multiply and fold: a few instructions instead of SipHash. Keys of the table come from the
@@ -190,6 +218,10 @@ impl Hasher for AddressHasher {
         self.mix(word);
     }
 
+    fn write_u128(&mut self, word: u128) {
+        self.mix(word as u64 ^ (word >> 64) as u64);
+    }
+
     fn write_isize(&mut self, word: isize) {
         self.mix(word as u64);
     }
@@ -207,8 +239,8 @@ mod tests {
     /// The rule, read off the text: four passes over a list.
     fn naive(
         list: &[(Endpoint, Option<u32>)],
-        remote: Ipv4Addr,
-        local: Ipv4Addr,
+        remote: IpAddr,
+        local: IpAddr,
         key: Option<u32>,
         ingress: u32,
     ) -> Option<TunnelIndex> {
@@ -239,12 +271,13 @@ mod tests {
         TunnelTable::from_endpoints((0..).zip(list).map(|(i, (e, dev))| (TunnelIndex(i), *e, *dev)))
     }
 
-    fn address(last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 0, 0, last)
+    fn address(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
     }
 
     fn endpoint(local: Option<u8>, remote: Option<u8>, ikey: Option<u32>) -> Endpoint {
-        Endpoint { local: local.map(address), remote: remote.map(address), ikey, ethernet: false }
+        let (local, remote) = (local.map(address), remote.map(address));
+        Endpoint { over_ipv6: false, local, remote, ikey, ethernet: false }
     }
 
     #[test]
@@ -305,6 +338,36 @@ mod tests {
         assert_eq!(find(&both[1..], ethertype::ARP), None);
         // As the kernel: with no Ethernet tunnel a frame is one more protocol.
         assert_eq!(find(&both[..1], ethertype::TEB), Some(0));
+    }
+
+    #[test]
+    fn rx12_a_group_takes_what_anybody_sends_to_it() {
+        let group: IpAddr = [239, 1, 1, 1].into();
+        let list = [(Endpoint { remote: Some(group), ..endpoint(Some(1), None, Some(7)) }, None)];
+        let table = table(&list);
+        let find = |to: IpAddr| table.lookup(ethertype::IPV4, address(9), to, Some(7), 3);
+        assert_eq!(find(group), Some(TunnelIndex(0)));
+        assert_eq!(find(address(1)), None);
+    }
+
+    #[test]
+    fn rx13_over_ipv6_key_zero_is_no_key_and_ipv4_has_a_table_of_its_own() {
+        let here: IpAddr = "fd00::1".parse().unwrap();
+        let there: IpAddr = "fd00::2".parse().unwrap();
+        let six = Endpoint {
+            over_ipv6: true,
+            local: Some(here),
+            remote: Some(there),
+            ikey: Some(0),
+            ethernet: false,
+        };
+        let table = table(&[(six, None), (endpoint(None, None, None), None)]);
+        let find = |key| table.lookup(ethertype::IPV6, there, here, key, 3);
+        assert_eq!(find(None), Some(TunnelIndex(0)));
+        assert_eq!(find(Some(0)), Some(TunnelIndex(0)));
+        assert_eq!(find(Some(1)), None);
+        assert_eq!(table.lookup(ethertype::IPV6, address(2), address(1), None, 3), Some(TunnelIndex(1)));
+        assert_eq!(table.only_tunnel_of(there), Some(TunnelIndex(0)));
     }
 
     fn any_endpoint() -> impl Strategy<Value = (Endpoint, Option<u32>)> {

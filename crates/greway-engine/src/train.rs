@@ -10,32 +10,75 @@
 //!   packet   IP·TCP|───────────|──────────|──────|
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
-use greway_wire::gre;
 use greway_wire::ipv4::{self, Ipv4Header};
+use greway_wire::ipv6::{self, Ipv6Header};
+use greway_wire::{encap_limit, extension, gre};
 
 /// The delivery header of all segments of a train.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outer {
-    /// Source address; `None`: the route decides.
-    pub source: Option<Ipv4Addr>,
+    /// Source address; `None`: the route decides. Of the destination's family.
+    pub source: Option<IpAddr>,
     /// Destination address.
-    pub destination: Ipv4Addr,
-    /// Time to live, 1 to 255.
+    pub destination: IpAddr,
+    /// Time to live or hop limit, 1 to 255.
     pub ttl: u8,
-    /// DSCP and ECN.
+    /// TOS or traffic class: DSCP and ECN.
     pub tos: u8,
-    /// DF.
+    /// DF; without meaning over IPv6.
     pub dont_fragment: bool,
+    /// Flow label of 20 bits over IPv6; 0: the host's own choice (RFC 6438).
+    pub flow_label: u32,
+    /// Tunnel encapsulation limit over IPv6 (RFC 2473 §4.1.1); `None`: no option.
+    pub encap_limit: Option<u8>,
 }
 
 impl Outer {
-    /// Writes the header for links that take whole datagrams. `payload_len`: GRE header and payload in
-    /// bytes, which a train keeps within a datagram. An unknown source is written as 0.0.0.0: the
+    /// Bytes of the longest delivery header: IPv6 with the encapsulation limit option.
+    pub const MAX_LEN: usize = ipv6::LEN + encap_limit::OPTION_LEN;
+
+    /// Writes the header for links that take whole datagrams, and returns its bytes. `payload_len`: GRE header and
+    /// payload in bytes, which a train keeps within a datagram. An unknown source is written as zeros: the
     /// caller sets [`Outer::source`] before, from the route.
-    pub fn emit(&self, payload_len: usize, identification: u16, buffer: &mut [u8; ipv4::MIN_LEN]) {
+    pub fn emit(&self, payload_len: usize, identification: u16, buffer: &mut [u8; Self::MAX_LEN]) -> usize {
+        match (self.destination, self.source) {
+            (IpAddr::V4(destination), source) => {
+                let source = match source {
+                    Some(IpAddr::V4(source)) => source,
+                    _ => Ipv4Addr::UNSPECIFIED,
+                };
+                self.emit_ipv4(source, destination, payload_len, identification, buffer)
+            }
+            (IpAddr::V6(destination), source) => {
+                let source = match source {
+                    Some(IpAddr::V6(source)) => source,
+                    _ => Ipv6Addr::UNSPECIFIED,
+                };
+                self.emit_ipv6(source, destination, payload_len, buffer)
+            }
+        }
+    }
+
+    /// Bytes that [`Outer::emit`] writes.
+    pub fn header_len(&self) -> usize {
+        match (self.destination, self.encap_limit) {
+            (IpAddr::V4(_), _) => ipv4::MIN_LEN,
+            (IpAddr::V6(_), None) => ipv6::LEN,
+            (IpAddr::V6(_), Some(_)) => Self::MAX_LEN,
+        }
+    }
+
+    fn emit_ipv4(
+        &self,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        payload_len: usize,
+        identification: u16,
+        buffer: &mut [u8],
+    ) -> usize {
         let header = Ipv4Header {
             tos: self.tos,
             total_length: u16::try_from(ipv4::MIN_LEN + payload_len).unwrap_or(u16::MAX),
@@ -45,13 +88,37 @@ impl Outer {
             fragment_offset: 0,
             ttl: self.ttl,
             protocol: gre::PROTOCOL,
-            source: self.source.unwrap_or(Ipv4Addr::UNSPECIFIED),
-            destination: self.destination,
+            source,
+            destination,
             options: &[],
         };
-        // The buffer is as long as a header without options, so this cannot fail.
-        let written = header.emit(buffer);
-        debug_assert_eq!(written, Ok(ipv4::MIN_LEN));
+        // The buffer is longer than a header without options, so this cannot fail.
+        header.emit(buffer).unwrap_or(0)
+    }
+
+    fn emit_ipv6(
+        &self,
+        source: Ipv6Addr,
+        destination: Ipv6Addr,
+        payload_len: usize,
+        buffer: &mut [u8; Self::MAX_LEN],
+    ) -> usize {
+        let option = self.encap_limit.map(|limit| encap_limit::option(gre::PROTOCOL, limit));
+        let option_len = option.map_or(0, |option| option.len());
+        let header = Ipv6Header {
+            traffic_class: self.tos,
+            flow_label: self.flow_label,
+            payload_length: u16::try_from(option_len + payload_len).unwrap_or(u16::MAX),
+            next_header: if option.is_some() { extension::DESTINATION_OPTIONS } else { gre::PROTOCOL },
+            hop_limit: self.ttl,
+            source,
+            destination,
+        };
+        let written = header.emit(buffer).unwrap_or(0);
+        if let Some(option) = option {
+            buffer[written..written + option_len].copy_from_slice(&option);
+        }
+        written + option_len
     }
 }
 
@@ -94,8 +161,15 @@ impl Default for Train {
 impl Train {
     /// An empty train with room for a usual super-packet.
     pub fn new() -> Self {
-        let nowhere = Ipv4Addr::UNSPECIFIED;
-        let outer = Outer { source: None, destination: nowhere, ttl: 0, tos: 0, dont_fragment: false };
+        let outer = Outer {
+            source: None,
+            destination: Ipv4Addr::UNSPECIFIED.into(),
+            ttl: 0,
+            tos: 0,
+            dont_fragment: false,
+            flow_label: 0,
+            encap_limit: None,
+        };
         Self { outer, headers: Vec::with_capacity(64 * 128), segments: Vec::with_capacity(64) }
     }
 

@@ -3,11 +3,12 @@
 //! [`Tunnel`] is made once from a [`TunnelSpec`] and shared; a changed spec is a new `Tunnel` with the
 //! same counters. [`TunnelState`] belongs to one worker at a time.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use greway_spec::{MssClamp, Tos, Ttl, TunnelSpec};
+use greway_spec::{FlowLabel, MssClamp, Tos, Ttl, TunnelSpec};
 use greway_wire::gre::{self, GreHeader};
+use greway_wire::{encap_limit, ipv4, ipv6};
 
 use crate::counters::TunnelCounters;
 use crate::frame::Link;
@@ -15,8 +16,10 @@ use crate::frame::Link;
 /// The configuration of a tunnel in the form that packets need.
 #[derive(Clone, Debug)]
 pub struct Tunnel {
-    pub(crate) local: Option<Ipv4Addr>,
-    pub(crate) remote: Ipv4Addr,
+    pub(crate) local: Option<IpAddr>,
+    /// `None`: a neighbour or a next hop inside decides.
+    pub(crate) remote: Option<IpAddr>,
+    over_ipv6: bool,
     pub(crate) ikey: Option<u32>,
     pub(crate) okey: Option<u32>,
     pub(crate) icsum: bool,
@@ -28,6 +31,9 @@ pub struct Tunnel {
     pub(crate) tos: Tos,
     pub(crate) pmtudisc: bool,
     pub(crate) ignore_df: bool,
+    pub(crate) encaplimit: Option<u8>,
+    pub(crate) flow_label: FlowLabel,
+    pub(crate) dscp_inherit: bool,
     mss: MssClamp,
     ethernet: bool,
     /// The GRE header with protocol type, checksum and sequence number still zero.
@@ -40,8 +46,6 @@ pub struct Tunnel {
 impl Tunnel {
     /// Prepares a tunnel. `counters` outlive it: a changed tunnel goes on counting.
     pub fn new(spec: &TunnelSpec, counters: Arc<TunnelCounters>) -> Self {
-        // Other tunnels are refused before they come here (`TunnelSpec::carried`); this one would match nothing.
-        let (local, remote) = spec.ipv4_ends().unwrap_or((None, Ipv4Addr::UNSPECIFIED));
         let header = GreHeader {
             protocol_type: 0,
             checksum: spec.ocsum.then_some(0),
@@ -52,8 +56,9 @@ impl Tunnel {
         // 16 bytes hold any GRE header.
         let template_len = header.emit(&mut template).map_or(0, |len| len as u8);
         Self {
-            local,
-            remote,
+            local: spec.local,
+            remote: spec.remote,
+            over_ipv6: spec.mode.over_ipv6(),
             ikey: spec.ikey,
             okey: spec.okey,
             icsum: spec.icsum,
@@ -67,6 +72,9 @@ impl Tunnel {
             tos: spec.tos,
             pmtudisc: spec.pmtudisc,
             ignore_df: spec.ignore_df,
+            encaplimit: spec.encaplimit,
+            flow_label: spec.flowlabel,
+            dscp_inherit: spec.dscp_inherit,
             mss: spec.mss,
             ethernet: spec.mode.is_ethernet(),
             template,
@@ -94,13 +102,23 @@ impl Tunnel {
     }
 
     /// Outer source address, where one is set.
-    pub fn local(&self) -> Option<Ipv4Addr> {
+    pub fn local(&self) -> Option<IpAddr> {
         self.local
     }
 
-    /// Outer destination address.
-    pub fn remote(&self) -> Ipv4Addr {
+    /// Outer destination address; `None`: a neighbour or a next hop inside decides, packet by packet.
+    pub fn remote(&self) -> Option<IpAddr> {
         self.remote
+    }
+
+    /// Whether the delivery header is IPv6.
+    pub fn over_ipv6(&self) -> bool {
+        self.over_ipv6
+    }
+
+    /// Whether received packets bring the DSCP of their delivery header into the tunnel.
+    pub fn inherits_dscp(&self) -> bool {
+        self.dscp_inherit
     }
 
     /// Key that received packets must carry.
@@ -127,9 +145,14 @@ impl Tunnel {
         usize::from(self.template_len)
     }
 
-    /// Bytes that encapsulation adds: IPv4 header and GRE header.
+    /// Bytes that encapsulation adds: delivery header, its encapsulation limit option, and GRE header.
     pub fn overhead(&self) -> usize {
-        greway_wire::ipv4::MIN_LEN + self.gre_len()
+        let delivery = match (self.over_ipv6, self.encaplimit) {
+            (false, _) => ipv4::MIN_LEN,
+            (true, None) => ipv6::LEN,
+            (true, Some(_)) => ipv6::LEN + encap_limit::OPTION_LEN,
+        };
+        delivery + self.gre_len()
     }
 
     /// What becomes of the segment sizes that TCP announces.
@@ -137,9 +160,10 @@ impl Tunnel {
         self.mss
     }
 
-    /// Whether the delivery packet of a payload packet with or without DF has DF (TX-05).
+    /// Whether the delivery packet of a payload packet with or without DF has DF (TX-05); over IPv6 no router
+    /// fragments.
     pub fn sets_df(&self, payload_df: bool) -> bool {
-        self.pmtudisc || (payload_df && !self.ignore_df)
+        self.over_ipv6 || self.pmtudisc || (payload_df && !self.ignore_df)
     }
 
     /// Whether sent packets carry sequence numbers.

@@ -4,15 +4,15 @@
 //! way. The table is small and fixed, so that a flood costs no memory: when it is full the entry that
 //! has been silent longest makes room.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// One kind of packet that matched nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnmatchedEntry {
     /// Source of the datagrams.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// Their destination.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Their key; `None`: no key at all.
     pub key: Option<u32>,
     /// EtherType of their payload.
@@ -42,8 +42,8 @@ impl Unmatched {
     /// Counts a packet.
     pub fn record(
         &mut self,
-        source: Ipv4Addr,
-        destination: Ipv4Addr,
+        source: IpAddr,
+        destination: IpAddr,
         key: Option<u32>,
         protocol_type: u16,
         now_ms: u64,
@@ -85,8 +85,9 @@ impl Unmatched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
-    const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
     #[test]
     fn equal_packets_share_an_entry_and_another_key_has_its_own() {
@@ -103,7 +104,7 @@ mod tests {
         let mut table = Unmatched::new();
         let flood = Unmatched::CAPACITY as u32 + 10;
         for number in 0..flood {
-            table.record(Ipv4Addr::from(number), HERE, None, 0x0800, u64::from(number));
+            table.record(Ipv4Addr::from(number).into(), HERE, None, 0x0800, u64::from(number));
         }
         assert_eq!(table.entries().len(), Unmatched::CAPACITY);
         assert_eq!(table.evicted(), 10);

@@ -4,7 +4,7 @@
 //! never changes its meaning: scripts read it.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::Range;
 
 use crate::offload::Offload;
@@ -42,8 +42,8 @@ pub struct Delivery {
 /// Why a datagram is left to others. None of these is an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeclineReason {
-    /// The packet is not IPv4.
-    NotIpv4,
+    /// The packet is neither IPv4 nor IPv6.
+    NotIp,
     /// The protocol is not 47.
     NotGre,
     /// GRE version 1, PPTP's (RFC 2637).
@@ -53,9 +53,9 @@ pub enum DeclineReason {
     /// No tunnel has this combination of addresses and key.
     NoTunnel {
         /// Source of the datagram.
-        source: Ipv4Addr,
+        source: IpAddr,
         /// Destination of the datagram.
-        destination: Ipv4Addr,
+        destination: IpAddr,
         /// Its key, where it has one.
         key: Option<u32>,
         /// EtherType of the payload packet.
@@ -68,12 +68,12 @@ impl DeclineReason {
     pub const COUNT: usize = 5;
     /// Their names, by [`DeclineReason::index`].
     pub const NAMES: [&'static str; Self::COUNT] =
-        ["not-ipv4", "not-gre", "version-1-pptp", "multicast", "no-tunnel"];
+        ["not-ip", "not-gre", "version-1-pptp", "multicast", "no-tunnel"];
 
     /// Position among the counters, below [`DeclineReason::COUNT`].
     pub fn index(self) -> usize {
         match self {
-            Self::NotIpv4 => 0,
+            Self::NotIp => 0,
             Self::NotGre => 1,
             Self::Version1Pptp => 2,
             Self::Multicast => 3,
@@ -89,7 +89,7 @@ impl DeclineReason {
     /// One sentence for operators: what the packet was and why it is left alone.
     pub fn explain(self) -> &'static str {
         match self {
-            Self::NotIpv4 => "the packet is not IPv4, so no tunnel here can be meant",
+            Self::NotIp => "the packet is neither IPv4 nor IPv6, so no tunnel can be meant",
             Self::NotGre => "the packet is not GRE (protocol 47)",
             Self::Version1Pptp => "GRE version 1 belongs to PPTP and is left to whoever speaks it",
             Self::Multicast => "the packet was sent to a multicast group that no tunnel here listens to",
@@ -152,9 +152,9 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// The outer IPv4 header or the datagram it announces is not all there (T3).
+    /// The outer IP header or the datagram it announces is not all there (T3).
     OuterTruncated, Receive, "outer-truncated", None,
-        "the datagram is shorter than its IPv4 header says; something on the way cut it off";
+        "the datagram is shorter than its IP header says; something on the way cut it off";
     /// The outer IPv4 header checksum is wrong (T3).
     OuterChecksum, Receive, "outer-checksum", None,
         "the checksum of the outer IPv4 header is wrong; a device on the way damages packets";
@@ -233,6 +233,15 @@ drop_reasons! {
     /// A super-packet whose headers contradict what it should be split into.
     UnsplittableOffload, Transmit, "unsplittable-offload", None,
         "the sender left work to the device that does not fit the packet's own headers";
+    /// The packet inside says that it comes from the remote endpoint itself (T6-02).
+    InnerSourceIsRemote, Transmit, "inner-source-is-remote", Some("tx_errors"),
+        "the packet's own source is the remote endpoint of the tunnel; carrying it there would loop";
+    /// The packet may not be encapsulated once more (T6-03, RFC 2473 §4.1.1).
+    EncapsulationLimit, Transmit, "encapsulation-limit", Some("tx_errors"),
+        "the packet's own encapsulation limit is 0: it may not be put into another tunnel";
+    /// No peer is named and neither a neighbour nor a route says which one (TX-02).
+    NoEndpoint, Transmit, "no-endpoint", Some("tx_fifo_errors"),
+        "the tunnel has no remote, and no neighbour or next hop inside names one; add a route via it or 'ip neigh'";
     /// Larger than the path or a datagram allows (TX-06).
     TooBigForPath, Transmit, "too-big-for-path", Some("tx_errors"),
         "the packet with its tunnel headers is larger than the path takes and may not be fragmented";

@@ -3,18 +3,17 @@
 //! Everything that can be read is told, also of a packet that no tunnel would take; what cannot be read
 //! is a `problem` in words. Nothing here decides about a packet.
 
+use greway_wire::extension::{self, Chain};
 use greway_wire::gre::{self, GreError, GreHeader};
 use greway_wire::ipv4::Ipv4Header;
 use greway_wire::ipv6::{self, Ipv6Header};
-use greway_wire::{checksum, ethertype};
+use greway_wire::{checksum, encap_limit, ethertype};
 
 use crate::link;
 use crate::record::{ChecksumState, Ethernet, Gre, GreChecksum, Outer, Packet, Record};
 
 /// How deep packets inside packets are followed.
 pub const DEEPEST: usize = 8;
-/// Extension headers that are followed; no real packet has so many.
-const MOST_EXTENSIONS: usize = 16;
 
 /// Takes a datagram apart. `cut`: the capture does not hold all of it.
 pub fn datagram(bytes: &[u8], cut: bool) -> Record {
@@ -36,8 +35,8 @@ pub(crate) fn gre_at(datagram: &[u8]) -> Option<usize> {
         return (header.protocol == gre::PROTOCOL && header.fragment_offset == 0)
             .then(|| header.header_len());
     }
-    match ipv6_chain(datagram) {
-        Chain::To { protocol: gre::PROTOCOL, at } => Some(at),
+    match extension::follow(datagram) {
+        Chain::To { protocol: gre::PROTOCOL, at, .. } => Some(at),
         _ => None,
     }
 }
@@ -97,7 +96,7 @@ fn ipv6(bytes: &[u8], cut: bool, depth: usize) -> Packet {
         Ok(header) => header,
         Err(error) => return problem(error.to_string()),
     };
-    let chain = ipv6_chain(bytes);
+    let chain = extension::follow(bytes);
     let total = ipv6::LEN + usize::from(header.payload_length);
     let outer = Outer {
         family: "ipv6",
@@ -113,11 +112,11 @@ fn ipv6(bytes: &[u8], cut: bool, depth: usize) -> Packet {
             Chain::Fragment(_) | Chain::Cut => None,
         },
         flowlabel: Some(header.flow_label),
-        encaplimit: encapsulation_limit(bytes),
+        encaplimit: encap_limit::find(bytes).map(|found| found.limit),
     };
     let mut packet = Packet { outer: Some(outer), ..Packet::default() };
     match chain {
-        Chain::To { protocol: gre::PROTOCOL, at } => carried(&mut packet, bytes, at, total, cut, depth),
+        Chain::To { protocol: gre::PROTOCOL, at, .. } => carried(&mut packet, bytes, at, total, cut, depth),
         Chain::To { .. } => {}
         Chain::Fragment(fragment) => {
             packet.problem = Some(format!("a fragment from byte {}", fragment.offset));
@@ -215,105 +214,4 @@ fn frame(bytes: &[u8], cut: bool, depth: usize) -> Packet {
 
 fn mac(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
-}
-
-/// Where the extension headers of an IPv6 packet lead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Chain {
-    /// To a protocol.
-    To {
-        /// Its number.
-        protocol: u8,
-        /// Offset of its header.
-        at: usize,
-    },
-    /// To a fragment that is not the whole.
-    Fragment(Fragment),
-    /// Beyond what is there.
-    Cut,
-}
-
-/// A fragment header (RFC 8200 §4.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fragment {
-    /// Offset of the fragment header in the packet.
-    pub(crate) at: usize,
-    /// Offset of the field that names it.
-    pub(crate) named_at: usize,
-    /// What it names itself.
-    pub(crate) next_header: u8,
-    /// Where the piece belongs, in bytes.
-    pub(crate) offset: usize,
-    /// Others follow.
-    pub(crate) more: bool,
-    /// Which datagram.
-    pub(crate) identification: u32,
-}
-
-/// Follows the extension headers (RFC 8200 §4) up to a fragment header or what is none.
-pub(crate) fn ipv6_chain(packet: &[u8]) -> Chain {
-    const NEXT_HEADER: usize = 6;
-    let Some(mut protocol) = packet.get(NEXT_HEADER).copied() else { return Chain::Cut };
-    let (mut at, mut named_at) = (ipv6::LEN, NEXT_HEADER);
-    for _ in 0..MOST_EXTENSIONS {
-        let length = match protocol {
-            // Hop-by-hop options, routing, destination options.
-            0 | 43 | 60 => match packet.get(at + 1) {
-                Some(units) => (usize::from(*units) + 1) * 8,
-                None => return Chain::Cut,
-            },
-            // Authentication header, in units of 4 bytes (RFC 4302 §2.2).
-            51 => match packet.get(at + 1) {
-                Some(units) => (usize::from(*units) + 2) * 4,
-                None => return Chain::Cut,
-            },
-            44 => {
-                let Some(header) = packet.get(at..at + 8) else { return Chain::Cut };
-                let word = u16::from_be_bytes([header[2], header[3]]);
-                let (offset, more) = (usize::from(word & !7), word & 1 == 1);
-                if offset != 0 || more {
-                    let identification = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-                    let next_header = header[0];
-                    return Chain::Fragment(Fragment {
-                        at,
-                        named_at,
-                        next_header,
-                        offset,
-                        more,
-                        identification,
-                    });
-                }
-                8
-            }
-            _ => return Chain::To { protocol, at },
-        };
-        let Some(next) = packet.get(at) else { return Chain::Cut };
-        (protocol, named_at) = (*next, at);
-        at += length;
-    }
-    Chain::Cut
-}
-
-/// The tunnel encapsulation limit of a destination options header that comes first (RFC 2473 §4.1.1).
-fn encapsulation_limit(packet: &[u8]) -> Option<u8> {
-    const DESTINATION_OPTIONS: u8 = 60;
-    const LIMIT: u8 = 4;
-    if packet.get(6) != Some(&DESTINATION_OPTIONS) {
-        return None;
-    }
-    let length = (usize::from(*packet.get(ipv6::LEN + 1)?) + 1) * 8;
-    let mut options = packet.get(ipv6::LEN + 2..ipv6::LEN + length)?;
-    while let [kind, rest @ ..] = options {
-        // Pad1 has no length.
-        if *kind == 0 {
-            options = rest;
-            continue;
-        }
-        let (length, value) = rest.split_first()?;
-        if *kind == LIMIT {
-            return value.first().copied();
-        }
-        options = value.get(usize::from(*length)..)?;
-    }
-    None
 }

@@ -8,12 +8,12 @@ use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
+use greway_wire::extension::{self, Chain};
 use greway_wire::ipv4::{self, Ipv4Header};
 use greway_wire::ipv6::{self, Ipv6Header};
 use greway_wire::{checksum, gre};
 
 use crate::capture::Timestamp;
-use crate::dissect::{Chain, ipv6_chain};
 
 /// Datagrams that wait at once.
 const MOST_DATAGRAMS: usize = 1024;
@@ -141,7 +141,7 @@ impl Reassembly {
     /// Takes an IPv6 packet.
     pub fn ipv6<'p>(&mut self, packet: &'p [u8], frame: u64, time: Option<Timestamp>) -> Outcome<'p> {
         let Ok(header) = Ipv6Header::parse(packet) else { return Outcome::Unreadable };
-        let fragment = match ipv6_chain(packet) {
+        let fragment = match extension::follow(packet) {
             Chain::To { protocol: gre::PROTOCOL, .. } => {
                 return Outcome::Whole(Datagram { bytes: Cow::Borrowed(packet), fragments: Vec::new() });
             }
@@ -271,5 +271,5 @@ impl Parts {
 }
 
 fn carries_gre(packet: &[u8]) -> bool {
-    matches!(ipv6_chain(packet), Chain::To { protocol: gre::PROTOCOL, .. })
+    matches!(extension::follow(packet), Chain::To { protocol: gre::PROTOCOL, .. })
 }

@@ -6,7 +6,7 @@
 //! include/linux/socket.h) is one and the same for both.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::{self, NonNull};
 
@@ -204,6 +204,7 @@ impl AddressSlot {
     pub(crate) const EMPTY: Self = Self([0; 32]);
     pub(crate) const LEN: u32 = 32;
     pub(crate) const INET_LEN: u32 = 16;
+    pub(crate) const INET6_LEN: u32 = 28;
     pub(crate) const LINK_LEN: u32 = 20;
 
     /// `struct sockaddr_in` (ip(7)): family, port 0, address.
@@ -212,6 +213,14 @@ impl AddressSlot {
         self.0[2..4].fill(0);
         self.0[4..8].copy_from_slice(&address.octets());
         self.0[8..16].fill(0);
+    }
+
+    /// `struct sockaddr_in6` (ipv6(7)): family, port 0, flow information 0, address, scope.
+    pub(crate) fn emit_inet6(&mut self, address: Ipv6Addr, scope_id: u32) {
+        self.0[0..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+        self.0[2..8].fill(0);
+        self.0[8..24].copy_from_slice(&address.octets());
+        self.0[24..28].copy_from_slice(&scope_id.to_ne_bytes());
     }
 
     /// `struct sockaddr_ll` (packet(7)): family, ethertype in network order, ifindex, hatype,
@@ -233,16 +242,40 @@ impl AddressSlot {
     pub(crate) fn inet(&self) -> Ipv4Addr {
         Ipv4Addr::new(self.0[4], self.0[5], self.0[6], self.0[7])
     }
+
+    pub(crate) fn inet6(&self) -> Ipv6Addr {
+        address6(&self.0, 8)
+    }
+
+    /// The interface that a link-local IPv6 address is of, else 0.
+    pub(crate) fn scope_id(&self) -> u32 {
+        word(&self.0, 24)
+    }
+
+    /// The IP address, where a name of `len` bytes is one.
+    pub(crate) fn ip(&self, len: u32) -> Option<IpAddr> {
+        match self.family() {
+            libc::AF_INET if len >= Self::INET_LEN => Some(self.inet().into()),
+            libc::AF_INET6 if len >= Self::INET6_LEN => Some(self.inet6().into()),
+            _ => None,
+        }
+    }
 }
 
 /// Room for the control messages of one packet.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
-pub(crate) struct ControlSlot(pub(crate) [u8; 128]);
+pub(crate) struct ControlSlot(pub(crate) [u8; Self::LEN]);
 
 impl ControlSlot {
-    pub(crate) const EMPTY: Self = Self([0; 128]);
-    pub(crate) const LEN: usize = 128;
+    pub(crate) const EMPTY: Self = Self([0; Self::LEN]);
+    /// All that is asked of IPv6 for one packet, or told of one with an error, and some to spare.
+    pub(crate) const LEN: usize = 192;
+
+    /// What one message with `len` bytes of data takes up.
+    pub(crate) const fn space(len: usize) -> usize {
+        align(CONTROL_HEADER + len)
+    }
 
     /// Appends one control message at `used` and returns the new end (cmsg(3)).
     pub(crate) fn append(&mut self, used: usize, level: i32, kind: i32, data: &[u8]) -> usize {
@@ -281,6 +314,12 @@ pub(crate) fn half(bytes: &[u8], offset: usize) -> u16 {
     bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |half| u16::from_ne_bytes(*half))
 }
 
+/// Reads an IPv6 address at `offset`, `::` when `bytes` ends before.
+pub(crate) fn address6(bytes: &[u8], offset: usize) -> Ipv6Addr {
+    let octets = bytes.get(offset..).and_then(|rest| rest.first_chunk::<16>());
+    octets.map_or(Ipv6Addr::UNSPECIFIED, |octets| Ipv6Addr::from(*octets))
+}
+
 const WORD: usize = size_of::<usize>();
 /// `struct cmsghdr` as the kernel has it: a word of length, then level and type.
 const CONTROL_HEADER: usize = WORD + 8;
@@ -304,6 +343,23 @@ pub(crate) const IP_TTL: i32 = 2;
 pub(crate) const IP_PKTINFO: i32 = 8;
 pub(crate) const IP_MTU_DISCOVER: i32 = 10;
 pub(crate) const IP_RECVERR: i32 = 11;
+pub(crate) const SOL_RAW: i32 = 255;
+pub(crate) const ICMP_FILTER: i32 = 1;
+pub(crate) const SOL_ICMPV6: i32 = 58;
+pub(crate) const ICMPV6_FILTER: i32 = 1;
+// linux include/uapi/linux/in6.h, ipv6.h
+pub(crate) const SOL_IPV6: i32 = 41;
+pub(crate) const IPV6_FLOWINFO: i32 = 11;
+pub(crate) const IPV6_MTU_DISCOVER: i32 = 23;
+pub(crate) const IPV6_MTU: i32 = 24;
+pub(crate) const IPV6_RECVERR: i32 = 25;
+pub(crate) const IPV6_RECVPKTINFO: i32 = 49;
+pub(crate) const IPV6_PKTINFO: i32 = 50;
+pub(crate) const IPV6_RECVHOPLIMIT: i32 = 51;
+pub(crate) const IPV6_HOPLIMIT: i32 = 52;
+pub(crate) const IPV6_DSTOPTS: i32 = 59;
+pub(crate) const IPV6_RECVTCLASS: i32 = 66;
+pub(crate) const IPV6_TCLASS: i32 = 67;
 
 #[cfg(test)]
 mod tests {
@@ -333,5 +389,12 @@ mod tests {
         slot.emit_inet(Ipv4Addr::new(192, 0, 2, 1));
         assert_eq!(slot.family(), libc::AF_INET);
         assert_eq!(slot.inet(), Ipv4Addr::new(192, 0, 2, 1));
+        let address = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x17);
+        slot.emit_inet6(address, 7);
+        assert_eq!((slot.family(), slot.inet6(), slot.scope_id()), (libc::AF_INET6, address, 7));
+        assert_eq!(size_of::<libc::sockaddr_in6>(), AddressSlot::INET6_LEN as usize);
+        assert_eq!(std::mem::offset_of!(libc::sockaddr_in6, sin6_addr), 8);
+        assert_eq!(std::mem::offset_of!(libc::sockaddr_in6, sin6_scope_id), 24);
+        assert_eq!((slot.ip(28), slot.ip(16)), (Some(address.into()), None));
     }
 }

@@ -1,8 +1,8 @@
 //! Classic BPF socket filters: enough to drop everything, or all but one IP protocol, before a
 //! packet costs a wake-up.
 //!
-//! The loads are relative to the network header (`SKF_NET_OFF`), so one filter serves raw and
-//! cooked packet sockets alike. A filter is not a firewall: what it refuses is only not copied to
+//! The loads of the filters for packet sockets are relative to the network header (`SKF_NET_OFF`), so
+//! one filter serves raw and cooked ones alike. A filter is not a firewall: what it refuses is only not copied to
 //! this socket.
 
 /// One instruction (`struct sock_filter`, linux include/uapi/linux/filter.h).
@@ -40,6 +40,63 @@ pub const fn ip_protocol(protocol: u8) -> [Instruction; 6] {
     ]
 }
 
+/// A filter for IPv6 packets of one protocol (47 is GRE), and for those that may turn out to be one: behind
+/// hop-by-hop, routing and destination options the next header is looked at once, and a chain of more of them
+/// is accepted. So are fragments of either.
+#[must_use]
+pub const fn ipv6_protocol(protocol: u8) -> [Instruction; 16] {
+    let protocol = protocol as u32;
+    [
+        load(HALF_ABS, ANCILLARY + ANCILLARY_PROTOCOL),
+        jump_unless_equal(ETHERTYPE_IPV6, 13),
+        load(BYTE_ABS, NETWORK + 6),
+        jump_if_equal(protocol, 10),
+        jump_if_equal(HOP_BY_HOP, 3),
+        jump_if_equal(ROUTING, 2),
+        jump_if_equal(FRAGMENT, 1),
+        jump_unless_equal(DESTINATION_OPTIONS, 7),
+        // The fixed header has 40 bytes; each of these begins with the number of the one behind it.
+        load(BYTE_ABS, NETWORK + 40),
+        jump_if_equal(protocol, 4),
+        jump_if_equal(HOP_BY_HOP, 3),
+        jump_if_equal(ROUTING, 2),
+        jump_if_equal(FRAGMENT, 1),
+        jump_unless_equal(DESTINATION_OPTIONS, 1),
+        ret(WHOLE),
+        ret(0),
+    ]
+}
+
+/// A filter for a raw ICMP socket ([`crate::raw::RawSocket::open_icmp`]): messages that quote a packet of one
+/// protocol.
+#[must_use]
+pub const fn icmp_about(protocol: u8) -> [Instruction; 5] {
+    [
+        // X: bytes of the IPv4 header. Behind it are eight of ICMP, then the quoted header.
+        load(LOAD_HEADER_LENGTH, 0),
+        load(BYTE_BEHIND, 8 + 9),
+        jump_unless_equal(protocol as u32, 1),
+        ret(WHOLE),
+        ret(0),
+    ]
+}
+
+/// The same for ICMPv6 ([`crate::raw::RawSocket::open_icmpv6`]), where a packet begins with the message. A
+/// quoted packet whose first header is an option or a fragment is accepted: it may be one of the protocol.
+#[must_use]
+pub const fn icmpv6_about(protocol: u8) -> [Instruction; 8] {
+    [
+        load(BYTE_ABS, 8 + 6),
+        jump_if_equal(protocol as u32, 4),
+        jump_if_equal(HOP_BY_HOP, 3),
+        jump_if_equal(ROUTING, 2),
+        jump_if_equal(FRAGMENT, 1),
+        jump_unless_equal(DESTINATION_OPTIONS, 1),
+        ret(WHOLE),
+        ret(0),
+    ]
+}
+
 const fn load(code: u16, at: u32) -> Instruction {
     Instruction { code, jump_true: 0, jump_false: 0, value: at }
 }
@@ -48,16 +105,30 @@ const fn jump_unless_equal(value: u32, skip: u8) -> Instruction {
     Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: skip, value }
 }
 
+const fn jump_if_equal(value: u32, skip: u8) -> Instruction {
+    Instruction { code: JUMP_EQUAL, jump_true: skip, jump_false: 0, value }
+}
+
 const fn ret(value: u32) -> Instruction {
     Instruction { code: RETURN, jump_true: 0, jump_false: 0, value }
 }
 
 const HALF_ABS: u16 = 0x28;
 const BYTE_ABS: u16 = 0x30;
+/// `BPF_LD | BPF_B | BPF_IND`: X bytes further on.
+const BYTE_BEHIND: u16 = 0x50;
+/// `BPF_LDX | BPF_B | BPF_MSH`: X = 4 * (byte & 15), made for IPv4.
+const LOAD_HEADER_LENGTH: u16 = 0xb1;
 const JUMP_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 const WHOLE: u32 = u32::MAX;
 const ETHERTYPE_IPV4: u32 = 0x0800;
+const ETHERTYPE_IPV6: u32 = 0x86dd;
+// Extension headers of IPv6 (RFC 8200 §4).
+const HOP_BY_HOP: u32 = 0;
+const ROUTING: u32 = 43;
+const FRAGMENT: u32 = 44;
+const DESTINATION_OPTIONS: u32 = 60;
 /// `SKF_NET_OFF`: offsets from the network header.
 const NETWORK: u32 = (-0x10_0000_i32) as u32;
 /// `SKF_AD_OFF` and `SKF_AD_PROTOCOL`: the ethertype, known without reading the packet.

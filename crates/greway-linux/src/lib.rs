@@ -21,6 +21,7 @@ pub mod batch;
 pub mod clock;
 pub mod echo;
 pub mod errno;
+mod error_queue;
 pub mod ethtool;
 pub mod event;
 pub mod filter;

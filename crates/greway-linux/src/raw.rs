@@ -1,20 +1,23 @@
-//! Raw IPv4 sockets: one IP protocol, through the host's firewall and its IPsec policies.
+//! Raw sockets of either address family: one IP protocol, through the host's firewall and its IPsec
+//! policies.
 //!
-//! The kernel writes the outer IPv4 header; we never ask for `IP_HDRINCL`, because such packets are
-//! sent past a policy for the protocol. Received packets begin with their IPv4 header, after
-//! reassembly and after INPUT.
+//! The kernel writes the outer header; we never ask for `IP_HDRINCL`, because such packets are sent past
+//! a policy for the protocol. Received packets are whole, after reassembly and after INPUT. From an IPv4
+//! socket they begin with their IPv4 header; from an IPv6 socket the header and its extensions are gone,
+//! and what was in them is in [`crate::batch::Meta`] (ipv6(7)).
 //!
-//! While a raw socket for a protocol is open the kernel answers no "protocol unreachable" for it.
-//! One that only has to be there takes [`crate::filter::drop_all`]: a full buffer would bring the
-//! answers back.
+//! While a raw socket for a protocol is open the kernel answers no "protocol unreachable" for it (for
+//! IPv6: no "unrecognized next header"). One that only has to be there takes
+//! [`crate::filter::drop_all`]: a full buffer would bring the answers back.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use crate::abi::{self, AddressSlot, ControlSlot, IoVec, MultiMessage, OpenError, Step as _};
+use crate::abi::{self, OpenError, Step as _};
+pub use crate::error_queue::{IcmpError, Origin};
 use crate::filter::Instruction;
 use crate::sockopt;
 
@@ -22,12 +25,19 @@ use crate::sockopt;
 #[derive(Debug)]
 pub struct RawSocket {
     fd: OwnedFd,
+    family: Family,
 }
 
-/// What a socket does about the path MTU (`IP_MTU_DISCOVER`, ip(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+/// What a socket does about the path MTU (`IP_MTU_DISCOVER`, ip(7); `IPV6_MTU_DISCOVER`, ipv6(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MtuDiscovery {
-    /// Never set DF.
+    /// Never set DF; IPv6: fragment what is larger than the device takes, whatever path MTU is known.
     Dont,
     /// Set DF where the packet fits the known path MTU, fragment otherwise.
     Want,
@@ -35,40 +45,6 @@ pub enum MtuDiscovery {
     Do,
     /// Always set DF, and do not ask the path MTU.
     Probe,
-}
-
-/// Who reported an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// This host, for a packet that it did not send.
-    Local,
-    /// A router or the far end, by ICMP.
-    Icmp,
-    /// A router or the far end, by ICMPv6.
-    Icmp6,
-    /// Something else, by the kernel's number (`SO_EE_ORIGIN_*`).
-    Other(u8),
-}
-
-/// One error out of the error queue: an ICMP message about a packet that was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IcmpError {
-    /// Who reported it.
-    pub origin: Origin,
-    /// The ICMP type; 0 for local errors.
-    pub icmp_type: u8,
-    /// The ICMP code.
-    pub code: u8,
-    /// The path MTU in bytes, when that is what the message is about.
-    pub mtu: Option<u32>,
-    /// The errno that the kernel makes of it.
-    pub errno: i32,
-    /// The node that sent the ICMP message.
-    pub offender: Option<Ipv4Addr>,
-    /// Where the packet was going.
-    pub destination: Option<Ipv4Addr>,
-    /// How many bytes of the packet, from behind its IPv4 header, are in the caller's buffer.
-    pub quoted: usize,
 }
 
 impl RawSocket {
@@ -79,7 +55,7 @@ impl RawSocket {
     ///
     /// [`OpenError`]: `EPERM` without `CAP_NET_RAW`.
     pub fn open_ipv4(protocol: u8) -> Result<Self, OpenError> {
-        Self::open_filtered(protocol, None)
+        Self::open(Family::Ipv4, protocol, None)?.with_errors()
     }
 
     /// Opens a socket that takes nothing in: it holds the protocol open and can send.
@@ -88,28 +64,114 @@ impl RawSocket {
     ///
     /// As [`RawSocket::open_ipv4`].
     pub fn open_ipv4_muted(protocol: u8) -> Result<Self, OpenError> {
-        Self::open_filtered(protocol, Some(&crate::filter::drop_all()))
+        Self::open(Family::Ipv4, protocol, Some(&crate::filter::drop_all()))?.with_errors()
     }
 
-    fn open_filtered(protocol: u8, filter: Option<&[Instruction]>) -> Result<Self, OpenError> {
+    /// Opens a socket for an IPv6 protocol. Destination, device, hop limit and traffic class of received
+    /// packets are reported (`IPV6_RECVPKTINFO`, `IPV6_RECVHOPLIMIT`, `IPV6_RECVTCLASS`) and errors are
+    /// queued (`IPV6_RECVERR`).
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]: `EPERM` without `CAP_NET_RAW`, `EAFNOSUPPORT` on a host without IPv6.
+    pub fn open_ipv6(protocol: u8) -> Result<Self, OpenError> {
+        Self::open(Family::Ipv6, protocol, None)?.with_errors()
+    }
+
+    /// Opens an IPv6 socket that takes nothing in: it holds the protocol open and can send.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawSocket::open_ipv6`].
+    pub fn open_ipv6_muted(protocol: u8) -> Result<Self, OpenError> {
+        Self::open(Family::Ipv6, protocol, Some(&crate::filter::drop_all()))?.with_errors()
+    }
+
+    /// Opens a socket for ICMP messages of these types (0 to 31; none: it only sends) that `filter`
+    /// accepts, see [`crate::filter::icmp_about`]. The filter sees the packet from its IPv4 header on.
+    /// What is sent needs its checksum. No errors are queued.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawSocket::open_ipv4`], and `EINVAL` for a type that the kernel cannot filter.
+    pub fn open_icmp(types: &[u8], filter: Option<&[Instruction]>) -> Result<Self, OpenError> {
+        let mut refused = u32::MAX;
+        for kind in types {
+            let Some(bit) = 1u32.checked_shl(u32::from(*kind)) else {
+                let source = io::Error::from_raw_os_error(libc::EINVAL);
+                return Err(OpenError { step: "ICMP_FILTER", source });
+            };
+            refused &= !bit;
+        }
+        let socket = Self::open_unheard(Family::Ipv4, ICMP)?;
+        sockopt::set(socket.as_fd(), abi::SOL_RAW, abi::ICMP_FILTER, &refused).step("ICMP_FILTER")?;
+        socket.hear(filter)
+    }
+
+    /// Opens a socket for ICMPv6 messages of these types (none: it only sends) that `filter` accepts, see
+    /// [`crate::filter::icmpv6_about`]. The filter sees the packet from its ICMPv6 header on. The kernel
+    /// verifies and fills in checksums. No errors are queued.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawSocket::open_ipv6`].
+    pub fn open_icmpv6(types: &[u8], filter: Option<&[Instruction]>) -> Result<Self, OpenError> {
+        let mut refused = [u32::MAX; 8];
+        for kind in types {
+            refused[usize::from(kind >> 5)] &= !(1 << (kind & 31));
+        }
+        let socket = Self::open_unheard(Family::Ipv6, ICMPV6)?;
+        sockopt::set(socket.as_fd(), abi::SOL_ICMPV6, abi::ICMPV6_FILTER, &refused).step("ICMPV6_FILTER")?;
+        socket.hear(filter)
+    }
+
+    fn open(family: Family, protocol: u8, filter: Option<&[Instruction]>) -> Result<Self, OpenError> {
+        let (domain, step) = match family {
+            Family::Ipv4 => (AddressFamily::INET, "socket(AF_INET, SOCK_RAW)"),
+            Family::Ipv6 => (AddressFamily::INET6, "socket(AF_INET6, SOCK_RAW)"),
+        };
         let protocol = std::num::NonZeroU32::new(u32::from(protocol)).map(rustix::net::Protocol::from_raw);
-        let fd = rustix::net::socket_with(
-            AddressFamily::INET,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            protocol,
-        )
-        .step("socket(AF_INET, SOCK_RAW)")?;
-        let socket = Self { fd };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::socket_with(domain, SocketType::RAW, flags, protocol).step(step)?;
+        let socket = Self { fd, family };
         if let Some(program) = filter {
             sockopt::attach_filter(&socket, program).step("SO_ATTACH_FILTER")?;
         }
-        socket.set_ip(abi::IP_PKTINFO, 1).step("IP_PKTINFO")?;
-        socket.set_ip(abi::IP_RECVERR, 1).step("IP_RECVERR")?;
+        match family {
+            Family::Ipv4 => socket.set_ip(abi::IP_PKTINFO, 1).step("IP_PKTINFO")?,
+            Family::Ipv6 => {
+                socket.set_ip(abi::IPV6_RECVPKTINFO, 1).step("IPV6_RECVPKTINFO")?;
+                socket.set_ip(abi::IPV6_RECVHOPLIMIT, 1).step("IPV6_RECVHOPLIMIT")?;
+                socket.set_ip(abi::IPV6_RECVTCLASS, 1).step("IPV6_RECVTCLASS")?;
+            }
+        }
         Ok(socket)
     }
 
-    /// Replaces the filter; the packet it sees begins with the IPv4 header.
+    fn with_errors(self) -> Result<Self, OpenError> {
+        let step = match self.family {
+            Family::Ipv4 => "IP_RECVERR",
+            Family::Ipv6 => "IPV6_RECVERR",
+        };
+        self.set_error_queue(true).step(step)?;
+        Ok(self)
+    }
+
+    /// A socket that nothing gets into before [`RawSocket::hear`].
+    fn open_unheard(family: Family, protocol: u8) -> Result<Self, OpenError> {
+        Self::open(family, protocol, Some(&crate::filter::drop_all()))
+    }
+
+    fn hear(self, filter: Option<&[Instruction]>) -> Result<Self, OpenError> {
+        match filter {
+            Some(program) => self.set_filter(program).step("SO_ATTACH_FILTER")?,
+            None => sockopt::detach_filter(&self).step("SO_DETACH_FILTER")?,
+        }
+        Ok(self)
+    }
+
+    /// Replaces the filter. The packet that it sees begins with the IPv4 header; on an IPv6 socket it
+    /// begins behind the last header of IPv6, and offsets from `SKF_NET_OFF` reach the first one.
     ///
     /// # Errors
     ///
@@ -130,7 +192,7 @@ impl RawSocket {
             MtuDiscovery::Do => 2,
             MtuDiscovery::Probe => 3,
         };
-        self.set_ip(abi::IP_MTU_DISCOVER, value)
+        self.set_ip(self.option(abi::IP_MTU_DISCOVER, abi::IPV6_MTU_DISCOVER), value)
     }
 
     /// Whether ICMP errors are queued. With them off the kernel says nothing of them.
@@ -139,7 +201,7 @@ impl RawSocket {
     ///
     /// What setsockopt(2) says.
     pub fn set_error_queue(&self, on: bool) -> io::Result<()> {
-        self.set_ip(abi::IP_RECVERR, i32::from(on))
+        self.set_ip(self.option(abi::IP_RECVERR, abi::IPV6_RECVERR), i32::from(on))
     }
 
     /// Marks what is sent, see [`sockopt::set_mark`].
@@ -160,13 +222,15 @@ impl RawSocket {
         sockopt::bind_to_device(self, name)
     }
 
-    /// Takes only what is sent to `address`, and sends from it.
+    /// Takes only what is sent to `address`, and sends from it. A link-local IPv6 address is one of the
+    /// device that the socket was tied to before.
     ///
     /// # Errors
     ///
-    /// `EADDRNOTAVAIL` when the address is not on this host.
-    pub fn bind(&self, address: Ipv4Addr) -> io::Result<()> {
-        Ok(rustix::net::bind(&self.fd, &std::net::SocketAddrV4::new(address, 0))?)
+    /// `EADDRNOTAVAIL` when the address is not on this host, `EINVAL` for a link-local one without a device
+    /// and for an address of the other family.
+    pub fn bind(&self, address: impl Into<IpAddr>) -> io::Result<()> {
+        Ok(rustix::net::bind(&self.fd, &SocketAddr::new(address.into(), 0))?)
     }
 
     /// Ties the socket to a device by index (`SO_BINDTOIFINDEX`); 0 unties it.
@@ -178,23 +242,24 @@ impl RawSocket {
         sockopt::set(self.as_fd(), libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, &ifindex)
     }
 
-    /// Sends to this address only, and looks up the route to it now (connect(2)). Nothing is sent.
+    /// Sends to this address only, and looks up the route to it now (connect(2)). Nothing is sent. A
+    /// link-local IPv6 address is one of the device that the socket was tied to before.
     ///
     /// # Errors
     ///
-    /// `ENETUNREACH` where there is no route.
-    pub fn connect(&self, address: Ipv4Addr) -> io::Result<()> {
-        Ok(rustix::net::connect(&self.fd, &std::net::SocketAddrV4::new(address, 0))?)
+    /// `ENETUNREACH` where there is no route, `EINVAL` for a link-local address without a device.
+    pub fn connect(&self, address: impl Into<IpAddr>) -> io::Result<()> {
+        Ok(rustix::net::connect(&self.fd, &SocketAddr::new(address.into(), 0))?)
     }
 
     /// The path MTU in bytes to the address that the socket is connected to, as the kernel knows it now:
-    /// the route's, or what ICMP taught it (`IP_MTU`, ip(7)).
+    /// the route's, or what ICMP taught it (`IP_MTU`, ip(7); `IPV6_MTU`, ipv6(7)).
     ///
     /// # Errors
     ///
     /// `ENOTCONN` for a socket that is not connected.
     pub fn path_mtu(&self) -> io::Result<u32> {
-        sockopt::read::<u32>(self.as_fd(), libc::IPPROTO_IP, libc::IP_MTU)
+        sockopt::read::<u32>(self.as_fd(), self.level(), self.option(libc::IP_MTU, abi::IPV6_MTU))
     }
 
     /// Sets the buffers in bytes; past the system's limit where the caller may.
@@ -209,44 +274,28 @@ impl RawSocket {
     }
 
     /// Takes one error off the error queue, and as much of the packet it is about as `quote` holds:
-    /// what the ICMP message quoted from behind the IPv4 header. `None` when the queue is empty.
+    /// what the ICMP message quoted from behind the IP header. `None` when the queue is empty.
     ///
     /// # Errors
     ///
     /// What recvmsg(2) says.
     pub fn error_queue(&self, quote: &mut [u8]) -> io::Result<Option<IcmpError>> {
-        let mut name = AddressSlot::EMPTY;
-        let mut control = ControlSlot::EMPTY;
-        let mut iov = IoVec { base: quote.as_mut_ptr(), len: quote.len() };
-        let mut message = [MultiMessage::EMPTY];
-        message[0].header.name = &raw mut name;
-        message[0].header.name_len = AddressSlot::LEN;
-        message[0].header.iov = &raw mut iov;
-        message[0].header.iov_len = 1;
-        message[0].header.control = &raw mut control;
-        message[0].header.control_len = ControlSlot::LEN;
-        loop {
-            // SAFETY: the pointers were just taken from locals and from `quote`, with their lengths;
-            // none of them is used otherwise before the call returns.
-            match unsafe { abi::receive_many(self.as_fd(), &mut message, libc::MSG_ERRQUEUE) } {
-                Ok(0) => return Ok(None),
-                Ok(_) => break,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        crate::error_queue::take(self.as_fd(), quote)
+    }
+
+    fn level(&self) -> i32 {
+        self.option(abi::SOL_IP, abi::SOL_IPV6)
+    }
+
+    fn option(&self, ipv4: i32, ipv6: i32) -> i32 {
+        match self.family {
+            Family::Ipv4 => ipv4,
+            Family::Ipv6 => ipv6,
         }
-        let [message] = message;
-        let destination = (message.header.name_len >= AddressSlot::INET_LEN
-            && name.family() == libc::AF_INET)
-            .then(|| name.inet());
-        let quoted = (message.len as usize).min(quote.len());
-        let control = &control.0[..message.header.control_len.min(ControlSlot::LEN)];
-        Ok(Some(parse_error(control, destination, quoted)))
     }
 
     fn set_ip(&self, option: i32, value: i32) -> io::Result<()> {
-        sockopt::set(self.as_fd(), abi::SOL_IP, option, &value)
+        sockopt::set(self.as_fd(), self.level(), option, &value)
     }
 }
 
@@ -262,40 +311,6 @@ impl From<RawSocket> for OwnedFd {
     }
 }
 
-/// Reads `struct sock_extended_err` and the offender's address behind it (ip(7), IP_RECVERR).
-///
-/// ```text
-///  0        4        5        6        7        8        12       16
-/// +--------+--------+--------+--------+--------+--------+--------+--------------------+
-/// | errno  | origin |  type  |  code  |  pad   |  info  |  data  | sockaddr: offender |
-/// +--------+--------+--------+--------+--------+--------+--------+--------------------+
-/// ```
-fn parse_error(control: &[u8], destination: Option<Ipv4Addr>, quoted: usize) -> IcmpError {
-    let mut error = IcmpError {
-        origin: Origin::Other(0),
-        icmp_type: 0,
-        code: 0,
-        mtu: None,
-        errno: 0,
-        offender: None,
-        destination,
-        quoted,
-    };
-    for (level, kind, data) in abi::control_messages(control) {
-        if (level, kind) != (abi::SOL_IP, abi::IP_RECVERR) || data.len() < 16 {
-            continue;
-        }
-        error.errno = abi::word(data, 0) as i32;
-        error.origin = match data[4] {
-            1 => Origin::Local,
-            2 => Origin::Icmp,
-            3 => Origin::Icmp6,
-            other => Origin::Other(other),
-        };
-        (error.icmp_type, error.code) = (data[5], data[6]);
-        error.mtu = (error.errno == libc::EMSGSIZE).then(|| abi::word(data, 8));
-        let inet = i32::from(abi::half(data, 16)) == libc::AF_INET && data.len() >= 24;
-        error.offender = inet.then(|| Ipv4Addr::new(data[20], data[21], data[22], data[23]));
-    }
-    error
-}
+// IP protocol numbers.
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;

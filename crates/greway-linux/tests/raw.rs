@@ -42,7 +42,13 @@ fn a_ping_is_answered_and_carries_the_fields_asked_for() {
         socket.set_buffers(1 << 20, 1 << 20).unwrap();
         let request = [8, 0, 0xf7, 0xfd, 0, 1, 0, 1];
         let source = Ipv4Addr::new(127, 0, 0, 5);
-        let control = Control { ttl: Some(17), tos: Some(0xb9), source: Some(source), ifindex: Some(1) };
+        let control = Control {
+            ttl: Some(17),
+            tos: Some(0xb9),
+            source: Some(source.into()),
+            ifindex: Some(1),
+            ..Control::NONE
+        };
         assert_eq!(send(&socket, SECOND, &request, control).0.sent, 1);
         // The socket takes every ICMP packet of the host: the request as well as the reply.
         let mut batch = ReceiveBatch::new(4, 2048, 16);
@@ -56,7 +62,8 @@ fn a_ping_is_answered_and_carries_the_fields_asked_for() {
                 seen.push((data[20], data[8], data[1], meta.source, meta.packet_info.unwrap()));
             }
         }
-        let info = |local| PacketInfo { ifindex: 1, local, destination: local };
+        let info =
+            |local: Ipv4Addr| PacketInfo { ifindex: 1, local: local.into(), destination: local.into() };
         assert_eq!(seen[0], (8, 17, 0xb9, Source::Ipv4(source), info(SECOND)));
         let (kind, _, _, from, to) = seen[1];
         assert_eq!((kind, from, to), (0, Source::Ipv4(SECOND), info(source)));
@@ -84,7 +91,10 @@ fn an_icmp_error_is_read_with_its_quote_and_costs_no_packet() {
         let mut quote = [0; 64];
         let error = socket.error_queue(&mut quote).unwrap().unwrap();
         assert_eq!((error.origin, error.icmp_type, error.code), (Origin::Icmp, 3, 2));
-        assert_eq!((error.offender, error.destination, error.mtu), (Some(SECOND), Some(SECOND), None));
+        assert_eq!(
+            (error.offender, error.destination, error.mtu),
+            (Some(SECOND.into()), Some(SECOND.into()), None)
+        );
         assert_eq!(error.errno, 92, "ENOPROTOOPT");
         assert_eq!(quote[..error.quoted], payload);
         assert_eq!(socket.error_queue(&mut quote).unwrap(), None);
@@ -125,7 +135,10 @@ fn a_packet_over_the_mtu_is_refused_with_the_mtu() {
             let (outcome, refused) = send(&socket, far, &[0; 2000], Control::NONE);
             assert_eq!((outcome.failed, refused), (1, vec![Some(90)]), "{discovery:?}: EMSGSIZE");
             let error = socket.error_queue(&mut [0; 8]).unwrap().unwrap();
-            assert_eq!((error.origin, error.mtu, error.destination), (Origin::Local, Some(1500), Some(far)));
+            assert_eq!(
+                (error.origin, error.mtu, error.destination),
+                (Origin::Local, Some(1500), Some(far.into()))
+            );
             assert_eq!(socket.error_queue(&mut []).unwrap(), None);
         }
         for discovery in [MtuDiscovery::Dont, MtuDiscovery::Want] {

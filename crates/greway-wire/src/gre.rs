@@ -113,11 +113,25 @@ impl GreHeader {
     /// # Errors
     /// In the order in which Linux looks: version (RX-02), routing (RX-03), length (RX-04).
     pub fn parse(bytes: &[u8]) -> Result<(Self, usize), GreError> {
+        Self::parse_with_version(bytes, VERSION_AS_DEMULTIPLEXED)
+    }
+
+    /// Reads the header of a packet over IPv6, where Linux has no demultiplexer and so looks at no reserved flag
+    /// (net/ipv6/ip6_gre.c v6.18, `gre_rcv`).
+    ///
+    /// # Errors
+    /// As [`GreHeader::parse`], but never [`GreError::ReservedFlags`].
+    pub fn parse_over_ipv6(bytes: &[u8]) -> Result<(Self, usize), GreError> {
+        Self::parse_with_version(bytes, VERSION)
+    }
+
+    /// `version`: the bits that must be zero, or make version 1.
+    fn parse_with_version(bytes: &[u8], version: u16) -> Result<(Self, usize), GreError> {
         let length = bytes.len();
         let (Some(flags), Some(protocol_type)) = (be16(bytes, 0), be16(bytes, 2)) else {
             return Err(GreError::TooShort { length });
         };
-        match flags & VERSION_AS_DEMULTIPLEXED {
+        match flags & version {
             0 => {}
             1 => return Err(GreError::VersionOne),
             _ if flags & VERSION >= 2 => {

@@ -111,6 +111,11 @@ pub fn traffic_class(packet: &[u8]) -> Option<u8> {
     array::<2>(packet, 0).map(|[high, low]| high << 4 | low >> 4)
 }
 
+/// The flow label of bytes that are said to be IPv6.
+pub fn flow_label(packet: &[u8]) -> Option<u32> {
+    array::<4>(packet, 0).map(|word| u32::from_be_bytes(word) & 0xf_ffff)
+}
+
 /// Sets the traffic class; nothing happens to fewer than 40 bytes.
 pub fn set_traffic_class(packet: &mut [u8], traffic_class: u8) {
     if packet.len() >= LEN {

@@ -19,7 +19,9 @@ pub mod crc32c;
 #[cfg(feature = "dissect")]
 pub mod dissect;
 pub mod ecn;
+pub mod encap_limit;
 pub mod ethertype;
+pub mod extension;
 pub mod gre;
 pub mod icmp;
 pub mod ipv4;

@@ -67,7 +67,8 @@ fn tx03_tx05_tx07_tx08_as_the_kernel() {
         let inner = &recorded[20 + gre_len..];
         let tunnel = Tunnel::new(&configured(words, outer.destination), Arc::new(TunnelCounters::new()));
         let mut state = TunnelState::starting_at(gre.sequence_number.unwrap_or(0));
-        let outcome = encapsulate(&tunnel, &mut state, gre.protocol_type, inner, Offload::NONE, &mut train);
+        let outcome =
+            encapsulate(&tunnel, &mut state, gre.protocol_type, inner, Offload::NONE, None, &mut train);
         assert_eq!(outcome, Ok(()), "{words}: {case}");
         let sent = datagrams(&train, inner);
         assert_eq!(sent.len(), 1);

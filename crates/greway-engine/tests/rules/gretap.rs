@@ -77,7 +77,8 @@ fn tx03_tx05_tx06_tx07_tx08_gretap_as_the_kernel() {
         let inner = &bytes[20 + gre_len..];
         assert_eq!(fit(&tunnel, ethertype::TEB, inner, Offload::NONE, 1500), Fit::Fits, "{words}: {case}");
         let mut state = TunnelState::starting_at(gre.sequence_number.unwrap_or(0));
-        let outcome = encapsulate(&tunnel, &mut state, ethertype::TEB, inner, Offload::NONE, &mut train);
+        let outcome =
+            encapsulate(&tunnel, &mut state, ethertype::TEB, inner, Offload::NONE, None, &mut train);
         assert_eq!(outcome, Ok(()), "{words}: {case}");
         let sent = datagrams(&train, inner);
         assert_eq!(sent.len(), 1);
@@ -189,7 +190,7 @@ fn what_is_no_ip_goes_through_as_it_is() {
     for sent in [arp, llc, bare] {
         let mut train = Train::new();
         let mut state = TunnelState::default();
-        encapsulate(&tap, &mut state, ethertype::TEB, &sent, Offload::NONE, &mut train).unwrap();
+        encapsulate(&tap, &mut state, ethertype::TEB, &sent, Offload::NONE, None, &mut train).unwrap();
         let outer = train.outer();
         assert_eq!((outer.ttl, outer.tos, outer.dont_fragment), (64, 0, true));
         let mut bytes = datagram(3, REMOTE, LOCAL, 47, &datagrams(&train, &sent)[0][20..]);
@@ -197,8 +198,15 @@ fn what_is_no_ip_goes_through_as_it_is() {
         assert_eq!(bytes[delivery.inner], sent);
     }
     let mut train = Train::new();
-    let short =
-        encapsulate(&tap, &mut TunnelState::default(), ethertype::TEB, &STATIONS, Offload::NONE, &mut train);
+    let short = encapsulate(
+        &tap,
+        &mut TunnelState::default(),
+        ethertype::TEB,
+        &STATIONS,
+        Offload::NONE,
+        None,
+        &mut train,
+    );
     assert_eq!(short, Err(DropReason::NoPayload));
 }
 
@@ -371,7 +379,7 @@ proptest! {
             let mut receiver = Host::new(&[full(gretap(LOCAL, REMOTE))]);
             let mut train = Train::new();
             let mut state = TunnelState::default();
-            encapsulate(&sender, &mut state, ethertype::TEB, &whole, offload, &mut train).unwrap();
+            encapsulate(&sender, &mut state, ethertype::TEB, &whole, offload, None, &mut train).unwrap();
             let mut stream = Vec::new();
             for mut bytes in datagrams(&train, &whole) {
                 let delivery = delivered(&mut receiver, &mut bytes, PLAIN);

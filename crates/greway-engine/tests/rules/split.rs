@@ -38,7 +38,7 @@ fn through_a_full_tunnel(packet: &[u8], protocol_type: u16, offload: Offload) ->
     let mut receiver = Host::new(&[full(spec(LOCAL, REMOTE))]);
     let mut train = Train::new();
     let mut state = TunnelState::starting_at(u32::MAX - 1);
-    encapsulate(&sender, &mut state, protocol_type, packet, offload, &mut train).unwrap();
+    encapsulate(&sender, &mut state, protocol_type, packet, offload, None, &mut train).unwrap();
     assert_eq!(state.next_sequence, (u32::MAX - 1).wrapping_add(train.len() as u32));
     let receive = |mut datagram: Vec<u8>| match receiver.receive(&mut datagram, PLAIN) {
         Verdict::Deliver(delivery) => {
@@ -179,7 +179,7 @@ proptest! {
         let tunnel = Tunnel::new(&spec(LOCAL, REMOTE), counters.clone());
         let mut train = Train::new();
         let outcome =
-            encapsulate(&tunnel, &mut TunnelState::default(), ethertype, &packet, offload, &mut train);
+            encapsulate(&tunnel, &mut TunnelState::default(), ethertype, &packet, offload, None, &mut train);
         let drops = counters.snapshot().drops;
         match outcome {
             Ok(()) => prop_assert!(!train.is_empty() && drops.is_empty()),
@@ -223,7 +223,7 @@ fn a_super_packet_that_is_something_else_is_unsplittable() {
     let mut try_as = |packet: &[u8], kind, size| {
         let gso = Some(Gso { kind, size, header_len: 0, ecn: false });
         let offload = Offload { partial: None, gso };
-        encapsulate(&tunnel, &mut TunnelState::default(), 0x0800, packet, offload, &mut train)
+        encapsulate(&tunnel, &mut TunnelState::default(), 0x0800, packet, offload, None, &mut train)
     };
     let packet = ipv4(6, &tcp(ACK, 1, &[0; 3000]));
     let refused = Err(DropReason::UnsplittableOffload);

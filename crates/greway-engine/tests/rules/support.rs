@@ -181,9 +181,9 @@ pub(crate) fn transport_is_intact(packet: &[u8]) -> bool {
 /// The datagrams of a train as a link would carry them.
 pub(crate) fn datagrams(train: &Train, packet: &[u8]) -> Vec<Vec<u8>> {
     let one = |segment: greway_engine::Segment<'_>| {
-        let mut outer = [0; 20];
-        train.outer().emit(segment.total_len(), 7, &mut outer);
-        [&outer[..], segment.header, &packet[segment.payload.clone()]].concat()
+        let mut outer = [0; greway_engine::Outer::MAX_LEN];
+        let length = train.outer().emit(segment.total_len(), 7, &mut outer);
+        [&outer[..length], segment.header, &packet[segment.payload.clone()]].concat()
     };
     train.segments().map(one).collect()
 }

@@ -9,7 +9,7 @@
 //! ```
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::os::fd::AsFd;
 
@@ -43,6 +43,13 @@ pub enum Source {
     Link(LinkSource),
     /// From a raw IPv4 socket: the outer source address.
     Ipv4(Ipv4Addr),
+    /// From a raw IPv6 socket: the outer source address.
+    Ipv6 {
+        /// The address.
+        address: Ipv6Addr,
+        /// The device that a link-local address is of, else 0.
+        scope_id: u32,
+    },
     /// Nothing that is known here.
     Unknown,
 }
@@ -77,15 +84,16 @@ pub enum PacketKind {
     Other(u8),
 }
 
-/// Which device and addresses a raw socket's packet came through (`IP_PKTINFO`, ip(7)).
+/// Which device and addresses a raw socket's packet came through (`IP_PKTINFO`, ip(7); `IPV6_PKTINFO`,
+/// ipv6(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketInfo {
     /// The device it came in on.
     pub ifindex: u32,
-    /// The local address to answer from.
-    pub local: Ipv4Addr,
+    /// The local address to answer from. Of IPv6 only the destination is known: it is that.
+    pub local: IpAddr,
     /// The destination in its header.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
 }
 
 /// What the device or the stack knew of a packet (`PACKET_AUXDATA`, packet(7)).
@@ -117,6 +125,10 @@ pub struct Meta {
     pub source: Source,
     /// Through which device and address; raw sockets only.
     pub packet_info: Option<PacketInfo>,
+    /// The hop limit in the header that the kernel took away; raw IPv6 sockets only.
+    pub hop_limit: Option<u8>,
+    /// The traffic class in that header; raw IPv6 sockets only.
+    pub traffic_class: Option<u8>,
     /// What the device knew; packet sockets only.
     pub auxdata: Option<Auxdata>,
     /// The packet was longer than the slot and its end is lost.
@@ -381,6 +393,8 @@ fn parse_meta(header: &MessageHeader, name: &AddressSlot, control: &ControlSlot)
     let mut meta = Meta {
         source: parse_source(header.name_len, name),
         packet_info: None,
+        hop_limit: None,
+        traffic_class: None,
         auxdata: None,
         truncated: header.flags & libc::MSG_TRUNC as u32 != 0,
     };
@@ -388,6 +402,9 @@ fn parse_meta(header: &MessageHeader, name: &AddressSlot, control: &ControlSlot)
         match (level, kind) {
             (abi::SOL_PACKET, abi::PACKET_AUXDATA) => meta.auxdata = Some(parse_auxdata(data)),
             (abi::SOL_IP, abi::IP_PKTINFO) => meta.packet_info = Some(parse_packet_info(data)),
+            (abi::SOL_IPV6, abi::IPV6_PKTINFO) => meta.packet_info = Some(parse_packet_info6(data)),
+            (abi::SOL_IPV6, abi::IPV6_HOPLIMIT) => meta.hop_limit = Some(abi::word(data, 0) as u8),
+            (abi::SOL_IPV6, abi::IPV6_TCLASS) => meta.traffic_class = Some(abi::word(data, 0) as u8),
             _ => {}
         }
     }
@@ -397,6 +414,9 @@ fn parse_meta(header: &MessageHeader, name: &AddressSlot, control: &ControlSlot)
 fn parse_source(len: u32, name: &AddressSlot) -> Source {
     if len >= AddressSlot::INET_LEN && name.family() == libc::AF_INET {
         return Source::Ipv4(name.inet());
+    }
+    if len >= AddressSlot::INET6_LEN && name.family() == libc::AF_INET6 {
+        return Source::Ipv6 { address: name.inet6(), scope_id: name.scope_id() };
     }
     if len < 12 || name.family() != libc::AF_PACKET {
         return Source::Unknown;
@@ -433,8 +453,14 @@ fn parse_auxdata(data: &[u8]) -> Auxdata {
 
 /// Reads `struct in_pktinfo`: ifindex, local address, destination.
 fn parse_packet_info(data: &[u8]) -> PacketInfo {
-    let address = |offset| Ipv4Addr::from(abi::word(data, offset).to_ne_bytes());
+    let address = |offset| Ipv4Addr::from(abi::word(data, offset).to_ne_bytes()).into();
     PacketInfo { ifindex: abi::word(data, 0), local: address(4), destination: address(8) }
+}
+
+/// Reads `struct in6_pktinfo`: destination, ifindex.
+fn parse_packet_info6(data: &[u8]) -> PacketInfo {
+    let destination = abi::address6(data, 0).into();
+    PacketInfo { ifindex: abi::word(data, 16), local: destination, destination }
 }
 
 /// `UIO_MAXIOV`: recvmmsg(2) takes no more messages than that.
@@ -470,7 +496,14 @@ mod tests {
         data[0..4].copy_from_slice(&3u32.to_ne_bytes());
         data[4..12].copy_from_slice(&[192, 0, 2, 1, 192, 0, 2, 255]);
         let info = parse_packet_info(&data);
-        assert_eq!((info.ifindex, info.local), (3, Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!((info.ifindex, info.local), (3, Ipv4Addr::new(192, 0, 2, 1).into()));
         assert_eq!(info.destination, Ipv4Addr::new(192, 0, 2, 255));
+
+        let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+        let mut data = [0; 20];
+        data[..16].copy_from_slice(&address.octets());
+        data[16..].copy_from_slice(&9u32.to_ne_bytes());
+        let info = parse_packet_info6(&data);
+        assert_eq!((info.ifindex, info.destination), (9, IpAddr::from(address)));
     }
 }

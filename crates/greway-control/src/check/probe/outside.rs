@@ -67,7 +67,7 @@ impl Sender {
             let sum = greway_wire::checksum::checksum(&packet);
             packet[gre::CHECKSUM_OFFSET..gre::CHECKSUM_OFFSET + 2].copy_from_slice(&sum.to_be_bytes());
         }
-        let control = Control { ttl, source: self.source, ..Control::NONE };
+        let control = Control { ttl, source: self.source.map(IpAddr::V4), ..Control::NONE };
         let mut batch = self.storage.start();
         if batch.push(&[&packet], Target::Ipv4(self.remote), control).is_err() {
             return Ok(());

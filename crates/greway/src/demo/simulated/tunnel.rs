@@ -12,7 +12,7 @@ use greway_control::status::{
     self, Carried, Counters, Device as DeviceStatus, Facts, Peer, State, TunnelStatus,
 };
 use greway_engine::{
-    Gso, GsoKind, Ingress, Offload, Partial, Receipt, Train, TunnelCounters, TunnelIndex, TunnelState,
+    Gso, GsoKind, Ingress, Offload, Outer, Partial, Receipt, Train, TunnelCounters, TunnelIndex, TunnelState,
     TunnelTable, UnderlayCounters, Unmatched, Verdict, decapsulate, encapsulate,
 };
 use greway_spec::{InnerAddress, TunnelSpec};
@@ -98,17 +98,17 @@ impl Tunnel {
         let now = self.now();
         let Some((tunnel, state)) = self.slots.first_mut() else { return };
         let offload = offload_of(packet);
-        let done = encapsulate(tunnel, state, ethertype::IPV4, &packet.bytes, offload, &mut self.train);
+        let done = encapsulate(tunnel, state, ethertype::IPV4, &packet.bytes, offload, None, &mut self.train);
         if done.is_err() {
             // Counted by the engine, and shown by the status.
             return;
         }
         for segment in self.train.segments() {
             self.identification = self.identification.wrapping_add(1);
-            let mut outer = [0; ipv4::MIN_LEN];
-            self.train.outer().emit(segment.total_len(), self.identification, &mut outer);
-            let mut bytes = Vec::with_capacity(outer.len() + segment.total_len());
-            bytes.extend(outer);
+            let mut outer = [0; Outer::MAX_LEN];
+            let length = self.train.outer().emit(segment.total_len(), self.identification, &mut outer);
+            let mut bytes = Vec::with_capacity(length + segment.total_len());
+            bytes.extend(&outer[..length]);
             bytes.extend(segment.header);
             bytes.extend(&packet.bytes[segment.payload]);
             out.push(Packet { bytes, gso_size: None });
