@@ -103,6 +103,14 @@ fn inverse(action: &Action, current: Option<&TunnelSpec>) -> Option<Action> {
         Action::RemoveAddress(name, address) => Some(Action::AddAddress(name.clone(), *address)),
         Action::AddRoute(name, route) => existed.then(|| Action::RemoveRoute(name.clone(), *route)),
         Action::RemoveRoute(name, route) => Some(Action::AddRoute(name.clone(), *route)),
+        Action::AddNeighbour(name, new) => current.map(|current| {
+            let before = current.inner.neighbours.iter().find(|before| before.address == new.address);
+            match before {
+                Some(before) => Action::AddNeighbour(name.clone(), *before),
+                None => Action::RemoveNeighbour(name.clone(), *new),
+            }
+        }),
+        Action::RemoveNeighbour(name, old) => Some(Action::AddNeighbour(name.clone(), *old)),
         Action::AddRule(name, rule) => Some(Action::RemoveRule(name.clone(), rule.clone())),
         Action::RemoveRule(name, rule) => Some(Action::AddRule(name.clone(), rule.clone())),
         Action::SetDown(name) => Some(Action::SetUp(name.clone())),

@@ -1,7 +1,11 @@
 //! What is there now: read from the kernel, never changed here.
 
+use std::net::IpAddr;
+
 use greway_netlink::nftables::{BaseChain, Family, Hook, Nftables, Policy};
-use greway_netlink::{Link, Netlink, NetlinkError, ResolvedRoute, RouteKind, RouteOptions};
+use greway_netlink::{
+    Link, Neighbour, NeighbourState, Netlink, NetlinkError, ResolvedRoute, RouteKind, RouteOptions,
+};
 use greway_spec::{DeviceName, InnerAddress, InnerRoute, InnerRule, TunnelSpec};
 
 use crate::daemon::device;
@@ -48,6 +52,8 @@ pub struct ObservedDevice {
     pub addresses: Vec<InnerAddress>,
     /// Routes through it, those of the kernel's own making left out.
     pub routes: Vec<InnerRoute>,
+    /// Neighbours on it that somebody set, with their hardware addresses.
+    pub neighbours: Vec<(IpAddr, [u8; 6])>,
 }
 
 /// The mark in the alias of a device that is ours; what follows it is for people.
@@ -129,6 +135,11 @@ fn device(netlink: &Netlink, name: &DeviceName) -> Result<Option<ObservedDevice>
         })
         .collect();
     let routes = crate::routes::through(netlink, link.index)?;
+    let set = |neighbour: Neighbour| {
+        let link = neighbour.link_address.filter(|_| neighbour.state == NeighbourState::Permanent)?;
+        Some((neighbour.address, link))
+    };
+    let neighbours = netlink.neighbours(link.index)?.into_iter().filter_map(set).collect();
     Ok(Some(ObservedDevice {
         index: link.index,
         ours: is_ours(netlink, &link),
@@ -138,7 +149,13 @@ fn device(netlink: &Netlink, name: &DeviceName) -> Result<Option<ObservedDevice>
         ipv6_mtu: sysctl::ipv6_mtu(name),
         addresses,
         routes,
+        neighbours,
     }))
+}
+
+/// The mark that routes of delivery packets are looked up with (`fwmark`).
+pub(crate) fn mark(spec: &TunnelSpec) -> Option<u32> {
+    Some(spec.fwmark).filter(|mark| *mark != 0)
 }
 
 /// MTU of the route to the remote, of its device where the route names none, of `dev` where there
@@ -150,10 +167,10 @@ pub(crate) fn path_mtu(netlink: &Netlink, spec: &TunnelSpec) -> Result<Option<u3
         None => None,
     };
     let options =
-        RouteOptions { source: spec.local, oif: bound.as_ref().map(|link| link.index), ..Default::default() };
+        RouteOptions { source: spec.local, mark: mark(spec), oif: bound.as_ref().map(|link| link.index) };
     let resolve = |options: &RouteOptions| {
         let route = spec.remote.and_then(|remote| netlink.route_to(remote, options).ok());
-        route.filter(|route| route.kind == RouteKind::Unicast)
+        route.filter(|route| matches!(route.kind, RouteKind::Unicast | RouteKind::Multicast))
     };
     // With `local` not on this host the kernel knows no way; it is the same without.
     let route = resolve(&options).or_else(|| resolve(&RouteOptions { source: None, ..options }));

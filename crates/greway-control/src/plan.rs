@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use greway_spec::{DeviceName, InnerAddress, InnerRoute, InnerRule, TunnelSpec};
+use greway_engine::nbma;
+use greway_spec::{DeviceName, Inner, InnerAddress, InnerNeighbour, InnerRoute, InnerRule, TunnelSpec};
 
 use crate::observe::Observed;
 use crate::sysctl::Forwarding;
@@ -54,6 +55,10 @@ pub enum Action {
     RemoveAddress(DeviceName, InnerAddress),
     /// Add a route through the device.
     AddRoute(DeviceName, InnerRoute),
+    /// Name the endpoint of an inner address.
+    AddNeighbour(DeviceName, InnerNeighbour),
+    /// Take away the endpoint of an inner address that an earlier version of the file named.
+    RemoveNeighbour(DeviceName, InnerNeighbour),
     /// Remove a route that an earlier version of the file added.
     RemoveRoute(DeviceName, InnerRoute),
     /// Add a rule to the routing policy database.
@@ -119,10 +124,12 @@ pub enum PlanError {
 }
 
 /// The MTU that a new device gets when the spec names none: that of the way to the remote (1,500
-/// where there is none yet) less what encapsulation adds, at least 68 (linux net/ipv4/ip_tunnel.c
-/// `ip_tunnel_bind_dev`, v6.14; rule CF-06).
+/// where there is none yet) less what encapsulation adds, at least 68, and over IPv6 1280 (linux
+/// net/ipv4/ip_tunnel.c `ip_tunnel_bind_dev`, v6.14; net/ipv6/ip6_gre.c `ip6gre_tnl_link_config_route`,
+/// v6.8; rule CF-06).
 pub fn default_mtu(spec: &TunnelSpec, path_mtu: Option<u32>) -> u32 {
-    path_mtu.unwrap_or(1500).saturating_sub(spec.overhead()).max(68)
+    let least = if spec.mode.over_ipv6() { 1280 } else { 68 };
+    path_mtu.unwrap_or(1500).saturating_sub(spec.overhead()).max(least)
 }
 
 /// What leads from `current` (the tunnel as this daemon runs it) and `observed` to `desired`.
@@ -177,6 +184,7 @@ pub fn up(
     }
     plan_ipv6_mtu(desired, current, observed, mtu, &mut plan);
     plan_inside(desired, current, observed, &mut plan);
+    plan_neighbours(desired, current, observed, &mut plan);
     plan_rules(desired, current, observed, &mut plan);
     plan_forwarding(desired, observed, &mut plan);
     plan_snat(desired, current, observed, &mut plan)?;
@@ -214,7 +222,8 @@ pub fn snat_of(spec: &TunnelSpec) -> Option<Snat> {
 
 fn carries_differently(current: &TunnelSpec, desired: &TunnelSpec) -> bool {
     let on_the_wire = |spec: &TunnelSpec| TunnelSpec {
-        inner: Default::default(),
+        // Who has which address in a tunnel without a remote is known to the data plane too.
+        inner: Inner { neighbours: spec.inner.neighbours.clone(), ..Inner::default() },
         origin: Default::default(),
         mtu: None,
         ..spec.clone()
@@ -285,6 +294,25 @@ fn excludes(old: &InnerAddress, new: &InnerAddress) -> bool {
         (IpAddr::V6(old), IpAddr::V6(new)) => old == new,
         _ => false,
     }
+}
+
+/// Neighbours with an endpoint, which the kernel forgets with the device going down.
+fn plan_neighbours(
+    desired: &TunnelSpec,
+    current: Option<&TunnelSpec>,
+    observed: &Observed,
+    plan: &mut Vec<Action>,
+) {
+    let name = || desired.name.clone();
+    let present = observed.device.as_ref().map_or(&[][..], |device| device.neighbours.as_slice());
+    let is_there =
+        |wanted: &InnerNeighbour| present.contains(&(wanted.address, nbma::link_address(wanted.endpoint)));
+    let kept = |old: &InnerNeighbour| desired.inner.neighbours.iter().any(|new| new.address == old.address);
+    let old = current.iter().flat_map(|current| &current.inner.neighbours);
+    let given_up = old.filter(|old| !kept(old) && is_there(old));
+    plan.extend(given_up.map(|old| Action::RemoveNeighbour(name(), *old)));
+    let new = desired.inner.neighbours.iter().filter(|wanted| !is_there(wanted));
+    plan.extend(new.map(|new| Action::AddNeighbour(name(), *new)));
 }
 
 /// The MTU for IPv6, after the device's own, which the kernel copies to it. What an earlier version of the
@@ -378,6 +406,10 @@ impl fmt::Display for Action {
             }
             Self::AddRoute(name, route) => write!(f, "add route {} dev {name}", Words(route)),
             Self::RemoveRoute(name, route) => write!(f, "remove route {} dev {name}", Words(route)),
+            Self::AddNeighbour(name, neighbour) => write!(f, "add neighbour {neighbour} dev {name}"),
+            Self::RemoveNeighbour(name, neighbour) => {
+                write!(f, "remove neighbour {neighbour} dev {name}")
+            }
             Self::SetDown(name) => write!(f, "set {name} down"),
             Self::SetIpv6Mtu { name, mtu, .. } => write!(f, "set mtu of {name} for IPv6 to {mtu}"),
             Self::AddRule(name, rule) => write!(f, "add {}rule {rule} for {name}", ipv6_word(rule)),

@@ -15,8 +15,14 @@ pub struct Status {
     pub tunnels: Vec<TunnelStatus>,
     /// GRE packets that matched no tunnel, latest first.
     pub unmatched: Vec<Unmatched>,
+    /// Whether their senders were told so.
+    #[serde(default)]
+    pub answers: Answers,
     /// GRE packets that were refused before a tunnel could be told, by reason.
     pub drops: Vec<Drop>,
+    /// Packets that were left to others on this host, by reason.
+    #[serde(default)]
+    pub declines: Vec<Decline>,
     /// What on this host will stop or bend traffic.
     pub notes: Vec<String>,
     /// The daemon that answered.
@@ -56,8 +62,17 @@ pub struct TunnelStatus {
     pub last_received_seconds: Option<f64>,
     /// Seconds since the last packet was sent.
     pub last_sent_seconds: Option<f64>,
+    /// What the numbers of received packets tell, where they are put in order (`seq-mode rfc2890`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<Sequence>,
     /// Dropped packets by reason; reasons that never struck are left out.
     pub drops: Vec<Drop>,
+    /// What others said by ICMP about the packets that this tunnel sent, latest first.
+    #[serde(default)]
+    pub icmp_errors: Vec<IcmpError>,
+    /// How often a sender of payload packets was told that the far end cannot be reached.
+    #[serde(default)]
+    pub unreachable_told: u64,
     /// The inner peer and what came of the echo.
     pub peer: Option<Peer>,
     /// What will stop or bend this tunnel's traffic.
@@ -120,6 +135,30 @@ pub struct Counters {
     pub sent_bytes: u64,
 }
 
+/// Received packets by their sequence numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sequence {
+    /// Did not come, or not in time.
+    pub lost: u64,
+    /// Came after a later one, and were put into their place.
+    pub reordered: u64,
+    /// Came twice; dropped as `sequence-duplicate`.
+    pub duplicates: u64,
+    /// Came when they were given up; dropped as `sequence-late`.
+    pub late: u64,
+    /// How often the peer began to count anew.
+    pub restarts: u64,
+}
+
+/// Packets left to others for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decline {
+    /// The reason's stable name: `version-1-pptp`.
+    pub reason: String,
+    /// How many.
+    pub packets: u64,
+}
+
 /// Packets dropped for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drop {
@@ -131,6 +170,40 @@ pub struct Drop {
     pub packets: u64,
     /// What it means, for people.
     pub explanation: String,
+}
+
+/// ICMP errors of one kind from one host about what a tunnel sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IcmpError {
+    /// What it says: `host unreachable`.
+    pub error: String,
+    /// Type of the message; of ICMPv6 where the tunnel is over IPv6.
+    pub icmp_type: u8,
+    /// Code of the message.
+    pub icmp_code: u8,
+    /// Who sent it.
+    pub from: String,
+    /// How many.
+    pub packets: u64,
+    /// Seconds since the last one.
+    pub last_seconds: f64,
+    /// What it means, for people.
+    pub explanation: String,
+}
+
+/// What became of packets that matched no tunnel and might have been answered with "port unreachable".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answers {
+    /// Their senders were told.
+    pub answered: u64,
+    /// Their senders had been told often enough.
+    pub limited: u64,
+    /// Nobody was told, by rule.
+    pub withheld: u64,
+    /// The host did not let the answer out.
+    pub unsent: u64,
+    /// The rule by which nobody was told when the last such packet came; `None`: nothing stands against it.
+    pub silent_because: Option<String>,
 }
 
 /// The inner peer.
@@ -218,11 +291,14 @@ impl Facts<'_> {
             };
             return (State::Idle, format!("{name} up · nothing sent or received yet{hint}"));
         }
-        let line = format!(
-            "{name} no answer · sent {sent}, received 0: \
-             the far end is not up or protocol 47 is filtered on the way"
-        );
-        (State::NoAnswer, line)
+        let why = match tunnel.spec.remote {
+            None => "nobody has sent into it yet, or protocol 47 is filtered on the way".to_owned(),
+            Some(group) if group.is_multicast() => {
+                format!("nobody in {group} has sent yet, or protocol 47 or the group is filtered on the way")
+            }
+            Some(_) => "the far end is not up or protocol 47 is filtered on the way".to_owned(),
+        };
+        (State::NoAnswer, format!("{name} no answer · sent {sent}, received 0: {why}"))
     }
 
     /// What this end can see of why nothing arrives.
@@ -232,8 +308,8 @@ impl Facts<'_> {
         if let Some(drop) = most {
             return Some(format!("{} dropped, {}: {}", drop.packets, drop.reason, drop.explanation));
         }
-        let remote = spec.far_end();
-        let stranger = self.unmatched.iter().find(|packet| packet.source == remote)?;
+        let Some(stranger) = self.stranger() else { return self.cause_by_icmp() };
+        let remote = &stranger.source;
         let has = stranger.key.map_or_else(|| "no key".to_owned(), |key| format!("key {key}"));
         let wants = spec.ikey.map_or_else(|| "no key".to_owned(), |key| format!("key {key}"));
         if stranger.key != spec.ikey {
@@ -243,6 +319,37 @@ impl Facts<'_> {
             "{remote} sends packets to {}, which is not this tunnel's `local`",
             stranger.destination
         ))
+    }
+
+    /// GRE that matched no tunnel and may have been meant for this one: of its remote, or to its group. Who means a
+    /// tunnel without a remote is known by its local address, and by a key that is another one.
+    fn stranger(&self) -> Option<&Unmatched> {
+        let spec = &self.tunnel.spec;
+        let is = |text: &str, address: std::net::IpAddr| text.parse() == Ok(address);
+        self.unmatched.iter().find(|packet| match (spec.remote, spec.local) {
+            (Some(group), _) if group.is_multicast() => {
+                is(&packet.destination, group) && packet.key != spec.ikey
+            }
+            (Some(remote), _) => is(&packet.source, remote),
+            (None, Some(local)) => is(&packet.destination, local) && packet.key != spec.ikey,
+            (None, None) => false,
+        })
+    }
+
+    /// What an error says that came a short while ago and is about more than the size of a packet.
+    fn cause_by_icmp(&self) -> Option<String> {
+        /// What was said longer ago, in seconds, is not why nothing comes now.
+        const SHORT_WHILE: f64 = 120.0;
+        let is_cause = |error: &&IcmpError| {
+            let over_ipv6 = self.tunnel.spec.mode.over_ipv6();
+            match (over_ipv6, error.icmp_type, error.icmp_code) {
+                (false, 3, 4) | (true, 2, _) => false,
+                (over_ipv6, kind, _) => over_ipv6 || matches!(kind, 3 | 11),
+            }
+        };
+        let mut recent = self.tunnel.icmp_errors.iter().filter(|error| error.last_seconds < SHORT_WHILE);
+        let error = recent.find(is_cause)?;
+        Some(format!("{} says {}: {}", error.from, error.error, error.explanation))
     }
 }
 

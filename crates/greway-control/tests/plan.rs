@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::net::IpAddr;
+
 use greway_control::apply::{self, StepError, System};
 use greway_control::observe::{Observed, ObservedDevice};
 use greway_control::plan::{self, Action, PlanError};
 use greway_control::sysctl::Forwarding;
-use greway_spec::{Draft, InnerAddress, InnerRoute, InnerRule, Prefix, RuleAction, TunnelSpec};
+use greway_engine::nbma;
+use greway_spec::{
+    Draft, InnerAddress, InnerNeighbour, InnerRoute, InnerRule, Mode, Prefix, RuleAction, TunnelSpec,
+};
 
 fn bare() -> TunnelSpec {
     let address = |text: &str| text.parse().unwrap();
@@ -32,6 +37,10 @@ fn route(address: &str, length: u8) -> InnerRoute {
     InnerRoute::to(destination)
 }
 
+fn in_the_table(neighbour: &InnerNeighbour) -> (IpAddr, [u8; 6]) {
+    (neighbour.address, nbma::link_address(neighbour.endpoint))
+}
+
 /// What is observed after `spec` was set up.
 fn after(spec: &TunnelSpec) -> Observed {
     Observed {
@@ -44,6 +53,7 @@ fn after(spec: &TunnelSpec) -> Observed {
             ipv6_mtu: None,
             addresses: spec.inner.addresses.clone(),
             routes: spec.inner.routes.clone(),
+            neighbours: spec.inner.neighbours.iter().map(in_the_table).collect(),
         }),
         path_mtu: Some(1500),
         forwarding_v4: spec.inner.forward,
@@ -122,6 +132,14 @@ fn cf06_the_mtu_leaves_room_for_the_headers() {
     (spec.ocsum, spec.oseq) = (true, true);
     assert_eq!(plan::default_mtu(&spec, Some(1500)), 1464);
     assert_eq!(plan::default_mtu(&spec, Some(80)), 68);
+    // Over IPv6 with the encapsulation limit; never less than IPv6 asks of a link.
+    let mut draft = Draft::from(&spec);
+    (draft.mode, draft.ttl, draft.encaplimit) = (Some(Mode::Ip6Gre.into()), None, Some(Some(4).into()));
+    let [near, far] = ["fd00::1", "fd00::2"].map(|text| text.parse::<IpAddr>().unwrap());
+    (draft.local, draft.remote) = (Some(near.into()), Some(far.into()));
+    (draft.okey, draft.ocsum, draft.oseq) = (None, None, None);
+    let spec = draft.into_spec().unwrap();
+    assert_eq!([Some(1500), Some(1300), None].map(|path| plan::default_mtu(&spec, path)), [1448, 1280, 1448]);
 }
 
 #[test]
@@ -390,4 +408,36 @@ fn forwarding_that_nobody_asks_for_any_more_is_the_last_to_go() {
             .iter()
             .any(|line| line.contains("ip_forward"))
     );
+}
+
+#[test]
+fn tx02_neighbours_come_and_go_with_the_file() {
+    let neighbour = |address: &str, endpoint: &str| InnerNeighbour {
+        address: address.parse().unwrap(),
+        endpoint: endpoint.parse().unwrap(),
+    };
+    let with = |neighbours: &[InnerNeighbour]| {
+        let mut spec = bare();
+        spec.remote = None;
+        spec.inner.neighbours = neighbours.to_vec();
+        spec
+    };
+    let (one, other) = (neighbour("10.0.0.2", "203.0.113.5"), neighbour("10.0.0.3", "203.0.113.6"));
+    let moved = neighbour("10.0.0.2", "203.0.113.7");
+    let made = words(&plan::up(&with(&[one]), None, &Observed::default()).unwrap());
+    assert_eq!(made.last().unwrap(), "add neighbour 10.0.0.2 lladdr 203.0.113.5 dev tun0");
+    assert_eq!(plan::up(&with(&[one]), Some(&with(&[one])), &after(&with(&[one]))).unwrap(), []);
+    let changed = plan::up(&with(&[moved]), Some(&with(&[one, other])), &after(&with(&[one, other])));
+    assert_eq!(
+        words(&changed.unwrap())[2..],
+        [
+            "remove neighbour 10.0.0.3 lladdr 203.0.113.6 dev tun0",
+            "add neighbour 10.0.0.2 lladdr 203.0.113.7 dev tun0",
+        ]
+    );
+    // The kernel forgot it with the device going down.
+    let mut forgotten = after(&with(&[one]));
+    forgotten.device.as_mut().unwrap().neighbours.clear();
+    let again = plan::up(&with(&[one]), Some(&with(&[one])), &forgotten).unwrap();
+    assert_eq!(words(&again), ["add neighbour 10.0.0.2 lladdr 203.0.113.5 dev tun0"]);
 }

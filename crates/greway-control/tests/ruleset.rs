@@ -150,8 +150,8 @@ fn ruleset() -> impl Strategy<Value = Ruleset> {
 fn packet() -> Packet<'static> {
     Packet {
         protocol: 47,
-        source: Ipv4Addr::new(100, 0, 2, 100),
-        destination: Ipv4Addr::new(100, 0, 1, 100),
+        source: Ipv4Addr::new(100, 0, 2, 100).into(),
+        destination: Ipv4Addr::new(100, 0, 1, 100).into(),
         input: InDevice::Known("wan0", 2),
         output: InDevice::None,
         state: State::New,

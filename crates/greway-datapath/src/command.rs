@@ -1,7 +1,5 @@
 //! What other threads ask of the worker.
 
-use std::collections::HashSet;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
@@ -9,6 +7,8 @@ use greway_engine::{TunnelCounters, UnderlaySnapshot, UnmatchedEntry};
 use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::handle::DatapathError;
+use crate::icmp::IcmpReport;
+use crate::local::LocalAddresses;
 use crate::port::PortSpec;
 use crate::reverse_path::ReversePaths;
 use crate::underlay::Receive;
@@ -20,9 +20,11 @@ pub(crate) enum Command {
     Remove { name: DeviceName, done: Answer<()> },
     Receive { name: DeviceName, way: Receive, done: Answer<()> },
     Mtu { name: DeviceName, mtu: u32 },
-    LocalAddresses(HashSet<Ipv4Addr>),
+    LocalAddresses(LocalAddresses),
     ReversePaths(ReversePaths),
     Forwards(bool),
+    Answer(bool),
+    Icmp { done: SyncSender<IcmpReport> },
     Strangers { done: SyncSender<(Vec<UnmatchedEntry>, UnderlaySnapshot)> },
     Stop,
 }

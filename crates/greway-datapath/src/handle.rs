@@ -1,8 +1,6 @@
 //! The other threads' end of the data plane.
 
-use std::collections::HashSet;
 use std::io;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
@@ -13,6 +11,8 @@ use greway_linux::event::Waker;
 use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::command::Command;
+use crate::icmp::IcmpReport;
+use crate::local::LocalAddresses;
 use crate::port::PortSpec;
 use crate::reverse_path::ReversePaths;
 use crate::underlay::Receive;
@@ -121,7 +121,7 @@ impl Datapath {
     }
 
     /// Tells which addresses are this host's: only packets to them are for its tunnels.
-    pub fn set_local_addresses(&self, addresses: HashSet<Ipv4Addr>) {
+    pub fn set_local_addresses(&self, addresses: LocalAddresses) {
         let _ = self.tell(Command::LocalAddresses(addresses));
     }
 
@@ -133,6 +133,20 @@ impl Datapath {
     /// Tells whether this host forwards: what tunnels carry then is other hosts' too.
     pub fn set_forwards(&self, forwards: bool) {
         let _ = self.tell(Command::Forwards(forwards));
+    }
+
+    /// Whether senders whose packets match no tunnel are told so, as long as nobody else may take them. They are,
+    /// unless this says otherwise.
+    pub fn set_answers(&self, on: bool) {
+        let _ = self.tell(Command::Answer(on));
+    }
+
+    /// ICMP errors about what the tunnels sent, and what became of packets that matched none.
+    ///
+    /// # Errors
+    /// [`DatapathError::Stopped`].
+    pub fn icmp(&self) -> Result<IcmpReport, DatapathError> {
+        self.ask(|done| Command::Icmp { done })
     }
 
     /// Packets that matched no tunnel, and counts of what was refused before a tunnel could be told.

@@ -21,9 +21,16 @@
 
 #![forbid(unsafe_code)]
 
+mod arrived;
 mod command;
+mod groups;
 mod handle;
+mod handover;
+mod held;
+mod icmp;
+mod local;
 mod offload;
+mod others;
 mod overlay;
 mod path_mtu;
 mod port;
@@ -34,6 +41,9 @@ mod underlay;
 mod worker;
 
 pub use handle::{Datapath, DatapathError, Traffic};
+pub use icmp::{Answers, IcmpReport, TunnelIcmp};
+pub use local::LocalAddresses;
+pub use others::Silence;
 pub use overlay::Overlay;
 pub use port::{PortSpec, ReserveSequence};
 pub use reverse_path::{Filter, ReversePaths};

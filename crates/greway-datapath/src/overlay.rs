@@ -1,5 +1,6 @@
 //! The inner side: a packet socket on the peer end of a veth pair, or a TUN device.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use greway_engine::{Offload, frame};
@@ -50,10 +51,10 @@ pub(crate) struct Fresh<'a> {
 }
 
 impl<'a> Fresh<'a> {
-    /// As it is to be encapsulated.
-    pub(crate) fn done(self) -> Payload<'a> {
+    /// As it is to be encapsulated; `endpoint`: where to, in a tunnel without a remote.
+    pub(crate) fn done(self, endpoint: Option<IpAddr>) -> Payload<'a> {
         let Self { protocol_type, packet, offload } = self;
-        Payload { protocol_type, packet, offload }
+        Payload { protocol_type, packet, offload, endpoint }
     }
 }
 
@@ -62,6 +63,8 @@ pub(crate) struct Payload<'a> {
     pub(crate) protocol_type: u16,
     pub(crate) packet: &'a [u8],
     pub(crate) offload: Offload,
+    /// Where it goes, in a tunnel without a remote.
+    pub(crate) endpoint: Option<IpAddr>,
 }
 
 impl Inside {
@@ -184,7 +187,14 @@ mod tests {
 
     fn meta(vlan: Option<Vlan>) -> Meta {
         let auxdata = Some(Auxdata { csum_not_ready: true, csum_valid: false, vlan, len: 0 });
-        Meta { source: Source::Unknown, packet_info: None, auxdata, truncated: false }
+        Meta {
+            source: Source::Unknown,
+            packet_info: None,
+            hop_limit: None,
+            traffic_class: None,
+            auxdata,
+            truncated: false,
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! again after some minutes. It is asked once a second while packets are sent that could be too large, and at
 //! once when one was refused; nobody is asked while nothing is sent.
 
+use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 
 use greway_engine::Tunnel;
 use greway_linux::raw::RawSocket;
@@ -18,7 +20,59 @@ const GOOD_FOR_MS: u64 = 1_000;
 /// kernel, and it is asked then.
 const SMALL: usize = 512;
 
-/// What is known of one tunnel's path.
+/// Most endpoints of one tunnel whose paths are remembered; the path of one more is asked for anew.
+const MOST_ENDPOINTS: usize = 1_024;
+
+/// Where a tunnel sends to, as far as it decides about the way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    /// The packet's own far end, in a tunnel without a remote.
+    pub(crate) endpoint: Option<IpAddr>,
+    /// The device to leave by.
+    pub(crate) bound_to: Option<u32>,
+    /// The mark that routes are looked up with; 0: none.
+    pub(crate) mark: u32,
+}
+
+/// What is known of the paths of a tunnel: the one to its remote, or those to the endpoints of its packets.
+#[derive(Debug)]
+pub(crate) struct Paths {
+    own: PathMtu,
+    endpoints: HashMap<IpAddr, PathMtu>,
+}
+
+impl Paths {
+    /// Nothing is known: everything fits.
+    pub(crate) fn unknown() -> Self {
+        Self { own: PathMtu::unknown(), endpoints: HashMap::new() }
+    }
+
+    /// The path to a packet's own endpoint, or to the tunnel's remote.
+    pub(crate) fn to(&mut self, endpoint: Option<IpAddr>) -> &mut PathMtu {
+        let Some(endpoint) = endpoint else { return &mut self.own };
+        if self.endpoints.len() >= MOST_ENDPOINTS && !self.endpoints.contains_key(&endpoint) {
+            self.endpoints.clear();
+        }
+        self.endpoints.entry(endpoint).or_insert_with(PathMtu::unknown)
+    }
+
+    /// What a tunnel whose device takes `device_mtu` bytes brings through to an endpoint, as far as is known.
+    pub(crate) fn inside(&self, endpoint: Option<IpAddr>, tunnel: &Tunnel, device_mtu: u32) -> u32 {
+        let path = match endpoint {
+            None => Some(&self.own),
+            Some(endpoint) => self.endpoints.get(&endpoint),
+        };
+        path.map_or(device_mtu, |path| path.inside(tunnel, device_mtu))
+    }
+
+    /// No answer is good any longer: ask before the next packet that could be too large.
+    pub(crate) fn ask_again(&mut self) {
+        self.own.ask_again();
+        self.endpoints.values_mut().for_each(PathMtu::ask_again);
+    }
+}
+
+/// What is known of one path.
 #[derive(Debug)]
 pub(crate) struct PathMtu {
     bytes: u32,
@@ -27,54 +81,55 @@ pub(crate) struct PathMtu {
 
 impl PathMtu {
     /// Nothing is known: everything fits.
-    pub(crate) fn unknown() -> Self {
+    fn unknown() -> Self {
         Self { bytes: u32::MAX, asked_ms: None }
     }
 
     /// The path MTU in bytes for a packet of this size.
-    pub(crate) fn for_packet(
-        &mut self,
-        size: usize,
-        tunnel: &Tunnel,
-        bound_to: Option<u32>,
-        now_ms: u64,
-    ) -> u32 {
+    pub(crate) fn for_packet(&mut self, size: usize, tunnel: &Tunnel, way: Way, now_ms: u64) -> u32 {
         let stale = self.asked_ms.is_none_or(|asked| now_ms.saturating_sub(asked) >= GOOD_FOR_MS);
         if stale && size > SMALL {
-            self.ask(tunnel, bound_to, now_ms);
+            self.ask(tunnel, way, now_ms);
         }
         self.bytes
     }
 
     /// What a tunnel whose device takes `device_mtu` bytes brings through, as far as is known.
-    pub(crate) fn inside(&self, tunnel: &Tunnel, device_mtu: u32) -> u32 {
+    fn inside(&self, tunnel: &Tunnel, device_mtu: u32) -> u32 {
         let link = if tunnel.carries_ethernet() { ETHERNET } else { 0 };
         device_mtu.min(self.bytes.saturating_sub((tunnel.overhead() + link) as u32))
     }
 
+    fn ask_again(&mut self) {
+        self.asked_ms = None;
+    }
+
     /// Asks now: a packet was refused as too large.
-    pub(crate) fn ask(&mut self, tunnel: &Tunnel, bound_to: Option<u32>, now_ms: u64) {
+    pub(crate) fn ask(&mut self, tunnel: &Tunnel, way: Way, now_ms: u64) {
         self.asked_ms = Some(now_ms);
         // Without a route everything is refused by the kernel, and counted as that.
-        self.bytes = ask(tunnel, bound_to).unwrap_or(u32::MAX);
+        self.bytes = ask(tunnel, way).unwrap_or(u32::MAX);
     }
 }
 
 /// A socket that would send as the tunnel does, so that routes, devices and IPsec policies count; it sends
 /// nothing.
-fn ask(tunnel: &Tunnel, bound_to: Option<u32>) -> io::Result<u32> {
+fn ask(tunnel: &Tunnel, way: Way) -> io::Result<u32> {
     let opened = match tunnel.over_ipv6() {
         false => RawSocket::open_ipv4_muted(GRE),
         true => RawSocket::open_ipv6_muted(GRE),
     };
     let socket = opened.map_err(|error| error.source)?;
-    if let Some(ifindex) = bound_to {
+    if way.mark != 0 {
+        socket.set_mark(way.mark)?;
+    }
+    if let Some(ifindex) = way.bound_to {
         socket.bind_to_ifindex(ifindex)?;
     }
     if let Some(local) = tunnel.local() {
         socket.bind(local)?;
     }
-    let remote = tunnel.remote().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let remote = tunnel.remote().or(way.endpoint).ok_or(io::ErrorKind::AddrNotAvailable)?;
     socket.connect(remote)?;
     socket.path_mtu()
 }

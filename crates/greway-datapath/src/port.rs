@@ -1,15 +1,20 @@
 //! One tunnel as the worker holds it.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use greway_engine::{Tunnel, TunnelCounters, TunnelState, clamp_mss};
-use greway_linux::OpenError;
+use greway_engine::{
+    DropReason, Endpoints, Heard, LinkErrors, Tunnel, TunnelCounters, TunnelState, clamp_mss,
+};
+use greway_linux::{MacAddr, OpenError};
 use greway_spec::{DeviceName, TunnelSpec};
 
+use crate::icmp::TunnelIcmp;
+use crate::local::LocalAddresses;
 use crate::overlay::{Inside, Overlay};
-use crate::path_mtu::PathMtu;
-use crate::underlay::Receive;
+use crate::path_mtu::{Paths, Way};
+use crate::underlay::{Inlet, Receive};
 
 /// Everything that is needed to carry a tunnel.
 pub struct PortSpec {
@@ -27,6 +32,9 @@ pub struct PortSpec {
     pub first_sequence: u32,
     /// Told how far numbers are going to be used, before they are.
     pub sequence: Box<dyn ReserveSequence>,
+    /// The neighbours that the device has already, with their hardware addresses: a tunnel without a remote knows its
+    /// endpoints from them.
+    pub neighbours: Vec<(IpAddr, MacAddr)>,
 }
 
 /// Where a tunnel's sequence number is kept across the death of the process: a peer that checks
@@ -52,7 +60,19 @@ pub(crate) struct Port {
     pub(crate) receive: Receive,
     pub(crate) bound_to: Option<u32>,
     pub(crate) device_mtu: u32,
-    pub(crate) path_mtu: PathMtu,
+    pub(crate) paths: Paths,
+    /// The endpoints of a tunnel without a remote.
+    pub(crate) endpoints: Option<Endpoints>,
+    /// It was said that the kernel allows no flow label.
+    pub(crate) unlabelled: bool,
+    /// Why nothing may be sent, if nothing may.
+    pub(crate) barred: Option<DropReason>,
+    /// ICMP errors that senders are still to be told of.
+    pub(crate) errors: LinkErrors,
+    /// What was said about its packets.
+    pub(crate) heard: Heard,
+    /// How often a sender was told that the far end cannot be reached.
+    pub(crate) told: u64,
     sequence: Box<dyn ReserveSequence>,
     reserved: u32,
 }
@@ -63,6 +83,10 @@ impl Port {
         let mut tunnel = Tunnel::new(&port.spec, counters);
         tunnel.set_segment_limit(port.device_mtu);
         let ethernet = tunnel.carries_ethernet();
+        let mut endpoints = endpoints(&tunnel, &port.spec, None);
+        for (address, link) in port.neighbours {
+            endpoints.iter_mut().for_each(|known| known.learn_neighbour(address, link.octets()));
+        }
         Ok(Self {
             name: port.spec.name.clone(),
             tunnel,
@@ -72,29 +96,71 @@ impl Port {
             receive: port.receive,
             bound_to: port.bound_to,
             device_mtu: port.device_mtu,
-            path_mtu: PathMtu::unknown(),
+            paths: Paths::unknown(),
+            endpoints,
+            unlabelled: false,
+            barred: None,
+            errors: LinkErrors::default(),
+            heard: Heard::default(),
+            told: 0,
             sequence: port.sequence,
             // The first packet reserves.
             reserved: port.first_sequence,
         })
     }
 
+    /// Looks at the ends of a tunnel over IPv6 again: nothing is sent unless `local` is settled here, nor to ourselves
+    /// (T6-01; linux net/ipv6/ip6_tunnel.c `ip6_tnl_xmit_ctl`, v6.18).
+    pub(crate) fn look_at_ends(&mut self, addresses: &LocalAddresses) {
+        let here = |address| addresses.has(address, self.bound_to);
+        self.barred = match (self.tunnel.over_ipv6(), self.tunnel.local(), self.tunnel.remote()) {
+            (true, Some(local), _) if !here(local) => Some(DropReason::LocalNotHere),
+            (true, _, Some(remote)) if here(remote) && !self.spec.allow_localremote => {
+                Some(DropReason::RemoteIsHere)
+            }
+            _ => None,
+        };
+    }
+
+    /// The socket that it receives by.
+    pub(crate) fn inlet(&self) -> Inlet {
+        Inlet { over_ipv6: self.tunnel.over_ipv6(), way: self.receive }
+    }
+
     /// Takes other parameters from the next packet on; counters and sequence numbers go on.
     pub(crate) fn change(&mut self, spec: TunnelSpec, bound_to: Option<u32>) {
-        self.tunnel = Tunnel::new(&spec, Arc::clone(self.tunnel.counters()));
+        let tunnel = Tunnel::new(&spec, Arc::clone(self.tunnel.counters()));
+        let before = std::mem::replace(&mut self.tunnel, tunnel);
         self.tunnel.set_segment_limit(self.device_mtu);
-        if !spec.iseq {
-            self.state.expected_sequence = 0;
-        }
+        self.state.change(&before, &self.tunnel);
         self.bound_to = bound_to;
-        self.path_mtu = PathMtu::unknown();
+        self.paths = Paths::unknown();
+        self.endpoints = endpoints(&self.tunnel, &spec, self.endpoints.take());
         self.spec = spec;
     }
 
+    /// What was said about its packets.
+    pub(crate) fn icmp(&self) -> TunnelIcmp {
+        TunnelIcmp { heard: self.heard.entries().to_vec(), told: self.told }
+    }
+
     /// Lowers the segment size that a TCP handshake announces, either way, to what fits.
-    pub(crate) fn clamp_mss(&self, protocol_type: u16, packet: &mut [u8], unfilled: bool, forwards: bool) {
-        let mtu = self.path_mtu.inside(&self.tunnel, self.device_mtu);
+    /// `endpoint`: where the packet goes, in a tunnel without a remote.
+    pub(crate) fn clamp_mss(
+        &self,
+        protocol_type: u16,
+        packet: &mut [u8],
+        unfilled: bool,
+        endpoint: Option<IpAddr>,
+        forwards: bool,
+    ) {
+        let mtu = self.paths.inside(endpoint, &self.tunnel, self.device_mtu);
         clamp_mss(&self.tunnel, protocol_type, packet, unfilled, mtu, forwards);
+    }
+
+    /// How a packet to `endpoint` leaves; to the tunnel's remote, where it has one.
+    pub(crate) fn way(&self, endpoint: Option<IpAddr>) -> Way {
+        Way { endpoint, bound_to: self.bound_to, mark: self.spec.fwmark }
     }
 
     /// Takes another MTU of the tunnel device in bytes.
@@ -107,7 +173,7 @@ impl Port {
     pub(crate) fn reserve_sequence(&mut self) {
         /// More segments than any super-packet has.
         const MARGIN: u32 = 4_096;
-        let next = TunnelState { next_sequence: self.state.next_sequence.wrapping_add(MARGIN), ..self.state };
+        let next = TunnelState::starting_at(self.state.next_sequence.wrapping_add(MARGIN));
         if !self.tunnel.sends_sequence() || !next.needs_reservation(self.reserved) {
             return;
         }
@@ -116,4 +182,14 @@ impl Port {
             tracing::warn!(tunnel = %self.name, %error, "the sequence number cannot be kept for a restart");
         }
     }
+}
+
+/// The endpoints of a tunnel without a remote; those that were known stay so.
+fn endpoints(tunnel: &Tunnel, spec: &TunnelSpec, known: Option<Endpoints>) -> Option<Endpoints> {
+    let neighbours = &spec.inner.neighbours;
+    let mut endpoints = known.unwrap_or_else(|| Endpoints::new(tunnel.over_ipv6(), neighbours));
+    for neighbour in neighbours {
+        endpoints.learn(neighbour.endpoint);
+    }
+    tunnel.chooses_endpoint().then_some(endpoints)
 }

@@ -2,34 +2,47 @@
 //! the same tunnel. Payloads stay where they were received; only headers are written in front. TCP
 //! segments that belong together are handed on as one super-packet.
 
-use std::collections::HashSet;
 use std::io;
-use std::net::Ipv4Addr;
 
 use greway_engine::{
-    Delivery, DropReason, Ingress, Link, Offload, Receipt, Run, Tunnel, TunnelIndex, TunnelSlots,
-    TunnelState, TunnelTable, UnderlayCounters, Unmatched, Verdict, coalesce, decapsulate, frame,
+    DeclineReason, Delivery, DropReason, Ingress, Link, Offload, Receipt, Reorder, Run, SequenceCounters,
+    Tunnel, TunnelIndex, TunnelSlots, TunnelState, TunnelTable, UnderlayCounters, Unmatched, Verdict,
+    coalesce, decapsulate, frame, release,
 };
-use greway_linux::batch::{
-    Control, Meta, Packet, PacketKind, ReceiveBatch, SendBatch, SendStorage, Source, Target,
-};
+use greway_linux::batch::{Control, ReceiveBatch, SendBatch, SendStorage, Target};
 use greway_linux::errno;
 use greway_linux::tun::Tun;
-use greway_wire::ethertype;
-use greway_wire::gre::GreHeader;
-use greway_wire::ipv4::Ipv4Header;
+use greway_linux::{MacAddr, vnet};
+use greway_wire::{ethertype, ipv6};
 
+use crate::arrived::{self, Fragmented, Gate, Owner};
+use crate::handover::Handover;
+use crate::held::{Holders, Shelf};
+use crate::icmp::Answerer;
+use crate::local::LocalAddresses;
 use crate::offload;
 use crate::overlay::{ETHERNET, FRONT, Inside};
 use crate::port::Port;
 use crate::reverse_path::ReversePaths;
-use crate::underlay::Receive;
+use crate::underlay::Inlet;
 
 /// What is remembered of packets that belong to no tunnel.
 #[derive(Default)]
 pub(crate) struct Strangers {
     pub(crate) unmatched: Unmatched,
     pub(crate) underlay: UnderlayCounters,
+    pub(crate) fragmented: Fragmented,
+    pub(crate) answerer: Answerer,
+    pub(crate) handover: Handover,
+}
+
+impl Strangers {
+    /// Tells the sender of a packet that no tunnel takes it, where it may be told.
+    fn answer(&mut self, datagram: &[u8], receipt: Receipt, context: &Context<'_>) {
+        let (Receipt::Facts { ifindex, .. } | Receipt::Raw { ifindex }) = receipt;
+        let is_ours = |address| context.local_addresses.takes(address, ifindex);
+        self.answerer.unmatched(datagram, ifindex, is_ours, context.now_ms);
+    }
 }
 
 /// The ports by the engine's index; the gaps are tunnels that were removed.
@@ -44,8 +57,8 @@ impl TunnelSlots for Ports<'_> {
 
 /// What decides about a batch beside the packets.
 pub(crate) struct Context<'a> {
-    pub(crate) way: Receive,
-    pub(crate) local_addresses: &'a HashSet<Ipv4Addr>,
+    pub(crate) inlet: Inlet,
+    pub(crate) local_addresses: &'a LocalAddresses,
     pub(crate) reverse_paths: &'a ReversePaths,
     /// All tunnels.
     pub(crate) table: &'a TunnelTable,
@@ -61,14 +74,30 @@ pub(crate) fn carry(
     batch: &mut ReceiveBatch,
     strangers: &mut Strangers,
     ports: &mut [Option<Port>],
+    holders: &mut Holders,
     context: &Context<'_>,
     storage: &mut SendStorage,
 ) {
-    let mut out = Outgoing { batch: storage.start(), going_to: None, run: None };
+    let shelf = Shelf::default();
+    let mut out =
+        Outgoing { batch: storage.start(), going_to: None, run: None, here: context.local_addresses };
     for packet in batch.packets() {
-        let Some((datagram, receipt)) = datagram(packet, context, &strangers.underlay) else { continue };
-        if context.both && owner(datagram, receipt, context.table, ports) != context.way {
-            continue;
+        let gate = Gate {
+            inlet: context.inlet,
+            local_addresses: context.local_addresses,
+            reverse_paths: context.reverse_paths,
+            underlay: &strangers.underlay,
+            now_ms: context.now_ms,
+        };
+        let Some((datagram, receipt)) = gate.admit(packet, &mut strangers.fragmented) else { continue };
+        if context.both || strangers.handover.is_underway() {
+            let Owner { tunnel, way } = Owner::of(datagram, receipt, context.table, ports);
+            let gre = || arrived::behind_delivery_header(datagram);
+            if way != context.inlet.way
+                || strangers.handover.repeats(context.inlet.way, tunnel, gre, context.now_ms)
+            {
+                continue;
+            }
         }
         let mut ingress = Ingress {
             table: context.table,
@@ -76,81 +105,57 @@ pub(crate) fn carry(
             underlay: &strangers.underlay,
             unmatched: &mut strangers.unmatched,
         };
-        let Verdict::Deliver(delivery) = decapsulate(&mut ingress, datagram, receipt, context.now_ms) else {
-            continue;
-        };
-        out.turn_to(delivery.tunnel, ports);
-        let Some(port) = ports.get(delivery.tunnel.0 as usize).and_then(Option::as_ref) else { continue };
-        if delivery.offload.gso.is_none() {
-            let unfilled = delivery.offload.partial.is_some();
-            let inner = &mut datagram[delivery.inner.clone()];
-            port.clamp_mss(delivery.protocol_type, inner, unfilled, context.forwards);
+        let verdict = decapsulate(&mut ingress, datagram, receipt, context.now_ms);
+        match &verdict {
+            Verdict::Deliver(delivery) => {
+                let inner = &mut datagram[delivery.inner.clone()];
+                clamp(ports, delivery, inner, context.forwards);
+                out.bring(ports, delivery, inner);
+            }
+            Verdict::Decline(DeclineReason::NoTunnel { .. }) => strangers.answer(datagram, receipt, context),
+            _ => {}
         }
-        out.deliver(port, &delivery, &datagram[delivery.inner.clone()]);
+        // Whatever became of it, others may have waited for its number.
+        if let Verdict::Deliver(Delivery { tunnel, .. })
+        | Verdict::Hold { tunnel }
+        | Verdict::Drop { tunnel: Some(tunnel), .. } = verdict
+            && out.release(tunnel, ports, &shelf, context.forwards, context.now_ms)
+        {
+            holders.note(tunnel);
+        }
     }
     out.flush(ports);
 }
 
-/// The IPv4 datagram in what was received and what is known of it; `None` for what is not for this
-/// host, not whole or not to be judged here.
-fn datagram<'a>(
-    packet: Packet<'a>,
-    context: &Context<'_>,
-    underlay: &UnderlayCounters,
-) -> Option<(&'a mut [u8], Receipt)> {
-    let Meta { source, packet_info, auxdata, truncated, .. } = packet.meta;
-    if truncated {
-        underlay.record_drop(DropReason::OuterTruncated);
-        return None;
-    }
-    if context.way == Receive::Raw {
-        // The IP stack found it to be ours, whole and allowed.
-        let ifindex = packet_info.map_or(0, |info| info.ifindex);
-        return Some((packet.into_data(), Receipt::Raw { ifindex }));
-    }
-    let Source::Link(link) = source else { return None };
-    // Of a VLAN that has no device here, or for another machine: the stack would not take it either.
-    if auxdata.is_some_and(|auxdata| auxdata.vlan.is_some()) {
-        underlay.record_drop(DropReason::VlanTagged);
-        return None;
-    }
-    if link.kind != PacketKind::Host {
-        return None;
-    }
-    // Devices without Ethernet addresses (ppp, tun) have no link header.
-    let skip = if link.mac.is_some() { ETHERNET } else { 0 };
-    // What the kernel cannot describe, or describes before the packet, cannot be passed on right.
-    let Some(offload) = packet.vnet.and_then(|header| offload::parse(&header, skip)) else {
-        underlay.record_drop(DropReason::UndescribableOffload);
-        return None;
-    };
-    let datagram = packet.into_data().get_mut(skip..)?;
-    let destination = datagram.get(16..20)?.first_chunk::<4>()?;
-    // To be forwarded, not ours, whatever tunnels say: the stack decides so by its addresses.
-    if !context.local_addresses.contains(&Ipv4Addr::from(*destination)) {
-        return None;
-    }
-    let source = datagram.get(12..16)?.first_chunk::<4>()?;
-    if !context.reverse_paths.admits(Ipv4Addr::from(*source), link.ifindex) {
-        underlay.record_drop(DropReason::ReversePath);
-        return None;
-    }
-    Some((datagram, Receipt::Facts { offload, ifindex: link.ifindex }))
+/// Lets held packets go: which of them, `choose` says to each tunnel that holds some. Those that hold none any more
+/// are forgotten.
+pub(crate) fn let_go(
+    holders: &mut Holders,
+    ports: &mut [Option<Port>],
+    forwards: bool,
+    now_ms: u64,
+    storage: &mut SendStorage,
+    here: &LocalAddresses,
+    choose: impl Fn(&mut Reorder, &SequenceCounters),
+) {
+    let shelf = Shelf::default();
+    let mut out = Outgoing { batch: storage.start(), going_to: None, run: None, here };
+    holders.retain(|index| {
+        if let Some(port) = ports.get_mut(index.0 as usize).and_then(Option::as_mut) {
+            choose(&mut port.state.reorder, port.tunnel.counters().sequence());
+        }
+        out.release(index, ports, &shelf, forwards, now_ms)
+    });
+    out.flush(ports);
 }
 
-/// Which way the tunnel receives that this packet is for. Of a malformed one it is the tunnel that would be
-/// blamed, and what belongs to none is the packet socket's.
-fn owner(datagram: &[u8], receipt: Receipt, table: &TunnelTable, ports: &[Option<Port>]) -> Receive {
-    let (Receipt::Facts { ifindex, .. } | Receipt::Raw { ifindex, .. }) = receipt;
-    let Ok(outer) = Ipv4Header::parse(datagram) else { return Receive::Packet };
-    let tunnel = match datagram.get(outer.header_len()..).map(GreHeader::parse) {
-        Some(Ok((gre, _))) => {
-            table.lookup(gre.protocol_type, outer.source, outer.destination, gre.key, ifindex)
-        }
-        _ => table.only_tunnel_of(outer.source),
-    };
-    let port = tunnel.and_then(|index| ports.get(index.0 as usize)).and_then(Option::as_ref);
-    port.map_or(Receive::Packet, |port| port.receive)
+/// What a TCP handshake that comes through a tunnel announces is lowered to what fits.
+fn clamp(ports: &[Option<Port>], delivery: &Delivery, inner: &mut [u8], forwards: bool) {
+    let port = ports.get(delivery.tunnel.0 as usize).and_then(Option::as_ref);
+    if let (Some(port), None) = (port, delivery.offload.gso) {
+        let unfilled = delivery.offload.partial.is_some();
+        port.clamp_mss(delivery.protocol_type, inner, unfilled, None, forwards);
+    }
 }
 
 /// What is on its way into one tunnel device: packets in the batch, and behind them a run of TCP segments that
@@ -159,6 +164,8 @@ struct Outgoing<'s, 'a> {
     batch: SendBatch<'s, 'a>,
     going_to: Option<TunnelIndex>,
     run: Option<Waiting<'a>>,
+    /// The addresses of this host.
+    here: &'s LocalAddresses,
 }
 
 /// A run, and what goes before its packet.
@@ -188,6 +195,35 @@ impl<'a> Outgoing<'_, 'a> {
             self.flush(ports);
         }
         self.going_to = Some(tunnel);
+    }
+
+    fn bring(&mut self, ports: &[Option<Port>], delivery: &Delivery, inner: &'a [u8]) {
+        self.turn_to(delivery.tunnel, ports);
+        if let Some(port) = ports.get(delivery.tunnel.0 as usize).and_then(Option::as_ref) {
+            self.deliver(port, delivery, inner);
+        }
+    }
+
+    /// Brings what a tunnel has held and holds no longer; true when it holds more.
+    fn release(
+        &mut self,
+        tunnel: TunnelIndex,
+        ports: &mut [Option<Port>],
+        shelf: &'a Shelf,
+        forwards: bool,
+        now_ms: u64,
+    ) -> bool {
+        loop {
+            let Some(port) = ports.get_mut(tunnel.0 as usize).and_then(Option::as_mut) else { return false };
+            let Some(mut released) = release(&port.tunnel, &mut port.state, now_ms) else {
+                return port.state.reorder.waiting() > 0;
+            };
+            let inner = 0..released.bytes.len();
+            let (protocol_type, offload) = (released.protocol_type, released.offload);
+            let delivery = Delivery { tunnel, protocol_type, inner, offload };
+            clamp(ports, &delivery, &mut released.bytes, forwards);
+            self.bring(ports, &delivery, shelf.put(released.bytes));
+        }
     }
 
     fn deliver(&mut self, port: &Port, delivery: &Delivery, inner: &'a [u8]) {
@@ -245,7 +281,15 @@ impl<'a> Outgoing<'_, 'a> {
             Inside::Link { addresses, .. } => addresses.as_ref(),
             Inside::Tun(tun) => return write(tun, port, protocol_type, offload, headers, slices),
         };
-        let (own, length) = Inside::front(addresses, protocol_type, offload);
+        let (mut own, length) = Inside::front(addresses, protocol_type, offload);
+        // RX-20: nobody is to forward what each of a group's members got.
+        if port.tunnel.group().is_some()
+            && addresses.is_some()
+            && !is_for(self.here, protocol_type, if headers.is_empty() { slices[0] } else { headers })
+        {
+            own[vnet::LEN..vnet::LEN + MacAddr::BROADCAST.octets().len()]
+                .copy_from_slice(&MacAddr::BROADCAST.octets());
+        }
         let mut front = [0; FRONT + frame::MAX_LINK + coalesce::MAX_HEADERS];
         front[..length].copy_from_slice(&own[..length]);
         front[length..length + headers.len()].copy_from_slice(headers);
@@ -271,6 +315,18 @@ impl<'a> Outgoing<'_, 'a> {
         }
         self.batch.clear();
     }
+}
+
+/// Whether a packet is for this host alone, by its destination.
+fn is_for(here: &LocalAddresses, ethertype: u16, packet: &[u8]) -> bool {
+    let destination = match ethertype {
+        ethertype::IPV4 => {
+            packet.get(16..20).and_then(|bytes| bytes.first_chunk::<4>()).map(|v4| (*v4).into())
+        }
+        ethertype::IPV6 => ipv6::addresses(packet).map(|(_, destination)| destination.into()),
+        _ => None,
+    };
+    destination.is_some_and(|destination| here.has(destination, None))
 }
 
 /// Writes a packet into a TUN device, which takes one a call.

@@ -2,9 +2,11 @@
 //! written once and whose payloads are sent from where they were received.
 
 use std::io;
+use std::net::IpAddr;
 
 use greway_engine::{
-    DropReason, Fit, Fragments, Offload, Train, TunnelCounters, encapsulate, fit, too_big_message,
+    DropReason, Fit, Fragments, Notice, Offload, Talk, Train, TunnelCounters, encapsulate, fit,
+    too_big_message,
 };
 use greway_linux::batch::{Control, ReceiveBatch, SendBatch, SendStorage, Target};
 use greway_linux::{errno, vnet};
@@ -33,6 +35,8 @@ pub(crate) struct Sender {
 struct Waiting {
     messages: usize,
     bytes: usize,
+    /// Where it goes.
+    endpoint: Option<IpAddr>,
 }
 
 /// Messages in one batch; the largest super-packet gives some fifty.
@@ -78,18 +82,31 @@ impl Sender {
         // Segments with and without DF take different sockets; a change sends what is waiting.
         let mut with_df = true;
         for received in batch.packets() {
+            let mut endpoint = None;
             let fresh = if ethernet {
                 Inside::frame(received)
             } else {
                 let (header, auxdata) = (received.vnet, received.meta.auxdata);
-                Inside::payload(received.into_data(), header, auxdata)
+                let frame = received.into_data();
+                if let Some(endpoints) = &mut port.endpoints {
+                    match endpoints.talk(frame) {
+                        Talk::None => {}
+                        Talk::Answered(answer) => {
+                            bring(port, answer.frame(), beside);
+                            continue;
+                        }
+                        Talk::Unanswered => continue,
+                    }
+                    endpoint = frame.first_chunk().and_then(|address| endpoints.of(*address));
+                }
+                Inside::payload(frame, header, auxdata)
             };
             let Some(fresh) = fresh else {
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
                 continue;
             };
-            let payload = clamped(port, fresh, forwards);
-            match fit_path(port, &payload, now_ms) {
+            let payload = clamped(port, fresh, endpoint, forwards);
+            match fit_path(port, &payload, beside, now_ms) {
                 Fit::Fits => {}
                 Fit::Fragment { mtu } => {
                     // What came before goes before.
@@ -135,8 +152,8 @@ impl Sender {
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
                 continue;
             };
-            let payload = clamped(port, fresh, forwards);
-            match fit_path(port, &payload, now_ms) {
+            let payload = clamped(port, fresh, None, forwards);
+            match fit_path(port, &payload, beside, now_ms) {
                 Fit::Fits => {}
                 Fit::Fragment { mtu } => {
                     let mut pieces = Pieces { train, fragments, storage: beside, packets, odd_error };
@@ -162,19 +179,28 @@ impl Sender {
 }
 
 /// A packet whose TCP handshake, if it is one, announces no more than fits.
-fn clamped<'a>(port: &Port, fresh: Fresh<'a>, forwards: bool) -> Payload<'a> {
+fn clamped<'a>(port: &Port, fresh: Fresh<'a>, endpoint: Option<IpAddr>, forwards: bool) -> Payload<'a> {
     if fresh.offload.gso.is_none() {
         let unfilled = fresh.offload.partial.is_some();
-        port.clamp_mss(fresh.protocol_type, fresh.packet, unfilled, forwards);
+        port.clamp_mss(fresh.protocol_type, fresh.packet, unfilled, endpoint, forwards);
     }
-    fresh.done()
+    fresh.done(endpoint)
 }
 
-/// Whether a packet fits the path as the kernel knows it.
-fn fit_path(port: &mut Port, payload: &Payload<'_>, now_ms: u64) -> Fit {
-    let Payload { protocol_type, packet, offload } = payload;
-    let path_mtu = port.path_mtu.for_packet(packet.len(), &port.tunnel, port.bound_to, now_ms);
-    fit(&port.tunnel, *protocol_type, packet, *offload, path_mtu)
+/// Whether a packet fits the path as the kernel knows it. The sender of one that does is told when the far end was
+/// said to be unreachable (ER-04); it is sent all the same.
+fn fit_path(port: &mut Port, payload: &Payload<'_>, storage: &mut SendStorage, now_ms: u64) -> Fit {
+    let Payload { protocol_type, packet, offload, endpoint } = payload;
+    let way = port.way(*endpoint);
+    let path_mtu = port.paths.to(*endpoint).for_packet(packet.len(), &port.tunnel, way, now_ms);
+    let fit = fit(&port.tunnel, *protocol_type, packet, *offload, path_mtu);
+    if matches!(fit, Fit::Fits | Fit::Fragment { .. }) && port.errors.take(now_ms) {
+        port.told += 1;
+        if let Some(message) = Notice::Unreachable.message(*protocol_type, packet) {
+            tell(port, *protocol_type, &message, storage);
+        }
+    }
+    fit
 }
 
 /// Counts a packet that is too large, and tells its sender where it may be told.
@@ -183,23 +209,41 @@ fn refuse(port: &Port, payload: &Payload<'_>, why: Fit, storage: &mut SendStorag
     let Fit::TellSender { mtu } = why else { return };
     let Payload { protocol_type, packet, .. } = payload;
     let Some(message) = too_big_message(*protocol_type, packet, mtu) else { return };
+    tell(port, *protocol_type, &message, storage);
+}
+
+/// Brings a packet, or in an Ethernet tunnel a frame, into the tunnel device, for a sender on its side.
+pub(crate) fn tell(port: &Port, protocol_type: u16, message: &[u8], storage: &mut SendStorage) {
     // A sender that is not told tries again, and is told then.
     let lost = match &port.inside {
         Inside::Link { socket, addresses } => {
-            let (front, length) = Inside::front(addresses.as_ref(), *protocol_type, &Offload::NONE);
+            let (front, length) = Inside::front(addresses.as_ref(), protocol_type, &Offload::NONE);
             let mut out = storage.start();
-            let pushed =
-                out.push_with_prefix(&front[..length], &[&message], Target::Connected, Control::NONE);
+            let pushed = out.push_with_prefix(&front[..length], &[message], Target::Connected, Control::NONE);
             debug_assert!(pushed.is_ok(), "the batch was empty");
             let mut lost = None;
             out.send(socket, |_, error| lost = Some(error));
             lost
         }
-        Inside::Tun(tun) => tun.send(&crate::offload::emit(&Offload::NONE, 0), &[], &[&message]).err(),
+        Inside::Tun(tun) => tun.send(&crate::offload::emit(&Offload::NONE, 0), &[], &[message]).err(),
     };
     if let Some(error) = lost {
-        tracing::debug!(tunnel = %port.name, %error, "a sender could not be told the path MTU");
+        tracing::debug!(tunnel = %port.name, %error, "a sender could not be told by ICMP");
     }
+}
+
+/// Brings a whole frame into the tunnel device.
+fn bring(port: &Port, frame: &[u8], storage: &mut SendStorage) {
+    let Inside::Link { socket, .. } = &port.inside else { return };
+    let header = crate::offload::emit(&Offload::NONE, 0).to_bytes();
+    let mut out = storage.start();
+    let pushed = out.push_with_prefix(&header, &[frame], Target::Connected, Control::NONE);
+    debug_assert!(pushed.is_ok(), "the batch was empty");
+    // Who asked asks again.
+    out.send(
+        socket,
+        |_, error| tracing::debug!(tunnel = %port.name, %error, "a neighbour was not answered for"),
+    );
 }
 
 /// What it takes to send a packet in pieces.
@@ -235,7 +279,7 @@ impl Pieces<'_> {
         packets.clear();
         let mut df = true;
         for packet in fragments.iter() {
-            let piece = Payload { protocol_type: payload.protocol_type, packet, offload: Offload::NONE };
+            let piece = Payload { packet, offload: Offload::NONE, ..*payload };
             if !fill(port, &piece, train) {
                 continue;
             }
@@ -251,10 +295,15 @@ impl Pieces<'_> {
 
 /// Encapsulates a packet into the train; false when it was dropped.
 fn fill(port: &mut Port, payload: &Payload<'_>, train: &mut Train) -> bool {
+    if let Some(reason) = port.barred {
+        port.tunnel.counters().record_drop(reason);
+        return false;
+    }
     port.reserve_sequence();
-    let Payload { protocol_type, packet, offload } = payload;
+    let Payload { protocol_type, packet, offload, endpoint } = payload;
     // The engine counts what it drops.
-    if encapsulate(&port.tunnel, &mut port.state, *protocol_type, packet, *offload, None, train).is_err() {
+    let done = encapsulate(&port.tunnel, &mut port.state, *protocol_type, packet, *offload, *endpoint, train);
+    if done.is_err() {
         return false;
     }
     if train.len() > MOST_SEGMENTS {
@@ -276,7 +325,8 @@ fn push<'a>(
         let pushed = out.push_with_prefix(segment.header, &[&packet[segment.payload]], target, control);
         debug_assert!(pushed.is_ok(), "there was room for the whole train");
     }
-    packets.push(Waiting { messages: train.len(), bytes: packet.len() });
+    let endpoint = Some(train.outer().destination);
+    packets.push(Waiting { messages: train.len(), bytes: packet.len(), endpoint });
 }
 
 /// Sends what is waiting and counts each packet: sent when any of its segments was, dropped for
@@ -296,12 +346,23 @@ fn flush(
     let counters = port.tunnel.counters();
     let total = out.len();
     let mut tally = Tally { packets: packets.as_slice(), position: 0, begin: 0, lost: 0, counters, now_ms };
-    let mut too_big = false;
-    let outcome = out.send(underlay.sender(with_df), |index, error| {
+    let mut too_big = None;
+    let socket = match underlay.sender(port.tunnel.over_ipv6(), with_df, port.spec.fwmark) {
+        Ok(socket) => socket,
+        Err(error) => {
+            note_odd(&error, port, odd_error);
+            (0..packets.len()).for_each(|_| counters.record_drop(DropReason::SendFailed));
+            out.clear();
+            return packets.clear();
+        }
+    };
+    let outcome = out.send(socket, |index, error| {
         let reason = reason(&error, port, odd_error);
-        too_big |= reason == DropReason::TooBigForPath;
         counters.record_drop(reason);
         tally.lost(index);
+        if reason == DropReason::TooBigForPath {
+            too_big = tally.packets.get(tally.position).copied();
+        }
     });
     for index in total - outcome.pending..total {
         counters.record_drop(DropReason::HostQueueFull);
@@ -310,10 +371,19 @@ fn flush(
     tally.finish();
     out.clear();
     packets.clear();
-    if too_big {
+    if outcome.unlabelled > 0 && !port.unlabelled {
+        port.unlabelled = true;
+        tracing::warn!(
+            tunnel = %port.name,
+            "sends without its flow label: a program on this host has flow labels to itself, and the kernel \
+             allows no others that were not leased"
+        );
+    }
+    if let Some(packet) = too_big {
         // The next one of this size is refused here, and its sender told.
-        let Port { path_mtu, tunnel, bound_to, .. } = port;
-        path_mtu.ask(tunnel, *bound_to, now_ms);
+        let endpoint = packet.endpoint.filter(|_| port.endpoints.is_some());
+        let way = port.way(endpoint);
+        port.paths.to(endpoint).ask(&port.tunnel, way, now_ms);
     }
 }
 
@@ -364,12 +434,18 @@ fn reason(error: &io::Error, port: &Port, odd_error: &mut Option<i32>) -> DropRe
         }
         errno::EAGAIN | errno::ENOMEM | errno::ENOBUFS => DropReason::HostQueueFull,
         _ => {
-            if *odd_error != Some(code) {
-                *odd_error = Some(code);
-                tracing::warn!(tunnel = %port.name, %error, "a packet could not be sent");
-            }
+            note_odd(error, port, odd_error);
             DropReason::SendFailed
         }
+    }
+}
+
+/// Tells the log of an error once.
+fn note_odd(error: &io::Error, port: &Port, odd_error: &mut Option<i32>) {
+    let code = error.raw_os_error().unwrap_or(0);
+    if *odd_error != Some(code) {
+        *odd_error = Some(code);
+        tracing::warn!(tunnel = %port.name, %error, "a packet could not be sent");
     }
 }
 
@@ -378,7 +454,8 @@ mod tests {
     use super::*;
 
     fn tally(messages: &[usize], lost: &[usize]) -> u64 {
-        let packets = messages.iter().map(|messages| Waiting { messages: *messages, bytes: 100 });
+        let packets =
+            messages.iter().map(|messages| Waiting { messages: *messages, bytes: 100, endpoint: None });
         let packets = packets.collect::<Vec<_>>();
         let counters = TunnelCounters::new();
         let mut tally =

@@ -7,11 +7,12 @@
 //! - raw socket: behind all of them, and blind to the facts.
 //!
 //! Sending is the same for both: a raw socket, which also keeps the kernel from answering GRE with
-//! "protocol unreachable". There is only one, since each is given a copy of every GRE packet that arrives.
+//! "protocol unreachable". There is only one of each address family, since each is given a copy of every GRE packet
+//! that arrives. Those of IPv6 are there as long as a tunnel over IPv6 is.
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use greway_linux::batch::{Control, ReceiveBatch, Target};
 use greway_linux::packet::{Config, Fanout, Kind, PacketSocket, Protocol};
@@ -19,6 +20,7 @@ use greway_linux::raw::{MtuDiscovery, RawSocket};
 use greway_linux::{OpenError, filter};
 
 use greway_engine::Outer;
+use greway_wire::ethertype;
 
 /// How a tunnel receives from the underlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,76 +44,170 @@ impl Receive {
 /// IP protocol number of GRE (RFC 2784 §3).
 pub(crate) const GRE: u8 = 47;
 
+/// One of the sockets that receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inlet {
+    pub(crate) over_ipv6: bool,
+    pub(crate) way: Receive,
+}
+
+impl Inlet {
+    /// All there can be, by [`Inlet::index`].
+    pub(crate) const ALL: [Self; 4] = [
+        Self { over_ipv6: false, way: Receive::Packet },
+        Self { over_ipv6: false, way: Receive::Raw },
+        Self { over_ipv6: true, way: Receive::Packet },
+        Self { over_ipv6: true, way: Receive::Raw },
+    ];
+
+    pub(crate) fn index(self) -> usize {
+        2 * usize::from(self.over_ipv6) + usize::from(self.way == Receive::Raw)
+    }
+
+    /// The other socket of the same family.
+    pub(crate) fn other_way(self) -> Self {
+        let way = match self.way {
+            Receive::Packet => Receive::Raw,
+            Receive::Raw => Receive::Packet,
+        };
+        Self { way, ..self }
+    }
+
+    /// Its name in the log.
+    pub(crate) fn word(self) -> &'static str {
+        match (self.over_ipv6, self.way) {
+            (false, Receive::Packet) => "packet, IPv4",
+            (false, Receive::Raw) => "raw, IPv4",
+            (true, Receive::Packet) => "packet, IPv6",
+            (true, Receive::Raw) => "raw, IPv6",
+        }
+    }
+}
+
 /// The sockets on the underlay, those for receiving opened when a tunnel needs them.
 #[derive(Debug)]
 pub(crate) struct Underlay {
-    packet: Option<PacketSocket>,
-    raw: Option<RawSocket>,
-    sender: RawSocket,
-    /// What the sender does now.
+    inlets: [Option<OwnedFd>; Inlet::ALL.len()],
+    ipv4: Outlet,
+    ipv6: Option<Outlet>,
+}
+
+/// A socket that sends.
+#[derive(Debug)]
+struct Outlet {
+    socket: RawSocket,
+    /// What it does now.
     dont_fragment: bool,
+    /// The mark that what it sends has now.
+    mark: u32,
+}
+
+impl Outlet {
+    fn over_ipv4() -> Result<Self, OpenError> {
+        let socket = RawSocket::open_ipv4_muted(GRE)?;
+        set(socket.set_mtu_discovery(MtuDiscovery::Do), "IP_MTU_DISCOVER")?;
+        Self::of(socket, true)
+    }
+
+    /// The engine asks no sender for less than 1280 bytes of IPv6 (T6-04), so what is larger than the path by
+    /// that is fragmented here, as the kernel's own tunnels do.
+    fn over_ipv6() -> Result<Self, OpenError> {
+        let socket = RawSocket::open_ipv6_muted(GRE)?;
+        set(socket.set_mtu_discovery(MtuDiscovery::Want), "IPV6_MTU_DISCOVER")?;
+        Self::of(socket, false)
+    }
+
+    fn of(socket: RawSocket, dont_fragment: bool) -> Result<Self, OpenError> {
+        // Nothing is received here; errors are read from what a send returns.
+        set(socket.set_error_queue(false), "IP_RECVERR")?;
+        set(socket.set_buffers(4 << 10, SEND_BUFFER), "SO_SNDBUF")?;
+        // RX-09: what is sent to a group is for others.
+        set(socket.set_multicast_loop(false), "IP_MULTICAST_LOOP")?;
+        Ok(Self { socket, dont_fragment, mark: 0 })
+    }
+
+    /// Has what is sent marked; a control message would be overlooked by kernels before 5.5.
+    fn set_mark(&mut self, mark: u32) -> io::Result<()> {
+        if self.mark != mark {
+            self.socket.set_mark(mark)?;
+            self.mark = mark;
+        }
+        Ok(())
+    }
 }
 
 impl Underlay {
     pub(crate) fn open() -> Result<Self, OpenError> {
-        let sender = RawSocket::open_ipv4_muted(GRE)?;
-        let set = |result: io::Result<()>, step| result.map_err(|source| OpenError { step, source });
-        set(sender.set_mtu_discovery(MtuDiscovery::Do), "IP_MTU_DISCOVER")?;
-        // Nothing is received here; errors are read from what a send returns.
-        set(sender.set_error_queue(false), "IP_RECVERR")?;
-        set(sender.set_buffers(4 << 10, SEND_BUFFER), "SO_SNDBUF")?;
-        Ok(Self { packet: None, raw: None, sender, dont_fragment: true })
+        Ok(Self { inlets: [const { None }; Inlet::ALL.len()], ipv4: Outlet::over_ipv4()?, ipv6: None })
     }
 
-    /// Opens what `way` needs; true when it was not open before.
-    pub(crate) fn need(&mut self, way: Receive) -> Result<bool, OpenError> {
-        match way {
-            Receive::Packet if self.packet.is_none() => self.packet = Some(open_packet()?),
-            Receive::Raw if self.raw.is_none() => self.raw = Some(open_raw()?),
-            _ => return Ok(false),
+    /// Opens what `inlet` needs; true when it was not open before.
+    pub(crate) fn need(&mut self, inlet: Inlet) -> Result<bool, OpenError> {
+        if self.is_open(inlet) {
+            return Ok(false);
         }
+        let socket = match inlet.way {
+            Receive::Packet => open_packet(inlet.over_ipv6)?.into(),
+            Receive::Raw => open_raw(inlet.over_ipv6)?.into(),
+        };
+        if inlet.over_ipv6 && self.ipv6.is_none() {
+            self.ipv6 = Some(Outlet::over_ipv6()?);
+        }
+        self.inlets[inlet.index()] = Some(socket);
         Ok(true)
     }
 
     /// Closes what no tunnel needs.
-    pub(crate) fn release(&mut self, way: Receive) {
-        match way {
-            Receive::Packet => self.packet = None,
-            Receive::Raw => self.raw = None,
+    pub(crate) fn release(&mut self, inlet: Inlet) {
+        self.inlets[inlet.index()] = None;
+        if inlet.over_ipv6 && !self.is_open(inlet.other_way()) {
+            self.ipv6 = None;
         }
     }
 
-    /// The socket of a way, where it is open.
-    pub(crate) fn socket(&self, way: Receive) -> Option<BorrowedFd<'_>> {
-        match way {
-            Receive::Packet => self.packet.as_ref().map(AsFd::as_fd),
-            Receive::Raw => self.raw.as_ref().map(AsFd::as_fd),
-        }
+    /// A socket that receives, where it is open.
+    pub(crate) fn socket(&self, inlet: Inlet) -> Option<BorrowedFd<'_>> {
+        self.inlets[inlet.index()].as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether a way is open.
-    pub(crate) fn is_open(&self, way: Receive) -> bool {
-        self.socket(way).is_some()
+    /// Whether it is open.
+    pub(crate) fn is_open(&self, inlet: Inlet) -> bool {
+        self.socket(inlet).is_some()
     }
 
     /// Takes what arrived, up to a full batch.
-    pub(crate) fn receive(&self, way: Receive, batch: &mut ReceiveBatch) -> io::Result<usize> {
-        match self.socket(way) {
+    pub(crate) fn receive(&self, inlet: Inlet, batch: &mut ReceiveBatch) -> io::Result<usize> {
+        match self.socket(inlet) {
             Some(socket) => batch.recv(socket),
             None => Ok(0),
         }
     }
 
-    /// The socket that sends, set to send with or without DF: no control message can say so.
-    pub(crate) fn sender(&mut self, dont_fragment: bool) -> BorrowedFd<'_> {
-        if self.dont_fragment != dont_fragment {
+    /// The socket that sends, set to send with or without DF, which no control message can say, and with this mark.
+    ///
+    /// # Errors
+    /// There is no tunnel over IPv6; or no mark is to be had, and without it packets would take another way.
+    pub(crate) fn sender(
+        &mut self,
+        over_ipv6: bool,
+        dont_fragment: bool,
+        mark: u32,
+    ) -> io::Result<BorrowedFd<'_>> {
+        if over_ipv6 {
+            let outlet = self.ipv6.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+            outlet.set_mark(mark)?;
+            return Ok(outlet.socket.as_fd());
+        }
+        let outlet = &mut self.ipv4;
+        outlet.set_mark(mark)?;
+        if outlet.dont_fragment != dont_fragment {
             let discovery = if dont_fragment { MtuDiscovery::Do } else { MtuDiscovery::Dont };
-            match self.sender.set_mtu_discovery(discovery) {
-                Ok(()) => self.dont_fragment = dont_fragment,
+            match outlet.socket.set_mtu_discovery(discovery) {
+                Ok(()) => outlet.dont_fragment = dont_fragment,
                 Err(error) => tracing::warn!(%error, "DF cannot be changed"),
             }
         }
-        self.sender.as_fd()
+        Ok(outlet.socket.as_fd())
     }
 }
 
@@ -133,29 +229,32 @@ pub(crate) fn address(outer: &Outer, bound_to: Option<u32>) -> (Target, Control)
     (target, control)
 }
 
-fn open_packet() -> Result<PacketSocket, OpenError> {
-    let program = filter::ip_protocol(GRE);
+fn open_packet(over_ipv6: bool) -> Result<PacketSocket, OpenError> {
+    let (ipv4, ipv6) = (filter::ip_protocol(GRE), filter::ipv6_protocol(GRE));
     PacketSocket::open(&Config {
         // One ethertype: behind tc ingress, so that only what a fast path declines comes here.
-        protocol: Protocol::Ethertype(0x0800),
+        protocol: Protocol::Ethertype(if over_ipv6 { ethertype::IPV6 } else { ethertype::IPV4 }),
         kind: Kind::Raw,
         vnet_header: true,
         ignore_outgoing: true,
         receive_buffer: Some(RECEIVE_BUFFER),
-        // For reassembly only: a group of one.
-        fanout: Some(Fanout { group: None, defrag: true }),
-        filter: Some(&program),
+        // For reassembly only: a group of one. The kernel does that for IPv4 alone (trap T14).
+        fanout: (!over_ipv6).then_some(Fanout { group: None, defrag: true }),
+        filter: Some(if over_ipv6 { &ipv6[..] } else { &ipv4[..] }),
         ..Config::default()
     })
 }
 
-fn open_raw() -> Result<RawSocket, OpenError> {
-    let socket = RawSocket::open_ipv4(GRE)?;
-    let set = |result: io::Result<()>, step| result.map_err(|source| OpenError { step, source });
+fn open_raw(over_ipv6: bool) -> Result<RawSocket, OpenError> {
+    let socket = if over_ipv6 { RawSocket::open_ipv6(GRE)? } else { RawSocket::open_ipv4(GRE)? };
     set(socket.set_error_queue(false), "IP_RECVERR")?;
     // A full buffer makes the kernel answer "protocol unreachable": 8 MiB at the least.
     set(socket.set_buffers(RECEIVE_BUFFER, 4 << 10), "SO_RCVBUF")?;
     Ok(socket)
+}
+
+fn set(result: io::Result<()>, step: &'static str) -> Result<(), OpenError> {
+    result.map_err(|source| OpenError { step, source })
 }
 
 const RECEIVE_BUFFER: usize = 16 << 20;

@@ -3,25 +3,27 @@
 //! It waits for all sockets at once and gives each that has something one batch a round, so that a
 //! busy tunnel cannot starve another.
 
-use std::collections::HashSet;
 use std::io;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use greway_engine::{DropReason, TunnelCounters, TunnelIndex, TunnelTable, frame};
+use greway_engine::{DropReason, Reorder, SequenceCounters, TunnelCounters, TunnelIndex, TunnelTable, frame};
 use greway_linux::batch::{ReceiveBatch, SendStorage};
 use greway_linux::event::{Events, Interest, Poller, Waker};
 use greway_linux::{clock, errno};
-use greway_spec::{DeviceName, TunnelSpec};
+use greway_spec::{DeviceName, SeqMode, TunnelSpec};
 
 use crate::command::Command;
+use crate::groups::Groups;
 use crate::handle::DatapathError;
+use crate::held::Holders;
+use crate::icmp::{Family, Icmp, IcmpReport};
+use crate::local::LocalAddresses;
 use crate::port::{Port, PortSpec};
 use crate::receive::{self, Context, Strangers};
 use crate::reverse_path::ReversePaths;
 use crate::send::Sender;
-use crate::underlay::{Receive, Underlay};
+use crate::underlay::{Inlet, Receive, Underlay};
 
 pub(crate) struct Worker {
     commands: Receiver<Command>,
@@ -29,13 +31,17 @@ pub(crate) struct Worker {
     poller: Poller,
     underlay: Underlay,
     ports: Vec<Option<Port>>,
-    local_addresses: HashSet<Ipv4Addr>,
+    /// Those of them that hold packets.
+    holders: Holders,
+    local_addresses: LocalAddresses,
     reverse_paths: ReversePaths,
     forwards: bool,
     table: TunnelTable,
     strangers: Strangers,
     buffers: Buffers,
     sender: Sender,
+    icmp: Icmp,
+    groups: Groups,
 }
 
 /// Room for what is received, shared by all sockets: a batch is carried before the next is taken.
@@ -52,9 +58,15 @@ const BATCH: usize = 64;
 /// The largest packet and its link header; the kernel's GRO makes no larger ones for IPv4.
 const SLOT: usize = 65_536 + 64;
 
+/// A socket that is to be closed is emptied in so many turns at most: its buffer holds no more packets of a size that
+/// comes in numbers, and what comes meanwhile another one has as well.
+const MOST_BATCHES: usize = 4_096;
+
 const WAKE: u64 = 0;
-const PACKET: u64 = 1;
-const RAW: u64 = 2;
+/// The first of [`Inlet::ALL`].
+const FIRST_INLET: u64 = 1;
+const ICMP: u64 = 8;
+const ICMP_V6: u64 = 9;
 const FIRST_PORT: u64 = 16;
 
 impl Worker {
@@ -67,24 +79,30 @@ impl Worker {
             poller,
             underlay: Underlay::open()?,
             ports: Vec::new(),
-            local_addresses: HashSet::new(),
+            holders: Holders::default(),
+            local_addresses: LocalAddresses::default(),
             reverse_paths: ReversePaths::default(),
             forwards: false,
             table: TunnelTable::default(),
             strangers: Strangers::default(),
             buffers: Buffers {
                 framed: ReceiveBatch::new(BATCH, SLOT, frame::TAG).with_vnet_header(),
-                bare: ReceiveBatch::new(BATCH, SLOT, 0),
+                // Room for the header that a raw IPv6 socket gives none of.
+                bare: ReceiveBatch::new(BATCH, SLOT, greway_wire::ipv6::LEN),
                 storage: SendStorage::new(BATCH),
             },
             sender: Sender::new(),
+            icmp: Icmp::new(),
+            groups: Groups::default(),
         })
     }
 
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(256);
         loop {
-            if let Err(error) = self.poller.wait(&mut events, None) {
+            // Without an end while nothing is held: an idle worker sleeps.
+            let timeout = self.holders.timeout(&self.ports);
+            if let Err(error) = self.poller.wait(&mut events, timeout) {
                 tracing::error!(%error, "the data plane cannot wait for packets and ends");
                 return;
             }
@@ -94,45 +112,77 @@ impl Worker {
                     WAKE => {
                         self.wake.drain();
                         if !self.obey() {
+                            self.let_go(now_ms, Reorder::give_up);
                             return;
                         }
                     }
-                    PACKET => self.receive(Receive::Packet, now_ms),
-                    RAW => self.receive(Receive::Raw, now_ms),
+                    ICMP => self.heed(Family::Ipv4, now_ms),
+                    ICMP_V6 => self.heed(Family::Ipv6, now_ms),
+                    token if token < FIRST_PORT => {
+                        let inlet = usize::try_from(token - FIRST_INLET).ok();
+                        if let Some(inlet) = inlet.and_then(|index| Inlet::ALL.get(index)) {
+                            self.receive(*inlet, now_ms);
+                        }
+                    }
                     token => self.send(token - FIRST_PORT, now_ms),
                 }
             }
+            self.let_go(now_ms, |reorder, counters| reorder.expire(now_ms, counters));
         }
     }
 
-    fn receive(&mut self, way: Receive, now_ms: u64) {
+    /// Lets packets go that were held until others come.
+    fn let_go(&mut self, now_ms: u64, choose: impl Fn(&mut Reorder, &SequenceCounters)) {
+        if self.holders.is_empty() {
+            return;
+        }
+        let storage = &mut self.buffers.storage;
+        receive::let_go(
+            &mut self.holders,
+            &mut self.ports,
+            self.forwards,
+            now_ms,
+            storage,
+            &self.local_addresses,
+            choose,
+        );
+    }
+
+    /// Carries one batch of a receiving socket; false when there was nothing.
+    fn receive(&mut self, inlet: Inlet, now_ms: u64) -> bool {
         let Buffers { framed, bare, storage } = &mut self.buffers;
-        let batch = match way {
+        let batch = match inlet.way {
             Receive::Packet => framed,
             Receive::Raw => bare,
         };
         // An error waited on the socket (a device went down, say): the next call brings packets.
-        match self.underlay.receive(way, batch) {
-            Ok(0) => return,
+        match self.underlay.receive(inlet, batch) {
+            Ok(0) => return false,
             Ok(_) => {}
             Err(error) => {
-                tracing::debug!(%error, socket = way.word(), "on the underlay");
+                tracing::debug!(%error, socket = inlet.word(), "on the underlay");
                 if lost_a_packet(&error) {
                     self.strangers.underlay.record_drop(DropReason::UndescribableOffload);
                 }
-                return;
+                return true;
             }
         }
         let context = Context {
-            way,
+            inlet,
             local_addresses: &self.local_addresses,
             reverse_paths: &self.reverse_paths,
             table: &self.table,
             forwards: self.forwards,
-            both: self.underlay.is_open(Receive::Packet) && self.underlay.is_open(Receive::Raw),
+            both: self.underlay.is_open(inlet.other_way()),
             now_ms,
         };
-        receive::carry(batch, &mut self.strangers, &mut self.ports, &context, storage);
+        receive::carry(batch, &mut self.strangers, &mut self.ports, &mut self.holders, &context, storage);
+        true
+    }
+
+    fn heed(&mut self, family: Family, now_ms: u64) {
+        let Buffers { bare, storage, .. } = &mut self.buffers;
+        self.icmp.receive(family, bare, &mut self.ports, storage, now_ms);
     }
 
     fn send(&mut self, index: u64, now_ms: u64) {
@@ -162,12 +212,28 @@ impl Worker {
                         port.set_mtu(mtu);
                     }
                 }
-                Command::LocalAddresses(addresses) => self.local_addresses = addresses,
-                Command::ReversePaths(paths) => self.reverse_paths = paths,
+                Command::LocalAddresses(addresses) => {
+                    self.local_addresses = addresses;
+                    self.look_at_ends();
+                    self.groups.follow(&self.ports, &self.local_addresses);
+                }
+                Command::ReversePaths(paths) => {
+                    let regrouped = paths.vrfs != self.reverse_paths.vrfs;
+                    self.reverse_paths = paths;
+                    if regrouped {
+                        self.index();
+                    }
+                }
                 Command::Forwards(forwards) => self.forwards = forwards,
                 Command::Strangers { done } => {
-                    let Strangers { unmatched, underlay } = &self.strangers;
+                    let Strangers { unmatched, underlay, .. } = &self.strangers;
                     drop(done.send((unmatched.entries().to_vec(), underlay.snapshot())));
+                }
+                Command::Answer(on) => self.strangers.answerer.switch(on),
+                Command::Icmp { done } => {
+                    let answers = self.strangers.answerer.counts();
+                    let heard = self.ports.iter().flatten().map(|port| (port.name.clone(), port.icmp()));
+                    drop(done.send(IcmpReport { tunnels: heard.collect(), answers }));
                 }
                 Command::Stop => return false,
             }
@@ -177,7 +243,8 @@ impl Worker {
 
     fn add(&mut self, port: PortSpec, counters: Arc<TunnelCounters>) -> Result<(), DatapathError> {
         let name = port.spec.name.clone();
-        self.open(&name, port.receive)?;
+        let inlet = Inlet { over_ipv6: port.spec.mode.over_ipv6(), way: port.receive };
+        self.open(&name, inlet)?;
         let index = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
         let opened = Port::open(port, counters)
             .map_err(|source| DatapathError::Open { name: name.clone(), source })
@@ -198,7 +265,14 @@ impl Worker {
 
     fn change(&mut self, spec: TunnelSpec, bound_to: Option<u32>) -> Result<(), DatapathError> {
         let name = spec.name.clone();
-        let port = self.port(&name).ok_or(DatapathError::Unknown(name))?;
+        let unknown = || DatapathError::Unknown(name.clone());
+        let port = self.port(&name).ok_or_else(unknown)?;
+        if port.tunnel.puts_in_order() && !(spec.iseq && spec.seq_mode == SeqMode::Rfc2890) {
+            // What waits would wait for nothing.
+            port.state.reorder.give_up(port.tunnel.counters().sequence());
+            self.let_go(clock::monotonic_millis(), |_, _| ());
+        }
+        let port = self.port(&name).ok_or_else(unknown)?;
         port.change(spec, bound_to);
         self.index();
         Ok(())
@@ -217,9 +291,24 @@ impl Worker {
     }
 
     fn receive_by(&mut self, name: &DeviceName, way: Receive) -> Result<(), DatapathError> {
-        self.open(name, way)?;
-        let port = self.port(name).ok_or_else(|| DatapathError::Unknown(name.clone()))?;
-        port.receive = way;
+        let is_it = |port: &Option<Port>| port.as_ref().is_some_and(|port| port.name == *name);
+        let index = self.ports.iter().position(is_it).ok_or_else(|| DatapathError::Unknown(name.clone()))?;
+        let Some(before) = self.ports[index].as_ref().map(Port::inlet).filter(|inlet| inlet.way != way)
+        else {
+            return Ok(());
+        };
+        self.open(name, Inlet { way, ..before })?;
+        let now_ms = clock::monotonic_millis();
+        self.strangers.handover.begin(TunnelIndex(index as u32), way, now_ms);
+        // Emptied, it has nothing that the new one has not got as well.
+        for _ in 0..MOST_BATCHES {
+            if !self.receive(before, now_ms) {
+                break;
+            }
+        }
+        if let Some(port) = &mut self.ports[index] {
+            port.receive = way;
+        }
         self.index();
         self.close_unused();
         Ok(())
@@ -230,17 +319,14 @@ impl Worker {
     }
 
     /// Opens a receiving socket that a tunnel needs.
-    fn open(&mut self, name: &DeviceName, way: Receive) -> Result<(), DatapathError> {
-        let opened = self.underlay.need(way);
+    fn open(&mut self, name: &DeviceName, inlet: Inlet) -> Result<(), DatapathError> {
+        let opened = self.underlay.need(inlet);
         let opened = opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?;
         if !opened {
             return Ok(());
         }
-        let token = match way {
-            Receive::Packet => PACKET,
-            Receive::Raw => RAW,
-        };
-        let socket = self.underlay.socket(way);
+        let token = FIRST_INLET + inlet.index() as u64;
+        let socket = self.underlay.socket(inlet);
         let watched = socket.map_or(Ok(()), |socket| self.poller.add(socket, token, Interest::Readable));
         watched.map_err(|source| DatapathError::Watch { name: name.clone(), source })
     }
@@ -248,21 +334,36 @@ impl Worker {
     /// Closes receiving sockets that no tunnel needs: an unread one fills up, and a raw one that is
     /// full makes the kernel answer "protocol unreachable".
     fn close_unused(&mut self) {
-        for way in [Receive::Packet, Receive::Raw] {
-            if !self.ports.iter().flatten().any(|port| port.receive == way) {
-                self.underlay.release(way);
+        for inlet in Inlet::ALL {
+            if !self.ports.iter().flatten().any(|port| port.inlet() == inlet) {
+                self.underlay.release(inlet);
             }
+        }
+    }
+
+    fn look_at_ends(&mut self) {
+        for port in self.ports.iter_mut().flatten() {
+            port.look_at_ends(&self.local_addresses);
         }
     }
 
     /// Makes the lookup table anew.
     fn index(&mut self) {
-        let numbered = self.ports.iter().enumerate().filter_map(|(index, port)| {
-            let port = port.as_ref()?;
-            // There are never more ports than fit 32 bits: names have 15 bytes, memory ends sooner.
-            Some((TunnelIndex(index as u32), &port.spec, port.bound_to))
-        });
+        let ports = self.ports.iter().enumerate();
+        let numbered =
+            ports.filter_map(|(index, port)| Some((index, port.as_ref()?))).flat_map(|(index, port)| {
+                // There are never more ports than fit 32 bits: names have 15 bytes, memory ends sooner.
+                let index = TunnelIndex(index as u32);
+                // A packet comes in by a device of the VRF, and by the VRF where the stack had it first.
+                let devs =
+                    port.bound_to.into_iter().flat_map(|dev| self.reverse_paths.devices_of(dev)).map(Some);
+                let anywhere = port.bound_to.is_none().then_some(None);
+                devs.chain(anywhere).map(move |dev| (index, &port.spec, dev))
+            });
         self.table = TunnelTable::new(numbered);
+        self.groups.follow(&self.ports, &self.local_addresses);
+        self.look_at_ends();
+        self.icmp.follow(&self.ports, &self.poller, [ICMP, ICMP_V6]);
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use greway_dialects::ifcfg::{Files, Rendered, Tables, Text, parse_files, render};
 use greway_spec::{
     Draft, FirewallPolicy, FlowLabel, Inner, InnerAddress, InnerRoute, InnerRule, Mode, Prefix, RuleAction,
-    Tos, Ttl, TunnelSpec,
+    SeqMode, Tos, Ttl, TunnelSpec,
 };
 use proptest::prelude::*;
 
@@ -82,6 +82,7 @@ fn what_no_variable_is_for_is_named() {
         (change(&|spec| spec.oseq = true), ["seq \"sent packets only\"", "both directions"]),
         (change(&|spec| spec.fwmark = 0x10), ["fwmark \"0x10\"", "ifcfg"]),
         (change(&|spec| spec.firewall = FirewallPolicy::Bypass), ["firewall \"bypass\"", "ifcfg"]),
+        (change(&|spec| spec.seq_mode = SeqMode::Rfc2890), ["seq-mode \"rfc2890\"", "ifcfg"]),
         (change(&|spec| spec.inner.forward = true), ["inner forward \"on\"", "ifcfg"]),
         (change(&|spec| spec.inner.snat = Some([10, 0, 0, 1].into())), ["inner snat \"10.0.0.1\"", "ifcfg"]),
         (

@@ -4,7 +4,8 @@
 
 use greway_dialects::iproute2::{Verb, WordError, WordProblem, parse_tunnel_words, show, show_json};
 use greway_spec::{
-    DatapathChoice, Draft, FirewallPolicy, Mode, OverlayChoice, Ttl, TunnelSpec, UnderlayChoice,
+    Change, DatapathChoice, Draft, FirewallPolicy, Mode, OverlayChoice, SeqMode, Ttl, TunnelSpec,
+    UnderlayChoice,
 };
 
 fn draft(verb: Verb, words: &str) -> Result<Draft, WordError> {
@@ -182,6 +183,8 @@ fn g35_to_g58_refused_with_what_would_be_right() {
         ),
         ("tun1 datapath fast", 2, "datapath \"fast\" is wrong: auto or ebpf or userspace is right"),
         ("tun1 firewall honor", 2, "firewall \"honor\" is wrong: honour or bypass is right"),
+        ("tun1 seq-mode tcp", 2, "seq-mode \"tcp\" is wrong: linux or rfc2890 is right"),
+        ("tun1 seqmode linux", 1, "unknown word \"seqmode\"; is \"seq-mode\" meant?"),
         ("tun1 mtu big", 2, "mtu \"big\" is wrong: a number of bytes, or auto, is right"),
     ] {
         let error = draft(Verb::Add, words).expect_err(words);
@@ -196,8 +199,11 @@ fn g35_to_g58_refused_with_what_would_be_right() {
 #[test]
 fn refused_by_the_model() {
     for (words, message) in [
-        ("tun1 remote any", "remote \"any\": this version needs an explicit peer"),
-        ("tun1 remote 224.1.2.3", "remote \"224.1.2.3\": is a multicast address"),
+        (
+            "tun1 mode gretap remote any",
+            "remote \"any\": is not for mode gretap: an Ethernet tunnel has one far end",
+        ),
+        ("tun1 remote 224.1.2.3", "remote \"224.1.2.3\": is a multicast address and needs a local address"),
         ("tun1 remote fd00::1", "remote \"fd00::1\": is of the wrong family; an IPv4 address is right"),
         ("tun1", "remote: is missing"),
         ("remote 1.2.3.4", "tunnel: name: is missing"),
@@ -234,6 +240,24 @@ fn g38_g39_json() {
     assert!(two.contains("\"flags\":[]}\n,{\"ifname\""), "{two}");
     let none: [&TunnelSpec; 0] = [];
     assert_eq!(show_json(none), "[]\n");
+}
+
+#[test]
+fn seq_mode_is_said_and_shown_and_taken_back() {
+    assert_eq!(tun1("seq").seq_mode, SeqMode::Linux);
+    let in_order = tun1("seq seq-mode rfc2890");
+    assert_eq!(in_order.seq_mode, SeqMode::Rfc2890);
+    let lines = "  Drop packets out of sequence.\n  Sequence packets on output.\n  Sequence numbers in mode rfc2890.\n";
+    assert_eq!(show(&in_order), format!("{G13}\n{lines}"));
+    let json = show_json([&in_order]);
+    assert!(json.contains("\"flags\":[\"rx_drop_ooseq\",\"tx_seq\"],\"seq_mode\":\"rfc2890\"}"), "{json}");
+    assert!(!show_json([&tun1("seq")]).contains("seq_mode"));
+
+    let change = |words| draft(Verb::Change, words).unwrap().overlay_on(&in_order).unwrap();
+    // What is not named stays, with the numbers switched off too.
+    assert_eq!(change("tun1 noseq").seq_mode, SeqMode::Rfc2890);
+    assert_eq!(change("tun1 seq-mode linux"), tun1("seq"));
+    assert_eq!(Change::between(&in_order, &tun1("seq")), Change::InPlace(vec!["seq-mode"]));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use greway_dialects::iproute2::{commands, parse_commands};
 use greway_spec::{
     DatapathChoice, DeviceName, Draft, DraftAddress, DraftRoute, FirewallPolicy, FlowLabel, Inner,
-    InnerAddress, InnerRoute, InnerRule, Mode, Origin, OverlayChoice, Prefix, RuleAction, Tos, Ttl,
+    InnerAddress, InnerRoute, InnerRule, Mode, Origin, OverlayChoice, Prefix, RuleAction, SeqMode, Tos, Ttl,
     TunnelSpec, UnderlayChoice,
 };
 use proptest::prelude::*;
@@ -101,6 +101,7 @@ fn what_ip_has_no_word_for() {
     assert_eq!(refuse(|draft| draft.underlay = Some(UnderlayChoice::Raw.into())), "underlay");
     assert_eq!(refuse(|draft| draft.overlay = Some(OverlayChoice::Tun.into())), "overlay");
     assert_eq!(refuse(|draft| draft.firewall = Some(FirewallPolicy::Bypass.into())), "firewall");
+    assert_eq!(refuse(|draft| draft.seq_mode = Some(SeqMode::Rfc2890.into())), "seq-mode");
     assert_eq!(refuse(|draft| draft.forward = Some(true.into())), "inner forward");
     assert_eq!(refuse(|draft| draft.ipv6_mtu = Some(1300.into())), "inner ipv6_mtu");
     assert_eq!(
@@ -169,7 +170,16 @@ fn refused_with_the_place() {
         (&format!("{first}ip link set tun0 up txqueuelen 5\n"), "tun0.sh:2:21: \"txqueuelen\" is no setting"),
         (&format!("{first}ip link set tun0 mtu big\n"), "tun0.sh:2:22: mtu \"big\" is wrong"),
         (&format!("{first}ip route add 10.0.0.0/8 dev tun0 proto 5\n"), "tun0.sh:2:14: "),
-        (&format!("{first}ip neigh add 10.0.0.1 dev tun0\n"), "tun0.sh:2:4: no part of a tunnel"),
+        (&format!("{first}ip neigh add 10.0.0.1 dev tun0\n"), "tun0.sh:2:10: no neighbour of a tunnel"),
+        (&format!("{first}ip neigh del 10.0.0.1 lladdr 1.2.3.5 dev tun0\n"), "no neighbour of a tunnel"),
+        (
+            &format!("{first}ip neigh add 10.0.0.1 lladdr 1.2.3.5 dev tun0 nud stale\n"),
+            "tun0.sh:2:47: no setting of a tunnel's neighbour",
+        ),
+        (
+            &format!("{first}ip neigh add 10.0.0.1 lladdr 1.2.3.5 dev tun0\n"),
+            "inner neighbour \"10.0.0.1\": is for tunnels of modes gre and ip6gre with remote any",
+        ),
         (&format!("{first}ip -s\n"), "tun0.sh:2:1: no command of ip"),
         ("ip tunnel add $NAME mode gre\n", "tun0.sh:1:15: '$' means something to a shell"),
         ("ip tunnel add tun0 mode gre; reboot\n", "tun0.sh:1:28: ';' means something to a shell"),
@@ -275,6 +285,7 @@ prop_compose! {
             overlay: OverlayChoice::Auto,
             firewall: FirewallPolicy::Honour,
             mss: greway_spec::MssClamp::Auto,
+            seq_mode: SeqMode::Linux,
             inner,
             origin: Origin::File("tun0.sh".to_owned()),
         }

@@ -180,16 +180,29 @@ fn g35_change_starts_from_defaults_by_name_later() {
 /// The kernel clears the mark with every `ip tunnel change`, which has no word for it; here it stays.
 #[test]
 fn change_keeps_what_it_has_no_word_for() {
-    let marked = TunnelSpec { fwmark: 3, mtu: Some(1400), ..tun1("") };
+    let marked =
+        TunnelSpec { fwmark: 3, mtu: Some(1400), seq_mode: greway_spec::SeqMode::Rfc2890, ..tun1("seq") };
     for words in ["change tun1 ttl 5", "change mode gre tun1 remote 1.2.3.4 local 5.6.7.8 ttl 5"] {
         let spec = changed(words, marked.clone());
         assert_eq!((spec.fwmark, spec.mtu), (3, Some(1400)), "{words}");
+        assert_eq!(spec.seq_mode, marked.seq_mode, "{words}");
+        assert!(!line(&spec).contains("rfc2890"), "{words}: the tool has no line for it");
     }
     // With path MTU discovery DF is always set, so that ignoring it means nothing any more.
     let ignoring = TunnelSpec { pmtudisc: false, ignore_df: true, ..tun1("") };
     let spec = changed("change tun1 pmtudisc", ignoring.clone());
     assert_eq!((spec.pmtudisc, spec.ignore_df), (true, false));
     assert!(changed("change tun1 key 5", ignoring).ignore_df);
+}
+
+#[test]
+fn words_of_ours_are_none_here() {
+    // To the tool it is a name, and then there are two.
+    let text = "Error: either \"name\" is duplicate, or \"seq-mode\" is a garbage.\n".to_owned();
+    for words in ["add tun1 mode gre remote 1.2.3.4 seq seq-mode rfc2890", "add tun1 mode gre seq-mode linux"]
+    {
+        assert_eq!(refused(words), (text.clone(), 255), "{words}");
+    }
 }
 
 #[test]

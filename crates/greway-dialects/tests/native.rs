@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use greway_dialects::native::{parse, render};
 use greway_dialects::{Diagnostic, Parsed};
 use greway_spec::{
-    DatapathChoice, DeviceName, FirewallPolicy, FlowLabel, Inner, InnerAddress, InnerRoute, Mode, MssClamp,
-    Origin, OverlayChoice, Prefix, Tos, Ttl, TunnelSpec, UnderlayChoice,
+    DatapathChoice, DeviceName, FirewallPolicy, FlowLabel, Inner, InnerAddress, InnerNeighbour, InnerRoute,
+    Mode, MssClamp, Origin, OverlayChoice, Prefix, SeqMode, Tos, Ttl, TunnelSpec, UnderlayChoice,
 };
 use proptest::prelude::*;
 
@@ -57,6 +57,7 @@ fn every_key() {
         underlay = "packet"
         overlay = "veth"
         firewall = "bypass"
+        seq_mode = "rfc2890"
         onboot = false
         strict_keys = true
 
@@ -75,7 +76,7 @@ fn every_key() {
         "gre-a: gre/ip remote 100.0.2.100 local 100.0.1.100 dev eth0 ttl inherit tos inherit/CS6 nopmtudisc ikey 1 okey 2"
     );
     assert_eq!([spec.icsum, spec.ocsum, spec.iseq, spec.oseq], [true, false, false, true]);
-    assert_eq!((spec.ignore_df, spec.mtu), (true, Some(1400)));
+    assert_eq!((spec.ignore_df, spec.mtu, spec.seq_mode), (true, Some(1400), SeqMode::Rfc2890));
     assert_eq!((spec.datapath, spec.underlay), (DatapathChoice::Userspace, UnderlayChoice::Packet));
     assert_eq!((spec.overlay, spec.firewall), (OverlayChoice::Veth, FirewallPolicy::Bypass));
     assert_eq!(spec.inner.addresses[0].to_string(), "172.16.0.1 peer 172.16.0.2/30");
@@ -162,7 +163,35 @@ fn refused_with_line_and_column() {
         ("remote = 1.2", 1, 10, "remote \"1.2\" is wrong: a string is right", None),
         ("remote = \"010.0.0.1\"", 1, 10, "remote \"010.0.0.1\" is wrong: an IPv4 address", None),
         ("remote = \"fd00::1\"", 1, 10, "remote \"fd00::1\": is of the wrong family", None),
-        ("remote = \"any\"", 1, 10, "remote \"any\": this version needs an explicit peer", None),
+        ("mode = \"gretap\"\nremote = \"any\"", 2, 10, "remote \"any\": is not for mode gretap", None),
+        (
+            "remote = \"any\"\nunderlay = \"packet\"",
+            2,
+            12,
+            "underlay \"packet\": cannot be with remote any",
+            None,
+        ),
+        (
+            "remote = \"any\"\nfirewall = \"bypass\"",
+            2,
+            12,
+            "firewall \"bypass\": cannot be with remote any",
+            None,
+        ),
+        (
+            "remote = \"any\"\n[[inner.neighbours]]\naddress = \"10.0.0.2\"",
+            2,
+            1,
+            "inner.neighbours: an entry without endpoint",
+            None,
+        ),
+        (
+            "remote = \"1.2.3.4\"\n[inner]\nneighbours = [{ address = \"10.0.0.2\", endpoint = \"1.2.3.5\" }]",
+            3,
+            15,
+            "inner neighbour \"10.0.0.2\": is for tunnels of modes gre and ip6gre with remote any",
+            None,
+        ),
         ("", 0, 0, "remote: is missing", None),
         ("name = \"a/b\"", 1, 8, "name \"a/b\" is wrong: 1 to 15 bytes", None),
         ("mode = \"ipip\"", 1, 8, "mode \"ipip\" is wrong: gre or ip6gre or", None),
@@ -178,7 +207,7 @@ fn refused_with_line_and_column() {
         ("ttl = \"64\"", 1, 7, "ttl \"64\" is wrong", None),
         ("tos = \"zz\"", 1, 7, "tos \"zz\" is wrong", None),
         ("mtu = 20\nremote = \"1.2.3.4\"", 1, 7, "mtu \"20\": 68 to 65511 is right", None),
-        ("remote = \"1.2.3.4\"\nfwmark = 1", 2, 10, "fwmark \"0x1\": this version cannot honour", None),
+        ("seq_mode = \"tcp\"", 1, 12, "seq_mode \"tcp\" is wrong: linux or rfc2890 is right", None),
         ("datapath = \"fast\"", 1, 12, "datapath \"fast\" is wrong: auto or ebpf or userspace", None),
         ("inner = 1", 1, 9, "inner \"1\" is wrong: a table", None),
         ("[inner]\npeer = \"172.16.0.2/30\"", 2, 8, "inner.peer without inner.address", None),
@@ -305,13 +334,30 @@ fn inner() -> impl Strategy<Value = Inner> {
     })
 }
 
+/// A neighbour for each inner address, where the tunnel may have any.
+fn neighbours(may: bool, over_ipv6: bool, inner: &Inner) -> Vec<InnerNeighbour> {
+    let endpoint = |number: u8| match over_ipv6 {
+        true => Ipv4Addr::new(100, 0, 3, number).to_ipv6_mapped().into(),
+        false => IpAddr::from([100, 0, 3, number]),
+    };
+    let addresses = inner.addresses.iter().zip(1..).filter(|_| may);
+    let mut neighbours = Vec::<InnerNeighbour>::new();
+    for (inner, number) in addresses {
+        let address = inner.peer.unwrap_or(inner.local);
+        if !neighbours.iter().any(|known| known.address == address) {
+            neighbours.push(InnerNeighbour { address, endpoint: endpoint(number) });
+        }
+    }
+    neighbours
+}
+
 prop_compose! {
     fn any_spec()(
         (name, dev) in (device_name(), proptest::option::of(device_name())).prop_filter("two devices", |(name, dev)| Some(name) != dev.as_ref()),
         local in proptest::option::of((1..=254_u8).prop_map(|host| Ipv4Addr::new(100, 0, 1, host))),
         remote in (1..=254_u8).prop_map(|host| Ipv4Addr::new(100, 0, 2, host)),
         (ikey, okey, one_key) in any::<(Option<u32>, Option<u32>, bool)>(),
-        [icsum, ocsum, iseq, oseq] in any::<[bool; 4]>(),
+        [icsum, ocsum, iseq, oseq, in_order] in any::<[bool; 5]>(),
         (ttl, pmtudisc, ignore_df) in any::<(u8, bool, bool)>(),
         (tos_inherit, tos_value) in any::<(bool, u8)>(),
         mtu in proptest::option::of(1280..=65_000_u32),
@@ -351,6 +397,7 @@ prop_compose! {
             ocsum,
             iseq,
             oseq,
+            seq_mode: if in_order { SeqMode::Rfc2890 } else { SeqMode::Linux },
             ttl: if pmtudisc { Ttl::from(ttl) } else { Ttl::Inherit },
             tos: Tos { inherit: tos_inherit, value: tos_value & !1 },
             pmtudisc,
@@ -358,11 +405,12 @@ prop_compose! {
             dev,
             mtu,
             datapath,
-            underlay,
+            // What anybody may send into is not passed by.
+            underlay: if any_remote && underlay == UnderlayChoice::Packet { UnderlayChoice::Raw } else { underlay },
             overlay,
             firewall,
             mss,
-            inner,
+            inner: Inner { neighbours: neighbours(any_remote && !mode.is_ethernet(), over_ipv6, &inner), ..inner },
             origin: Origin::File("x.toml".to_owned()),
         }
     }

@@ -622,7 +622,7 @@ fn a_field_without_a_property_is_an_error_that_names_it() {
     let peer =
         DraftAddress { local: [172, 16, 0, 1].into(), peer: Some([172, 16, 0, 2].into()), prefix_length: 30 };
     type Change<'c> = &'c dyn Fn(&mut Draft);
-    let cases: [(&str, Change<'_>); 9] = [
+    let cases: [(&str, Change<'_>); 10] = [
         ("icsum", &|draft| draft.icsum = Some(true.into())),
         ("ocsum", &|draft| draft.ocsum = Some(true.into())),
         ("iseq", &|draft| draft.iseq = Some(true.into())),
@@ -632,6 +632,9 @@ fn a_field_without_a_property_is_an_error_that_names_it() {
         ("inner forward", &|draft| draft.forward = Some(true.into())),
         ("firewall \"bypass\"", &|draft| {
             draft.firewall = Some(greway_spec::FirewallPolicy::Bypass.into());
+        }),
+        ("seq-mode \"rfc2890\"", &|draft| {
+            draft.seq_mode = Some(greway_spec::SeqMode::Rfc2890.into());
         }),
         ("inner route \"10.0.0.0/8\"", &|draft| {
             draft.routes = Some(vec![DraftRoute::to([10, 0, 0, 0].into(), 8).into()]);

@@ -14,7 +14,33 @@ use crate::verdict::{DeclineReason, DropReason};
 pub struct TunnelCounters {
     rx: Flow,
     tx: Flow,
+    sequence: SequenceCounters,
     drops: Drops,
+}
+
+/// What the sequence numbers of received packets tell, where packets are put in order (`seq-mode rfc2890`).
+#[derive(Debug, Default)]
+pub struct SequenceCounters {
+    lost: AtomicU64,
+    reordered: AtomicU64,
+    restarts: AtomicU64,
+}
+
+impl SequenceCounters {
+    /// `numbers` did not come in time.
+    pub fn record_lost(&self, numbers: u32) {
+        self.lost.store(self.lost.load(Relaxed) + u64::from(numbers), Relaxed);
+    }
+
+    /// A packet came after a later one, and was put into its place.
+    pub fn record_reordered(&self) {
+        increment(&self.reordered);
+    }
+
+    /// The peer began to count anew.
+    pub fn record_restart(&self) {
+        increment(&self.restarts);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +76,13 @@ pub struct CounterSnapshot {
     pub last_rx_ms: u64,
     /// When the last packet was sent, in milliseconds of the worker's clock; 0: never.
     pub last_tx_ms: u64,
+    /// Packets that did not come, or not in time, by their sequence numbers. What came later is among the drops
+    /// too. 0 unless packets are put in order, as the next two.
+    pub lost: u64,
+    /// Packets that came after a later one, and were put into their place.
+    pub reordered: u64,
+    /// Times that the peer began to count anew.
+    pub restarts: u64,
     /// Packets dropped, for each reason that occurred, in the order of [`DropReason::ALL`].
     pub drops: Vec<(DropReason, u64)>,
 }
@@ -83,6 +116,11 @@ impl TunnelCounters {
         increment(&self.drops.0[reason.index()]);
     }
 
+    /// The counters of the order of received packets.
+    pub fn sequence(&self) -> &SequenceCounters {
+        &self.sequence
+    }
+
     /// Payload packets delivered so far.
     pub fn rx_packets(&self) -> u64 {
         self.rx.packets.load(Relaxed)
@@ -102,6 +140,9 @@ impl TunnelCounters {
             tx_bytes: self.tx.bytes.load(Relaxed),
             last_rx_ms: self.rx.last_ms.load(Relaxed),
             last_tx_ms: self.tx.last_ms.load(Relaxed),
+            lost: self.sequence.lost.load(Relaxed),
+            reordered: self.sequence.reordered.load(Relaxed),
+            restarts: self.sequence.restarts.load(Relaxed),
             drops: self.drops.snapshot(),
         }
     }

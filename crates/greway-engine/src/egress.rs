@@ -67,7 +67,7 @@ fn outer_for(
     let packet = &payload[link.len..];
     let inherited = Inherited::from(link, packet)?;
     let destination = tunnel.remote.or(endpoint).ok_or(DropReason::NoEndpoint)?;
-    if is_own_packet(tunnel, destination, link.ethertype, packet) {
+    if encloses_own_packet(tunnel, destination, link.ethertype, packet) {
         return Err(DropReason::Recursion);
     }
     let tos = match inherited.tos {
@@ -149,28 +149,48 @@ impl Inherited {
     }
 }
 
-/// Whether the packet left this tunnel already: the route to the remote leads into the tunnel. With a
-/// `local` the addresses tell; without one the key must agree too, since another host's packets may pass.
-fn is_own_packet(tunnel: &Tunnel, remote: IpAddr, protocol_type: u16, packet: &[u8]) -> bool {
-    let Some((source, destination, gre_at)) = gre_in(protocol_type, packet) else { return false };
-    if destination != remote {
-        return false;
+/// How many tunnels a packet may be in already, and be looked for our own delivery header (linux
+/// net/ipv4/ip_tunnel.c v6.18 and its successors: a packet that is encapsulated more often than this is dropped).
+const MOST_NESTED: usize = 5;
+
+/// Whether the packet left this tunnel already: the route to the remote leads into the tunnel, or into another one
+/// that leads back here. With a `local` the addresses tell; without one the key must agree too, since another host's
+/// packets may pass.
+fn encloses_own_packet(tunnel: &Tunnel, remote: IpAddr, ethertype: u16, packet: &[u8]) -> bool {
+    let (mut ethertype, mut packet) = (ethertype, packet);
+    for _ in 0..MOST_NESTED {
+        let Some((source, destination, gre_at)) = gre_in(ethertype, packet) else { return false };
+        let gre = gre::GreHeader::parse(&packet[gre_at..]).ok();
+        let ours = match tunnel.local {
+            Some(local) => source == local,
+            None => gre.as_ref().is_some_and(|(header, _)| header.key == tunnel.okey),
+        };
+        if ours && destination == remote {
+            return true;
+        }
+        let Some((header, length)) = gre else { return false };
+        packet = &packet[gre_at + length..];
+        ethertype = header.protocol_type;
+        if ethertype == ethertype::TEB {
+            let Some(link) = Link::of_frame(packet) else { return false };
+            (ethertype, packet) = (link.ethertype, &packet[link.len..]);
+        }
     }
-    match tunnel.local {
-        Some(local) => source == local,
-        None => gre::GreHeader::parse(&packet[gre_at..]).is_ok_and(|(header, _)| header.key == tunnel.okey),
-    }
+    false
 }
 
 /// Addresses of a packet that is GRE itself, and where its GRE header is.
 fn gre_in(protocol_type: u16, packet: &[u8]) -> Option<(IpAddr, IpAddr, usize)> {
     match protocol_type {
-        ethertype::IPV4 if packet[9] == gre::PROTOCOL => {
+        ethertype::IPV4 if packet.get(9) == Some(&gre::PROTOCOL) => {
             let header = Ipv4Header::parse(packet).ok()?;
-            Some((header.source.into(), header.destination.into(), header.header_len()))
+            let gre_at = header.header_len();
+            (gre_at <= packet.len()).then_some((header.source.into(), header.destination.into(), gre_at))
         }
         // Most packets are told by one byte.
-        ethertype::IPV6 if matches!(packet[6], gre::PROTOCOL | extension::DESTINATION_OPTIONS) => {
+        ethertype::IPV6
+            if matches!(packet.get(6), Some(&(gre::PROTOCOL | extension::DESTINATION_OPTIONS))) =>
+        {
             let (source, destination) = ipv6::addresses(packet)?;
             match extension::follow(packet) {
                 Chain::To { protocol: gre::PROTOCOL, at, .. } if at <= packet.len() => {

@@ -12,6 +12,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use greway_spec::TunnelSpec;
 use greway_wire::extension::{self, Chain};
 use greway_wire::gre::{self, GreHeader};
 use greway_wire::icmp::{self, Quote, QuoteV6};
@@ -20,7 +21,7 @@ use greway_wire::{ethertype, ipv6};
 
 use crate::heard::Complaint;
 use crate::notice;
-use crate::table::{TunnelIndex, TunnelTable};
+use crate::table::{Endpoint, TunnelIndex, TunnelTable};
 use crate::tunnel::Tunnel;
 
 /// How long errors count, in milliseconds from the last one (linux include/net/ip_tunnels.h, `IPTUNNEL_ERR_TIMEO`).
@@ -80,6 +81,8 @@ pub struct ErrorMessage<'a> {
     pub local: IpAddr,
     /// Its destination.
     pub remote: IpAddr,
+    /// Whether it says that it may not be fragmented; over IPv6 none may.
+    pub dont_fragment: bool,
     /// Its GRE header; the checksum is not verified, since the payload is not all there.
     pub header: GreHeader,
     /// The delivery packet as far as it was quoted, and padding and extensions behind it, where there are any.
@@ -112,6 +115,7 @@ impl<'a> ErrorMessage<'a> {
             complaint: Complaint::ipv4(quote.kind, quote.code),
             local: outer.source.into(),
             remote: outer.destination.into(),
+            dont_fragment: outer.dont_fragment,
             header: gre,
             quoted,
             payload_at: outer.header_len() + length,
@@ -133,6 +137,7 @@ impl<'a> ErrorMessage<'a> {
             complaint: Complaint::ipv6(quote.kind, quote.code),
             local: local.into(),
             remote: remote.into(),
+            dont_fragment: true,
             header: gre,
             quoted,
             payload_at: at + length,
@@ -157,15 +162,28 @@ pub enum Consequence {
     },
 }
 
-/// The tunnel that an error concerns. `outgoing` is a table of what packets that are *sent* carry
-/// ([`crate::Endpoint::outgoing`]); the error came in by interface `ingress` (ER-01).
-pub fn concerned(outgoing: &TunnelTable, error: &ErrorMessage<'_>, ingress: u32) -> Option<TunnelIndex> {
+/// What tells the packets that a tunnel *sends*: their ends, and the key they carry. Where a tunnel has two
+/// keys the kernel compares with the one that it receives, and finds another tunnel or none.
+pub fn outgoing(spec: &TunnelSpec) -> Endpoint {
+    Endpoint { ikey: spec.okey, ..Endpoint::of(spec) }
+}
+
+/// The tunnel that an error concerns. The table is one of what tunnels send ([`outgoing`]); the error came in by
+/// interface `ingress` (ER-01).
+pub fn concerned(sent: &TunnelTable, error: &ErrorMessage<'_>, ingress: u32) -> Option<TunnelIndex> {
     let ErrorMessage { local, remote, header, .. } = error;
     match header.protocol_type {
         // No tunnel here sends them.
         ethertype::ERSPAN | ethertype::ERSPAN2 => None,
-        protocol_type => outgoing.lookup(protocol_type, *remote, *local, header.key, ingress),
+        protocol_type => sent.lookup(protocol_type, *remote, *local, header.key, ingress),
     }
+}
+
+/// Whether the packet that an error is about can be one that `tunnel` sent. A trace with GRE packets of few hops, such
+/// as `greway check` makes, brings errors that say nothing about the tunnel: it sends them without DF.
+pub fn is_about(tunnel: &Tunnel, error: &ErrorMessage<'_>) -> bool {
+    let expired = !error.complaint.over_ipv6 && error.complaint.kind == icmp::TIME_EXCEEDED;
+    !expired || error.dont_fragment || !tunnel.sets_df(false)
 }
 
 /// What follows from an error about a packet of `tunnel`.
@@ -199,7 +217,7 @@ fn judge_ipv4(tunnel: &Tunnel, error: &ErrorMessage<'_>) -> Consequence {
     }
     // Packets to many, or to whom they say: an error about one says nothing about the next (ER-06).
     let Some(remote) = tunnel.remote() else { return Consequence::None };
-    if remote.is_multicast() || (expired && tunnel.inherits_ttl()) {
+    if remote.is_multicast() || (expired && tunnel.ttl == 0) {
         return Consequence::None;
     }
     Consequence::Count

@@ -30,6 +30,14 @@ impl Complaint {
         Self { over_ipv6: true, kind, code }
     }
 
+    /// Whether it says that a packet was too large for the way (ER-02).
+    pub fn is_about_size(self) -> bool {
+        match (self.over_ipv6, self.kind) {
+            (false, icmp::DESTINATION_UNREACHABLE) => self.code == icmp::FRAGMENTATION_NEEDED,
+            (over_ipv6, kind) => over_ipv6 && kind == icmp::V6_PACKET_TOO_BIG,
+        }
+    }
+
     /// The words of RFC 792, RFC 1812 and RFC 4443 for it.
     pub fn name(self) -> &'static str {
         self.words().0

@@ -24,7 +24,9 @@ use greway_wire::{ecn, ethertype};
 
 use crate::counters::UnderlayCounters;
 use crate::frame::Link;
+use crate::nbma;
 use crate::offload::{Gso, Offload, Partial};
+use crate::reorder::{Order, Payload, Released};
 use crate::sequence;
 use crate::table::{TunnelIndex, TunnelTable};
 use crate::tunnel::{Tunnel, TunnelState};
@@ -103,7 +105,7 @@ pub fn decapsulate<T: TunnelSlots + ?Sized>(
     now_ms: u64,
 ) -> Verdict {
     let refusal = match receive(ingress, datagram, receipt, now_ms) {
-        Ok(delivery) => return Verdict::Deliver(delivery),
+        Ok(verdict) => return verdict,
         Err(refusal) => refusal,
     };
     match refusal {
@@ -134,17 +136,28 @@ fn receive<T: TunnelSlots + ?Sized>(
     datagram: &mut [u8],
     receipt: Receipt,
     now_ms: u64,
-) -> Result<Delivery, Refusal> {
+) -> Result<Verdict, Refusal> {
     let arrival = Arrival::parse(ingress.table, datagram, receipt)?;
     let index = arrival.select(ingress.table)?;
     let gone = || Refusal::Decline(arrival.no_tunnel());
     let (tunnel, state) = ingress.tunnels.slot(index).ok_or_else(gone)?;
     let inner = arrival.inner.clone();
     let offload = arrival.offload_of_inner(datagram, receipt, tunnel);
-    accept(tunnel, state, &arrival, &mut datagram[inner.clone()])
+    let order = accept(tunnel, state, &arrival, &mut datagram[inner.clone()], offload, now_ms)
         .map_err(|reason| Refusal::Drop(Some(index), reason))?;
+    if order == Order::Held {
+        return Ok(Verdict::Hold { tunnel: index });
+    }
     tunnel.counters().record_received(inner.len(), now_ms);
-    Ok(Delivery { tunnel: index, protocol_type: arrival.protocol_type, inner, offload })
+    Ok(Verdict::Deliver(Delivery { tunnel: index, protocol_type: arrival.protocol_type, inner, offload }))
+}
+
+/// The next packet that a tunnel has held and that is to be delivered now, and counts it. To be called after each
+/// [`Verdict::Hold`] and each [`Verdict::Deliver`] of a tunnel that puts packets in order, until there is none.
+pub fn release(tunnel: &Tunnel, state: &mut TunnelState, now_ms: u64) -> Option<Released> {
+    let released = state.reorder.pop()?;
+    tunnel.counters().record_received(released.bytes.len(), now_ms);
+    Some(released)
 }
 
 /// A datagram whose outer header and GRE header are read and right.
@@ -399,34 +412,60 @@ fn accept(
     state: &mut TunnelState,
     arrival: &Arrival,
     inner: &mut [u8],
-) -> Result<(), DropReason> {
+    offload: Offload,
+    now_ms: u64,
+) -> Result<Order, DropReason> {
     let link = tunnel.link(arrival.protocol_type, inner).ok_or(DropReason::FrameTruncated)?;
     match (tunnel.icsum, arrival.header.checksum) {
         (true, None) => return Err(DropReason::ChecksumMissing),
         (false, Some(_)) => return Err(DropReason::ChecksumUnexpected),
         _ => {}
     }
-    if tunnel.iseq {
-        sequence::accept(&mut state.expected_sequence, arrival.header.sequence_number)?;
+    let number = arrival.header.sequence_number;
+    match number {
+        Some(number) if tunnel.puts_in_order() => {
+            // What is held goes out as it is now. A packet that is dropped for what is in it came all the same.
+            let admitted = admit(tunnel, link, arrival.tos, inner);
+            let bytes = &*inner;
+            let payload =
+                admitted.is_ok().then_some(Payload { protocol_type: arrival.protocol_type, offload, bytes });
+            let order = state.reorder.arrive(number, payload, now_ms, tunnel.counters().sequence())?;
+            admitted.map(|()| order)
+        }
+        // RFC 2890 §2.2: a packet without a number is in sequence.
+        None if tunnel.puts_in_order() => admit(tunnel, link, arrival.tos, inner).map(|()| Order::Next),
+        _ => {
+            if tunnel.iseq {
+                sequence::accept(&mut state.expected_sequence, number)?;
+            }
+            admit(tunnel, link, arrival.tos, inner).map(|()| Order::Next)
+        }
     }
+}
+
+/// RX-23 and RX-24: what is in a packet whose outside is right. ECN is combined into it.
+fn admit(tunnel: &Tunnel, link: Link, tos: u8, inner: &mut [u8]) -> Result<(), DropReason> {
     let inner = &mut inner[link.len..];
+    if tunnel.chooses_endpoint() && nbma::is_neighbour_talk(link.ethertype, inner) {
+        return Err(DropReason::NeighbourTalk);
+    }
     if tunnel.inherits_dscp() {
-        copy_dscp(link.ethertype, arrival.tos, inner);
+        copy_dscp(link.ethertype, tos, inner);
     }
     match link.ethertype {
         ethertype::IPV4 if inner.len() < ipv4::MIN_LEN => Err(DropReason::InnerTruncated),
         ethertype::IPV6 if inner.len() < ipv6::LEN => Err(DropReason::InnerTruncated),
-        ethertype::IPV4 => match ecn::decapsulate(arrival.tos, inner[1]) {
+        ethertype::IPV4 => match ecn::decapsulate(tos, inner[1]) {
             ecn::Decapsulation::Corrupted => Err(DropReason::EcnCorrupted),
-            ecn::Decapsulation::Rewrite(tos) => {
-                ipv4::set_tos(inner, tos);
+            ecn::Decapsulation::Rewrite(own) => {
+                ipv4::set_tos(inner, own);
                 Ok(())
             }
             ecn::Decapsulation::Keep | ecn::Decapsulation::Suspicious => Ok(()),
         },
         ethertype::IPV6 => {
             let class = ipv6::traffic_class(inner).unwrap_or(0);
-            match ecn::decapsulate(arrival.tos, class) {
+            match ecn::decapsulate(tos, class) {
                 ecn::Decapsulation::Corrupted => Err(DropReason::EcnCorrupted),
                 ecn::Decapsulation::Rewrite(class) => {
                     ipv6::set_traffic_class(inner, class);

@@ -16,20 +16,27 @@
 //!        │ recursion, TTL, TOS, ECN, DF            │ outer header, GRE header, checksum
 //!        │ split a super-packet                    │ TunnelTable: local, remote, key
 //!        ▼ sequence, GRE checksum                  ▼ checksum flag, sequence, ECN
-//!      Train: header + range, …                 Verdict: deliver, decline or drop
+//!      Train: header + range, …                 Verdict: deliver, hold, decline or drop
 //! ```
 
 #![forbid(unsafe_code)]
 
+pub mod answer;
 pub mod coalesce;
 pub mod counters;
 pub mod egress;
+pub mod errors;
 pub mod fragment;
 pub mod frame;
+pub mod heard;
 pub mod ingress;
 pub mod mss;
+pub mod nbma;
+pub mod notice;
 pub mod offload;
 pub mod path_mtu;
+pub mod reassembly;
+pub mod reorder;
 pub mod segment;
 pub mod sequence;
 pub mod table;
@@ -39,15 +46,22 @@ pub mod unfilled;
 pub mod unmatched;
 pub mod verdict;
 
+pub use answer::{Answer, RateLimit};
 pub use coalesce::Run;
-pub use counters::{CounterSnapshot, TunnelCounters, UnderlayCounters, UnderlaySnapshot};
+pub use counters::{CounterSnapshot, SequenceCounters, TunnelCounters, UnderlayCounters, UnderlaySnapshot};
 pub use egress::encapsulate;
+pub use errors::{Consequence, ErrorMessage, LinkErrors};
 pub use fragment::Fragments;
 pub use frame::Link;
-pub use ingress::{Ingress, Receipt, TunnelSlots, decapsulate};
+pub use heard::{Complaint, Heard, HeardEntry};
+pub use ingress::{Ingress, Receipt, TunnelSlots, decapsulate, release};
 pub use mss::clamp_mss;
+pub use nbma::{Endpoints, Talk};
+pub use notice::Notice;
 pub use offload::{Gso, GsoKind, Offload, Partial};
 pub use path_mtu::{Fit, fit, too_big_message};
+pub use reassembly::Reassembly;
+pub use reorder::Reorder;
 pub use table::{Endpoint, TunnelIndex, TunnelTable};
 pub use train::{Outer, Segment, Train};
 pub use tunnel::{Tunnel, TunnelState};

@@ -7,11 +7,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use greway_wire::ethertype;
 use greway_wire::extension::{self, Chain};
 use greway_wire::icmp::{self, Quote, QuoteV6};
 use greway_wire::ipv4::{self, Ipv4Header};
 use greway_wire::ipv6::{self, Ipv6Header};
-use greway_wire::ethertype;
 
 use crate::frame::Link;
 

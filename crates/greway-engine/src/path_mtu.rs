@@ -9,11 +9,9 @@
 //! than 1280 bytes of IPv6 or 68 of IPv4 (T6-04; net/ipv6/ip6_tunnel.c `ip6_tnl_xmit`): what the path does not take
 //! then is fragmented outside.
 
-use greway_wire::ipv4::{self, Ipv4Header};
-use greway_wire::ipv6::{self, Ipv6Header};
-use greway_wire::{ethertype, icmp};
+use greway_wire::{ethertype, ipv4};
 
-use crate::frame::Link;
+use crate::notice::Notice;
 use crate::offload::Offload;
 use crate::tunnel::Tunnel;
 
@@ -21,12 +19,6 @@ use crate::tunnel::Tunnel;
 const LEAST_IPV6: usize = 1280;
 /// The smallest MTU of IPv4 in bytes (RFC 791 §3.2).
 const LEAST_IPV4: usize = 68;
-/// Bytes of an ICMP error with its quote at most (RFC 1812 §4.3.2.3).
-const LONGEST_ICMP: usize = 576;
-/// The same for ICMPv6 (RFC 4443 §2.4).
-const LONGEST_ICMP_V6: usize = 1280;
-/// TTL of the message.
-const TTL: u8 = 64;
 
 /// What is to be done with a packet, given the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,104 +78,7 @@ pub fn fit(tunnel: &Tunnel, protocol_type: u16, packet: &[u8], offload: Offload,
 }
 
 /// The ICMP packet that tells the sender of `packet`, from its IP header on, or the frame with it where `packet` is
-/// one (protocol type 0x6558), back to the station it came from. `None`: nobody may be told
-/// (RFC 1122 §3.2.2, RFC 4443 §2.4e): the packet is an ICMP error itself, a later fragment, or has no host as
-/// its sender or its destination.
-///
-/// It comes from the packet's destination, whose side of the tunnel speaks: the host takes no packet from one
-/// of its own addresses.
+/// one (protocol type 0x6558): see [`Notice::message`].
 pub fn too_big_message(protocol_type: u16, packet: &[u8], mtu: u16) -> Option<Vec<u8>> {
-    match protocol_type {
-        ethertype::IPV4 => ipv4_message(packet, mtu),
-        ethertype::IPV6 => ipv6_message(packet, mtu),
-        ethertype::TEB => frame_message(packet, mtu),
-        _ => None,
-    }
-}
-
-/// It seems to come from the station that the frame was for, as its packet does: bridges on the way know by then
-/// where that is, or learn the right thing. Tags stay.
-fn frame_message(frame: &[u8], mtu: u16) -> Option<Vec<u8>> {
-    /// Bytes of a hardware address.
-    const ADDRESS: usize = 6;
-    let link = Link::of_frame(frame)?;
-    let (header, packet) = frame.split_at(link.len);
-    let (to, from) = (&header[..ADDRESS], &header[ADDRESS..2 * ADDRESS]);
-    // No error is told of what went to many (RFC 1122 §3.2.2), or came from nobody.
-    if to[0] & 1 != 0 || from[0] & 1 != 0 {
-        return None;
-    }
-    let message = match link.ethertype {
-        ethertype::IPV4 => ipv4_message(packet, mtu)?,
-        ethertype::IPV6 => ipv6_message(packet, mtu)?,
-        _ => return None,
-    };
-    Some([from, to, &header[2 * ADDRESS..], &message].concat())
-}
-
-fn ipv4_message(packet: &[u8], mtu: u16) -> Option<Vec<u8>> {
-    let header = Ipv4Header::parse(packet).ok()?;
-    let (from, to) = (header.destination, header.source);
-    let host = |address: std::net::Ipv4Addr| {
-        !(address.is_unspecified() || address.is_multicast() || address.is_broadcast())
-    };
-    let kind = packet.get(header.header_len()).copied();
-    let error = header.protocol == icmp::PROTOCOL && kind.is_some_and(icmp::is_error);
-    if header.fragment_offset != 0 || error || !host(from) || !host(to) {
-        return None;
-    }
-    let room = LONGEST_ICMP - ipv4::MIN_LEN - icmp::HEADER_LEN;
-    let quoted = &packet[..packet.len().min(room)];
-    let message = ipv4::MIN_LEN + icmp::HEADER_LEN + quoted.len();
-    let mut bytes = vec![0; message];
-    let outer = Ipv4Header {
-        // Internetwork control, as the kernel's own.
-        tos: 0xc0,
-        total_length: message as u16,
-        identification: 0,
-        dont_fragment: false,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: TTL,
-        protocol: icmp::PROTOCOL,
-        source: from,
-        destination: to,
-        options: &[],
-    };
-    outer.emit(&mut bytes).ok()?;
-    let quote = icmp::Quote {
-        kind: icmp::DESTINATION_UNREACHABLE,
-        code: icmp::FRAGMENTATION_NEEDED,
-        next_hop_mtu: mtu,
-        packet: quoted,
-    };
-    quote.emit(&mut bytes[ipv4::MIN_LEN..]).ok()?;
-    Some(bytes)
-}
-
-fn ipv6_message(packet: &[u8], mtu: u16) -> Option<Vec<u8>> {
-    let header = Ipv6Header::parse(packet).ok()?;
-    let (from, to) = (header.destination, header.source);
-    let kind = packet.get(ipv6::LEN).copied();
-    let error = header.next_header == icmp::PROTOCOL_V6 && kind.is_some_and(icmp::is_error_v6);
-    // A multicast destination is told all the same (RFC 4443 §2.4e.3), but cannot be who tells.
-    if error || to.is_unspecified() || to.is_multicast() || from.is_multicast() {
-        return None;
-    }
-    let room = LONGEST_ICMP_V6 - ipv6::LEN - icmp::HEADER_LEN;
-    let quoted = &packet[..packet.len().min(room)];
-    let length = icmp::HEADER_LEN + quoted.len();
-    let mut bytes = vec![0; ipv6::LEN + length];
-    let outer = Ipv6Header {
-        traffic_class: 0,
-        flow_label: 0,
-        payload_length: length as u16,
-        next_header: icmp::PROTOCOL_V6,
-        hop_limit: TTL,
-        source: from,
-        destination: to,
-    };
-    outer.emit(&mut bytes).ok()?;
-    icmp::emit_packet_too_big(from, to, mtu.into(), quoted, &mut bytes[ipv6::LEN..]).ok()?;
-    Some(bytes)
+    Notice::TooBig { mtu }.message(protocol_type, packet)
 }

@@ -112,7 +112,9 @@ impl TunnelTable {
             }
             if let Some(remote) = remote {
                 let only = table.by_remote.entry(remote);
-                only.and_modify(|known| *known = None).or_insert(Some(index));
+                // One that is bound to a VRF is there once for each of its devices.
+                let other = |known: &mut Option<_>| *known = known.filter(|known| *known == index);
+                only.and_modify(other).or_insert(Some(index));
             }
         }
         table

@@ -6,12 +6,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use greway_spec::{FlowLabel, MssClamp, Tos, Ttl, TunnelSpec};
+use greway_spec::{FlowLabel, MssClamp, SeqMode, Tos, Ttl, TunnelSpec};
 use greway_wire::gre::{self, GreHeader};
 use greway_wire::{encap_limit, ipv4, ipv6};
 
 use crate::counters::TunnelCounters;
 use crate::frame::Link;
+use crate::reorder::Reorder;
 
 /// The configuration of a tunnel in the form that packets need.
 #[derive(Clone, Debug)]
@@ -24,6 +25,7 @@ pub struct Tunnel {
     pub(crate) okey: Option<u32>,
     pub(crate) icsum: bool,
     pub(crate) iseq: bool,
+    pub(crate) seq_mode: SeqMode,
     pub(crate) oseq: bool,
     pub(crate) ocsum: bool,
     /// 0: inherit.
@@ -63,6 +65,7 @@ impl Tunnel {
             okey: spec.okey,
             icsum: spec.icsum,
             iseq: spec.iseq,
+            seq_mode: spec.seq_mode,
             oseq: spec.oseq,
             ocsum: spec.ocsum,
             ttl: match spec.ttl {
@@ -109,6 +112,16 @@ impl Tunnel {
     /// Outer destination address; `None`: a neighbour or a next hop inside decides, packet by packet.
     pub fn remote(&self) -> Option<IpAddr> {
         self.remote
+    }
+
+    /// Whether each packet has an endpoint of its own, that a neighbour or a next hop inside names.
+    pub fn chooses_endpoint(&self) -> bool {
+        self.remote.is_none() && !self.ethernet
+    }
+
+    /// The multicast group that is the far end, where one is.
+    pub fn group(&self) -> Option<IpAddr> {
+        self.remote.filter(IpAddr::is_multicast)
     }
 
     /// Whether the delivery header is IPv6.
@@ -166,6 +179,11 @@ impl Tunnel {
         self.over_ipv6 || self.pmtudisc || (payload_df && !self.ignore_df)
     }
 
+    /// Whether received packets are put in order, and may have to wait for that.
+    pub fn puts_in_order(&self) -> bool {
+        self.iseq && self.seq_mode == SeqMode::Rfc2890
+    }
+
     /// Whether sent packets carry sequence numbers.
     pub fn sends_sequence(&self) -> bool {
         self.oseq
@@ -185,18 +203,36 @@ impl Tunnel {
 }
 
 /// What changes with the packets of a tunnel. Sending uses one half, receiving the other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TunnelState {
     /// Number of the next packet sent (TX-08); wraps.
     pub next_sequence: u32,
     /// Number of the next packet received; 0: any.
     pub expected_sequence: u32,
+    /// Takes the place of `expected_sequence` with `seq-mode rfc2890`.
+    pub reorder: Reorder,
 }
 
 impl TunnelState {
     /// A state whose first packet will carry `next_sequence`.
     pub fn starting_at(next_sequence: u32) -> Self {
-        Self { next_sequence, expected_sequence: 0 }
+        Self { next_sequence, ..Self::default() }
+    }
+
+    /// Takes over what is known of the received numbers when a tunnel's parameters change from `before` to `now`.
+    /// What waits is to be released first ([`Reorder::give_up`]).
+    pub fn change(&mut self, before: &Tunnel, now: &Tunnel) {
+        match (before.puts_in_order(), now.puts_in_order()) {
+            (false, true) => self.reorder = Reorder::following(self.expected_sequence),
+            (true, false) => self.expected_sequence = self.reorder.expected().unwrap_or(0),
+            _ => {}
+        }
+        if !now.puts_in_order() {
+            self.reorder = Reorder::default();
+        }
+        if !now.iseq {
+            self.expected_sequence = 0;
+        }
     }
 
     /// Whether the next number has reached `limit`, the first that is not reserved, so that a new

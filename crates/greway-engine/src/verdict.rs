@@ -15,6 +15,11 @@ use crate::table::TunnelIndex;
 pub enum Verdict {
     /// Hand the payload packet to the tunnel device.
     Deliver(Delivery),
+    /// The tunnel keeps a copy until the packets before it have come; [`crate::release`] gives it back.
+    Hold {
+        /// The tunnel.
+        tunnel: TunnelIndex,
+    },
     /// Not ours: leave it for others on this host.
     Decline(DeclineReason),
     /// Ours or malformed, and not to be carried.
@@ -170,9 +175,9 @@ drop_reasons! {
     /// Merged or unfilled in a way for which the virtio-net header has no word.
     UndescribableOffload, Receive, "undescribable-offload", None,
         "the kernel could not say how the datagram was merged; switch off gro on the underlay device";
-    /// Fewer than 12 bytes of GRE (RX-01).
+    /// Fewer than 12 bytes of GRE, over IPv6 fewer than 4 (RX-01).
     TooShort, Receive, "too-short", None,
-        "fewer than 12 bytes of GRE header and payload; Linux drops such packets too";
+        "too few bytes for a GRE header, or over IPv4 fewer than 12 with the payload; Linux drops such packets too";
     /// A GRE version from 2 to 7 (RX-02).
     UnknownVersion, Receive, "unknown-version", None,
         "the GRE version is neither 0 nor 1; the sender speaks something else";
@@ -200,9 +205,18 @@ drop_reasons! {
     /// The sequence number is behind the last one (RX-22).
     SequenceLate, Receive, "sequence-late", Some("rx_fifo_errors"),
         "the sequence number is behind the last one: packets were reordered or repeated, or the peer started again";
+    /// The sequence number came before; told from late where packets are put in order (RFC 2890 §2.2).
+    SequenceDuplicate, Receive, "sequence-duplicate", Some("rx_fifo_errors"),
+        "a packet with this sequence number came before: something on the way repeats packets";
     /// The payload packet is shorter than its fixed header (RX-23).
     InnerTruncated, Receive, "inner-truncated", Some("rx_length_errors"),
         "the payload is too short for the IPv4 or IPv6 header that it should begin with";
+    /// Sent to a tunnel's group by this host itself (RX-09).
+    LoopedCopy, Receive, "looped-copy", None,
+        "a copy of what this host itself sent to the tunnel's multicast group came back to it";
+    /// ARP or neighbour discovery, brought by a tunnel without a remote.
+    NeighbourTalk, Receive, "neighbour-talk", None,
+        "ARP or neighbour discovery came in; where a tunnel without a remote sends to is decided on this host alone";
     /// The payload of an Ethernet tunnel is shorter than an Ethernet header (RX-23).
     FrameTruncated, Receive, "frame-truncated", None,
         "the payload is shorter than the Ethernet header that it should begin with";
@@ -229,7 +243,7 @@ drop_reasons! {
         "the packet's TTL is 0 and the tunnel copies it (ttl inherit)";
     /// The packet is this tunnel's own GRE packet (TX-04).
     Recursion, Transmit, "recursion", Some("collisions"),
-        "the route to the remote endpoint leads into the tunnel itself; add a route to it by the underlay";
+        "the route to the remote endpoint leads into the tunnel itself, maybe by way of another; add one by the underlay";
     /// A super-packet whose headers contradict what it should be split into.
     UnsplittableOffload, Transmit, "unsplittable-offload", None,
         "the sender left work to the device that does not fit the packet's own headers";
@@ -239,6 +253,12 @@ drop_reasons! {
     /// The packet may not be encapsulated once more (T6-03, RFC 2473 §4.1.1).
     EncapsulationLimit, Transmit, "encapsulation-limit", Some("tx_errors"),
         "the packet's own encapsulation limit is 0: it may not be put into another tunnel";
+    /// Nothing may be sent from an address that is not settled here (T6-01).
+    LocalNotHere, Transmit, "local-not-here", Some("tx_errors"),
+        "the tunnel's local address is not on this host, or still being checked for duplicates; add it to a device";
+    /// The remote is an address of this host (T6-01).
+    RemoteIsHere, Transmit, "remote-is-here", Some("tx_errors"),
+        "the tunnel's remote is an address of this host; name the peer's, or set allow-localremote";
     /// No peer is named and neither a neighbour nor a route says which one (TX-02).
     NoEndpoint, Transmit, "no-endpoint", Some("tx_fifo_errors"),
         "the tunnel has no remote, and no neighbour or next hop inside names one; add a route via it or 'ip neigh'";

@@ -1,11 +1,10 @@
 //! What a tunnel would do with a packet of a capture: the engine decides, as it does live.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use greway_engine::{
     Ingress, Offload, Receipt, Tunnel, TunnelCounters, TunnelIndex, TunnelState, TunnelTable,
-    UnderlayCounters, Unmatched, Verdict, decapsulate,
+    UnderlayCounters, Unmatched, Verdict, decapsulate, release,
 };
 use greway_spec::TunnelSpec;
 
@@ -19,6 +18,9 @@ pub struct Judge {
     unmatched: Unmatched,
 }
 
+/// A payload packet: its EtherType and its bytes, ECN combined.
+pub type Payload = (u16, Vec<u8>);
+
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
@@ -28,8 +30,9 @@ pub struct Judgement {
     pub reason: Option<&'static str>,
     /// The reason as a sentence.
     pub explanation: Option<String>,
-    /// What is delivered: EtherType, and where it is in the datagram.
-    pub payload: Option<(u16, Range<usize>)>,
+    /// What is delivered now, in this order: EtherType and bytes. A tunnel that puts packets in order (`seq-mode
+    /// rfc2890`) delivers this one later than now, or others with it.
+    pub payloads: Vec<Payload>,
 }
 
 impl Judge {
@@ -46,8 +49,12 @@ impl Judge {
         }
     }
 
-    /// Asks about one datagram. ECN is combined into its payload in place.
-    pub fn judge(&mut self, datagram: &mut [u8], record: &Record) -> Judgement {
+    /// Asks about one datagram that came at `now_ms`. ECN is combined into its payload in place.
+    pub fn judge(&mut self, datagram: &mut [u8], record: &Record, now_ms: u64) -> Judgement {
+        for (tunnel, state) in &mut self.tunnels {
+            state.reorder.expire(now_ms, tunnel.counters().sequence());
+        }
+        let mut payloads = self.released(now_ms);
         // Live, the kernel says which checksum is left to a device. A capture does not, but the bytes do.
         let checksum = record.packet.gre.as_ref().and_then(|gre| gre.checksum.state);
         let receipt = match checksum {
@@ -56,21 +63,34 @@ impl Judge {
         };
         let Self { table, tunnels, underlay, unmatched } = self;
         let mut ingress = Ingress { table, tunnels, underlay, unmatched };
-        match decapsulate(&mut ingress, datagram, receipt, 0) {
-            Verdict::Deliver(delivery) => Judgement {
-                verdict: "deliver",
-                reason: None,
-                explanation: None,
-                payload: Some((delivery.protocol_type, delivery.inner)),
-            },
-            Verdict::Decline(reason) => Judgement::not("decline", reason.name(), reason.explain()),
-            Verdict::Drop { reason, .. } => Judgement::not("drop", reason.name(), reason.explain()),
-        }
+        let (verdict, refusal) = match decapsulate(&mut ingress, datagram, receipt, now_ms) {
+            Verdict::Deliver(delivery) => {
+                payloads.push((delivery.protocol_type, datagram[delivery.inner].to_vec()));
+                ("deliver", None)
+            }
+            Verdict::Hold { .. } => ("deliver", None),
+            Verdict::Decline(reason) => ("decline", Some((reason.name(), reason.explain()))),
+            Verdict::Drop { reason, .. } => ("drop", Some((reason.name(), reason.explain()))),
+        };
+        payloads.extend(self.released(now_ms));
+        let (reason, explanation) = refusal.map(|(name, text)| (name, text.to_owned())).unzip();
+        Judgement { verdict, reason, explanation, payloads }
     }
-}
 
-impl Judgement {
-    fn not(verdict: &'static str, reason: &'static str, explanation: &str) -> Self {
-        Self { verdict, reason: Some(reason), explanation: Some(explanation.to_owned()), payload: None }
+    /// What still waits when nothing comes any more.
+    pub fn rest(&mut self) -> Vec<Payload> {
+        for (tunnel, state) in &mut self.tunnels {
+            state.reorder.give_up(tunnel.counters().sequence());
+        }
+        self.released(0)
+    }
+
+    fn released(&mut self, now_ms: u64) -> Vec<Payload> {
+        let mut payloads = Vec::new();
+        for (tunnel, state) in &mut self.tunnels {
+            let next = std::iter::from_fn(|| release(tunnel, state, now_ms));
+            payloads.extend(next.map(|packet| (packet.protocol_type, packet.bytes.into_vec())));
+        }
+        payloads
     }
 }

@@ -20,19 +20,20 @@ pub mod decapsulated;
 pub mod dissect;
 pub mod judge;
 pub mod link;
-pub mod reassembly;
 pub mod record;
 
 use std::io::Read;
 
-use capture::{Capture, CaptureError, Timestamp};
+use capture::{Capture, CaptureError};
+use greway_engine::reassembly::{self, Reassembly};
 use greway_spec::TunnelSpec;
 use greway_wire::ethertype;
 use judge::Judge;
-use reassembly::Reassembly;
 use record::Record;
 
+pub use capture::Timestamp;
 pub use decapsulated::CaptureWriter;
+pub use judge::Payload;
 
 /// What was seen, beside the records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,9 +65,10 @@ pub struct Found {
     pub record: Record,
     /// When it was captured.
     pub time: Option<Timestamp>,
-    /// What a tunnel would take out of it: its EtherType and its bytes, ECN combined. `None` where no
-    /// tunnel takes it, or where it holds nothing that can be read.
-    pub payload: Option<(u16, Vec<u8>)>,
+    /// What a tunnel would deliver when it comes, in this order. Nothing where no tunnel takes it, where it holds
+    /// nothing that can be read, and where it has to wait for those before it; more than one packet where others
+    /// have waited for this one.
+    pub payloads: Vec<Payload>,
 }
 
 impl Inspection {
@@ -99,9 +101,10 @@ impl Inspection {
                 self.summary.unread += 1;
                 continue;
             };
+            let now_ms = frame.time.map_or(0, Timestamp::milliseconds);
             let whole = match packet.ethertype {
-                ethertype::IPV4 => self.reassembly.ipv4(packet.bytes, frame.number, frame.time),
-                ethertype::IPV6 => self.reassembly.ipv6(packet.bytes, frame.number, frame.time),
+                ethertype::IPV4 => self.reassembly.ipv4(packet.bytes, frame.number, now_ms),
+                ethertype::IPV6 => self.reassembly.ipv6(packet.bytes, frame.number, now_ms),
                 _ => {
                     self.summary.other += 1;
                     continue;
@@ -126,9 +129,15 @@ impl Inspection {
             record.time = time.map(|time| time.to_string());
             record.vlans = vlans;
             record.fragments = datagram.fragments;
-            let payload = judge_or_take(self.judge.as_mut(), &mut record, datagram.bytes.into_owned());
-            return Ok(Some(Found { record, time, payload }));
+            let bytes = datagram.bytes.into_owned();
+            let payloads = judge_or_take(self.judge.as_mut(), &mut record, bytes, now_ms);
+            return Ok(Some(Found { record, time, payloads }));
         }
+    }
+
+    /// What still waits for others at the end; see [`Found::payloads`].
+    pub fn rest(&mut self) -> Vec<Payload> {
+        self.judge.as_mut().map(Judge::rest).unwrap_or_default()
     }
 
     /// What was seen up to now.
@@ -147,11 +156,12 @@ fn judge_or_take(
     judge: Option<&mut Judge>,
     record: &mut Record,
     mut datagram: Vec<u8>,
-) -> Option<(u16, Vec<u8>)> {
-    let Some(judge) = judge else { return dissect::payload(&datagram) };
-    let judgement = judge.judge(&mut datagram, record);
+    now_ms: u64,
+) -> Vec<Payload> {
+    let Some(judge) = judge else { return dissect::payload(&datagram).into_iter().collect() };
+    let judgement = judge.judge(&mut datagram, record, now_ms);
     record.verdict = Some(judgement.verdict);
     record.reason = judgement.reason;
     record.explanation = judgement.explanation;
-    judgement.payload.map(|(protocol_type, range)| (protocol_type, datagram[range].to_vec()))
+    judgement.payloads
 }

@@ -150,22 +150,26 @@ fn fragments_are_put_together_in_any_order() {
     assert_eq!((record.frame, record.fragments.as_slice()), (3, &[1, 2, 3][..]));
     // The sum runs over all of them.
     assert_eq!(record.packet.gre.as_ref().unwrap().checksum.state, Some(ChecksumState::Good));
-    assert_eq!(found[0].payload, Some((0x0800, inner.clone())));
+    assert_eq!(found[0].payloads, [(0x0800, inner.clone())]);
 
     let whole = ipv6(47, &gre(&[('C', 0)], 0x0800, &inner));
     let frames = ipv6_fragments_of(&whole, 1440);
     let found = all(&pcap(Endian::Little, RAW, &frames));
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].record.packet.outer.as_ref().unwrap().protocol, Some(47));
-    assert_eq!(found[0].payload, Some((0x0800, inner)));
+    assert_eq!(found[0].payloads, [(0x0800, inner)]);
 }
 
 #[test]
 fn fragments_that_overlap_or_never_end_are_counted() {
     let whole = packet(&[('K', 1)]);
     let pieces = fragments_of(&whole, 24);
-    let mut overlapping = pieces.clone();
-    overlapping.insert(1, pieces[0].clone());
+    // One that came twice says nothing new.
+    let mut twice = pieces.clone();
+    twice.insert(1, pieces[0].clone());
+    assert_eq!(all(&pcap(Endian::Little, RAW, &twice)).len(), 1);
+    let mut overlapping = pieces;
+    overlapping.insert(1, fragments_of(&whole, 16)[1].clone());
     let capture = pcap(Endian::Little, RAW, &overlapping);
     let mut inspection = Inspection::new(std::io::Cursor::new(capture), None).unwrap();
     assert!(inspection.next_packet().unwrap().is_none());
@@ -210,8 +214,24 @@ fn verdicts_are_the_engines_and_sequence_goes_on() {
             ("drop", Some("checksum-unexpected")),
         ]
     );
-    assert!(found[0].payload.is_some() && found[1].payload.is_none());
+    assert!(!found[0].payloads.is_empty() && found[1].payloads.is_empty());
     assert!(found.iter().filter(|f| f.record.reason.is_some()).all(|f| f.record.explanation.is_some()));
+}
+
+#[test]
+fn a_tunnel_that_puts_packets_in_order_delivers_them_in_theirs() {
+    let spec = tunnel(|draft| {
+        draft.iseq = Some(true.into());
+        draft.seq_mode = Some(greway_spec::SeqMode::Rfc2890.into());
+    });
+    let frames = [0, 2, 1, 1, 9, 5].map(|number| packet(&[('S', number)]));
+    let capture = pcap(Endian::Little, RAW, &frames);
+    let mut inspection = Inspection::new(std::io::Cursor::new(capture), Some(&spec)).unwrap();
+    let found: Vec<_> = std::iter::from_fn(|| inspection.next_packet().unwrap()).collect();
+    let told: Vec<_> = found.iter().map(|found| (found.record.reason, found.payloads.len())).collect();
+    let twice = Some("sequence-duplicate");
+    assert_eq!(told, [(None, 1), (None, 0), (None, 2), (twice, 0), (None, 0), (None, 0)]);
+    assert_eq!(inspection.rest().len(), 2, "at the end what waits is not waited for");
 }
 
 #[test]
@@ -236,7 +256,7 @@ fn what_is_taken_out_is_a_capture_again() {
     let found = all(&pcap(Endian::Little, RAW, &[bridged, nested]));
     let mut writer = CaptureWriter::new(Vec::new()).unwrap();
     for found in &found {
-        let (protocol_type, bytes) = found.payload.as_ref().unwrap();
+        let (protocol_type, bytes) = found.payloads.first().unwrap();
         writer.write(found.time, *protocol_type, bytes).unwrap();
     }
     assert_eq!(writer.written(), 2);
@@ -289,6 +309,6 @@ fn an_ethernet_tunnel_takes_frames_and_the_others_leave_them() {
     });
     let found = all_for(&capture, &gretap);
     assert_eq!(found[0].record.verdict, Some("deliver"));
-    assert_eq!(found[0].payload, Some((0x6558, frame)));
+    assert_eq!(found[0].payloads, [(0x6558, frame)]);
     assert_eq!((found[1].record.verdict, found[1].record.reason), (Some("decline"), Some("no-tunnel")));
 }

@@ -18,6 +18,7 @@
 
 mod abi;
 pub mod batch;
+pub mod bpf;
 pub mod clock;
 pub mod echo;
 pub mod errno;
@@ -27,6 +28,7 @@ pub mod event;
 pub mod filter;
 pub mod inherited;
 pub mod mac;
+pub mod multicast;
 pub mod netns;
 pub mod packet;
 pub mod process;

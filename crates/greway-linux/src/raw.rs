@@ -204,6 +204,16 @@ impl RawSocket {
         self.set_ip(self.option(abi::IP_RECVERR, abi::IPV6_RECVERR), i32::from(on))
     }
 
+    /// Whether what is sent to a multicast group comes back to members on this host (`IP_MULTICAST_LOOP`, ip(7);
+    /// `IPV6_MULTICAST_LOOP`, ipv6(7)).
+    ///
+    /// # Errors
+    ///
+    /// What setsockopt(2) says.
+    pub fn set_multicast_loop(&self, on: bool) -> io::Result<()> {
+        self.set_ip(self.option(libc::IP_MULTICAST_LOOP, libc::IPV6_MULTICAST_LOOP), i32::from(on))
+    }
+
     /// Marks what is sent, see [`sockopt::set_mark`].
     ///
     /// # Errors

@@ -211,6 +211,21 @@ impl Netlink {
         self.find(Subject::new("look up", &Index(index)), &request)
     }
 
+    /// The link of this index in another namespace, which has this number here (`link_netns_id` of the other end of a
+    /// pair), or `None`.
+    ///
+    /// # Errors
+    /// `is_permission` without `CAP_NET_ADMIN` over that namespace; any other refusal but "no such device".
+    pub fn link_in(&self, namespace: i32, index: u32) -> Result<Option<Link>, NetlinkError> {
+        if index == 0 {
+            return Ok(None);
+        }
+        let mut request = LinkMessage::default();
+        request.header.index = index;
+        request.attributes.push(LinkAttribute::IfNetnsId(namespace));
+        self.find(Subject::new("look up", &Index(index)), &request)
+    }
+
     fn find(&self, subject: Subject<'_>, request: &LinkMessage) -> Result<Option<Link>, NetlinkError> {
         let parse = |bytes: &[u8]| LinkMessage::parse(bytes).map(Link::from_message);
         match self.one(subject, libc::RTM_GETLINK, request, libc::RTM_NEWLINK, parse) {

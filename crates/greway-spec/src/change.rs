@@ -26,6 +26,8 @@ pub enum RecreateReason {
     Mode,
     /// Another kind of device.
     Overlay,
+    /// One far end, a group or none in place of another of these.
+    Remote,
 }
 
 impl fmt::Display for RecreateReason {
@@ -34,6 +36,7 @@ impl fmt::Display for RecreateReason {
             Self::Name => "the name differs",
             Self::Mode => "the mode differs",
             Self::Overlay => "the kind of device differs",
+            Self::Remote => "one far end, a group and remote any are three kinds of tunnels",
         })
     }
 }
@@ -45,6 +48,7 @@ impl Change {
             (present.name != wanted.name, RecreateReason::Name),
             (present.mode != wanted.mode, RecreateReason::Mode),
             (present.overlay != wanted.overlay, RecreateReason::Overlay),
+            (!wanted.mode.is_ethernet() && nature(present) != nature(wanted), RecreateReason::Remote),
         ];
         if let Some((_, reason)) = recreate.into_iter().find(|(differs, _)| *differs) {
             return Self::Recreate(reason);
@@ -63,6 +67,7 @@ impl Change {
             ocsum => "ocsum",
             iseq => "iseq",
             oseq => "oseq",
+            seq_mode => "seq-mode",
             ttl => "ttl",
             tos => "tos",
             pmtudisc => "pmtudisc",
@@ -81,6 +86,7 @@ impl Change {
             inner.addresses => "inner addresses",
             inner.routes => "inner routes",
             inner.rules => "inner rules",
+            inner.neighbours => "inner neighbours",
             inner.link_down => "inner link",
             inner.ipv6_mtu => "inner ipv6_mtu",
             inner.forward => "inner forward",
@@ -91,6 +97,12 @@ impl Change {
         .collect();
         if fields.is_empty() { Self::None } else { Self::InPlace(fields) }
     }
+}
+
+/// Whether there is a far end, and whether it is a group: no device of the kernel's changes that (CF-02; linux
+/// net/ipv4/ip_tunnel.c `ip_tunnel_ctl`, v6.18).
+fn nature(spec: &TunnelSpec) -> Option<bool> {
+    spec.remote.map(|remote| remote.is_multicast())
 }
 
 /// Why two tunnels cannot be on one host.

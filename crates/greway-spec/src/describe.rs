@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::policy::{DatapathChoice, FirewallPolicy, MssClamp, OverlayChoice, UnderlayChoice};
+use crate::policy::{DatapathChoice, FirewallPolicy, MssClamp, OverlayChoice, SeqMode, UnderlayChoice};
 use crate::spec::{FlowLabel, Mode, Origin, Ttl, TunnelSpec};
 
 impl TunnelSpec {
@@ -135,3 +135,4 @@ words!(DatapathChoice: "auto" = Auto, "ebpf" = Ebpf, "userspace" = Userspace);
 words!(UnderlayChoice: "auto" = Auto, "packet" = Packet, "raw" = Raw);
 words!(OverlayChoice: "auto" = Auto, "veth" = Veth, "tun" = Tun);
 words!(FirewallPolicy: "honour" = Honour, "bypass" = Bypass);
+words!(SeqMode: "linux" = Linux, "rfc2890" = Rfc2890);

@@ -10,9 +10,9 @@ use crate::error::{Problem, SpecError};
 use crate::given::{Given, Span};
 use crate::inner;
 use crate::name::DeviceName;
-use crate::policy::{DatapathChoice, FirewallPolicy, MssClamp, OverlayChoice, UnderlayChoice};
+use crate::policy::{DatapathChoice, FirewallPolicy, MssClamp, OverlayChoice, SeqMode, UnderlayChoice};
 use crate::rule::InnerRule;
-use crate::spec::{FlowLabel, Inner, Mode, Origin, Tos, Ttl, TunnelSpec};
+use crate::spec::{FlowLabel, Inner, InnerNeighbour, Mode, Origin, Tos, Ttl, TunnelSpec};
 
 /// The smallest MTU of an IPv4 link in bytes (RFC 791 §3.2).
 pub const LEAST_MTU: u32 = 68;
@@ -45,6 +45,8 @@ pub struct Draft {
     pub iseq: Option<Given<bool>>,
     /// Default: off.
     pub oseq: Option<Given<bool>>,
+    /// Default: linux.
+    pub seq_mode: Option<Given<SeqMode>>,
     /// Default: inherit, and 64 over IPv6.
     pub ttl: Option<Given<Ttl>>,
     /// Default: 0.
@@ -83,6 +85,8 @@ pub struct Draft {
     pub routes: Option<Vec<Given<DraftRoute>>>,
     /// Rules of the policy database. Default: none.
     pub rules: Option<Vec<Given<InnerRule>>>,
+    /// Endpoints of inner addresses, for a tunnel without a remote. Default: none.
+    pub neighbours: Option<Vec<Given<InnerNeighbour>>>,
     /// Whether the device is left down. Default: off.
     pub link_down: Option<Given<bool>>,
     /// MTU for IPv6 in bytes. Default: the device's.
@@ -152,7 +156,7 @@ impl Draft {
         let mode = value(&self.mode);
         self.fields_of_mode(mode, &check)?;
         let (local, remote) = self.ends(mode, &check)?;
-        let inner = inner::check(&self, remote, &check)?;
+        let inner = inner::check(&self, mode, remote, &check)?;
         let spec = TunnelSpec {
             name: name.value,
             mode,
@@ -164,6 +168,7 @@ impl Draft {
             ocsum: value(&self.ocsum),
             iseq: value(&self.iseq),
             oseq: value(&self.oseq),
+            seq_mode: value(&self.seq_mode),
             ttl: self.ttl.as_ref().map_or_else(|| default_ttl(mode), |given| given.value),
             tos: value(&self.tos),
             pmtudisc: self.pmtudisc.as_ref().is_none_or(|given| given.value),
@@ -200,7 +205,8 @@ impl Draft {
             ("mode", span(&self.mode)),
             ("overlay", span(&self.overlay)),
             ("remote", span(&self.remote)),
-            ("fwmark", span(&self.fwmark)),
+            ("underlay", span(&self.underlay)),
+            ("firewall", span(&self.firewall)),
         ];
         let spec = self.into_spec()?;
         match spec.carried() {
@@ -239,6 +245,7 @@ impl Draft {
             ocsum: self.ocsum.or(below.ocsum),
             iseq: self.iseq.or(below.iseq),
             oseq: self.oseq.or(below.oseq),
+            seq_mode: self.seq_mode.or(below.seq_mode),
             ttl: self.ttl.or(below.ttl),
             tos: self.tos.or(below.tos),
             pmtudisc: self.pmtudisc.or(below.pmtudisc),
@@ -258,6 +265,7 @@ impl Draft {
             addresses: self.addresses.or(below.addresses),
             routes: self.routes.or(below.routes),
             rules: self.rules.or(below.rules),
+            neighbours: self.neighbours.or(below.neighbours),
             link_down: self.link_down.or(below.link_down),
             ipv6_mtu: self.ipv6_mtu.or(below.ipv6_mtu),
             forward: self.forward.or(below.forward),
@@ -373,7 +381,7 @@ impl Draft {
 /// Every field named, so that nothing falls back to a default.
 impl From<&TunnelSpec> for Draft {
     fn from(spec: &TunnelSpec) -> Self {
-        let Inner { addresses, routes, rules, link_down, ipv6_mtu, forward, snat } = &spec.inner;
+        let Inner { addresses, routes, rules, neighbours, link_down, ipv6_mtu, forward, snat } = &spec.inner;
         Self {
             name: Some(spec.name.clone().into()),
             mode: Some(spec.mode.into()),
@@ -385,6 +393,7 @@ impl From<&TunnelSpec> for Draft {
             ocsum: Some(spec.ocsum.into()),
             iseq: Some(spec.iseq.into()),
             oseq: Some(spec.oseq.into()),
+            seq_mode: Some(spec.seq_mode.into()),
             ttl: Some(spec.ttl.into()),
             tos: Some(spec.tos.into()),
             pmtudisc: Some(spec.pmtudisc.into()),
@@ -404,6 +413,7 @@ impl From<&TunnelSpec> for Draft {
             addresses: Some(addresses.iter().map(|&address| DraftAddress::from(address).into()).collect()),
             routes: Some(routes.iter().map(|&route| DraftRoute::from(route).into()).collect()),
             rules: Some(rules.iter().map(|rule| rule.clone().into()).collect()),
+            neighbours: Some(neighbours.iter().map(|&neighbour| neighbour.into()).collect()),
             link_down: Some((*link_down).into()),
             ipv6_mtu: ipv6_mtu.map(Given::from),
             forward: Some((*forward).into()),

@@ -32,26 +32,35 @@ impl SpecError {
     }
 }
 
+fn remote_word(group: &bool) -> &'static str {
+    if *group { "a group as remote" } else { "remote any" }
+}
+
 /// What is wrong with a value, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// Required and absent.
     #[error("is missing; {0}")]
     Missing(&'static str),
-    /// A kind of tunnel that is understood, and not carried.
-    #[error("this version carries modes gre and gretap only")]
-    ModeNotCarried,
-    /// A field that is understood, and not honoured.
-    #[error("this version cannot honour it yet; leave it out")]
-    NotCarried,
-    /// `remote any`.
-    #[error("this version needs an explicit peer: give the address of the far end")]
-    AnyRemote,
-    /// A multicast group as the far end.
+    /// `remote any` for an Ethernet tunnel, which the kernel refuses too.
+    #[error("is not for mode {mode}: an Ethernet tunnel has one far end; give its address")]
+    AnyRemote {
+        /// The mode of the tunnel.
+        mode: crate::spec::Mode,
+    },
+    /// A setting that cannot be where anybody may send.
+    #[error("cannot be with {}: {wanted}", remote_word(.group))]
+    NotWithRemote {
+        /// The remote is a group; else there is none.
+        group: bool,
+        /// What would be right, and why.
+        wanted: &'static str,
+    },
+    /// Neighbours of a tunnel that has one far end.
     #[error(
-        "is a multicast address; this version needs an explicit peer: give the unicast address of the far end"
+        "is for tunnels of modes gre and ip6gre with remote any; every other one has its far end already"
     )]
-    MulticastRemote,
+    NeighboursNeedAnyRemote,
     /// Neither unspecified nor unicast.
     #[error("is no address of a host; a unicast address is right")]
     NotUnicast,

@@ -6,14 +6,19 @@ use std::net::IpAddr;
 use crate::draft::{Check, Draft, DraftAddress, DraftRoute};
 use crate::error::{Problem, SpecError};
 use crate::given::Given;
-use crate::spec::{Inner, InnerAddress, InnerRoute, Prefix};
+use crate::spec::{Inner, InnerAddress, InnerNeighbour, InnerRoute, Mode, Prefix};
 
 /// The routing table that is meant where none is named, and the kernel's own (linux
 /// include/uapi/linux/rtnetlink.h `RT_TABLE_MAIN`, `RT_TABLE_LOCAL`).
 const MAIN_TABLE: u32 = 254;
 const LOCAL_TABLE: u32 = 255;
 
-pub(crate) fn check(draft: &Draft, remote: Option<IpAddr>, check: &Check) -> Result<Inner, SpecError> {
+pub(crate) fn check(
+    draft: &Draft,
+    mode: Mode,
+    remote: Option<IpAddr>,
+    check: &Check,
+) -> Result<Inner, SpecError> {
     let mut inner = Inner { forward: draft.forward.as_ref().is_some_and(|on| on.value), ..Inner::default() };
     for given in draft.addresses.iter().flatten() {
         let address = checked_address(given, remote, check)?;
@@ -41,6 +46,13 @@ pub(crate) fn check(draft: &Draft, remote: Option<IpAddr>, check: &Check) -> Res
             return Err(check.error("inner rule", rule, &given.span, Problem::Twice));
         }
         inner.rules.push(rule);
+    }
+    for given in draft.neighbours.iter().flatten() {
+        let neighbour = checked_neighbour(given, mode, remote, check)?;
+        if inner.neighbours.iter().any(|other| other.address == neighbour.address) {
+            return Err(check.error("inner neighbour", neighbour.address, &given.span, Problem::Twice));
+        }
+        inner.neighbours.push(neighbour);
     }
     inner.link_down = draft.link_down.as_ref().is_some_and(|down| down.value);
     if let (true, Some(route)) = (inner.link_down, draft.routes.iter().flatten().next()) {
@@ -105,6 +117,30 @@ fn checked_address(
         }
     }
     Ok(InnerAddress { local, peer, prefix_length })
+}
+
+fn checked_neighbour(
+    given: &Given<InnerNeighbour>,
+    mode: Mode,
+    remote: Option<IpAddr>,
+    check: &Check,
+) -> Result<InnerNeighbour, SpecError> {
+    let InnerNeighbour { address, endpoint } = given.value;
+    let refuse = |field, value: IpAddr, problem| Err(check.error(field, value, &given.span, problem));
+    if remote.is_some() || mode.is_ethernet() {
+        return refuse("inner neighbour", address, Problem::NeighboursNeedAnyRemote);
+    }
+    if !unicast(address) {
+        return refuse("inner neighbour", address, Problem::NotUnicast);
+    }
+    if endpoint.is_ipv6() != mode.over_ipv6() {
+        let wanted = if mode.over_ipv6() { "an IPv6 address" } else { "an IPv4 address" };
+        return refuse("inner neighbour endpoint", endpoint, Problem::Family { wanted });
+    }
+    if !unicast(endpoint) {
+        return refuse("inner neighbour endpoint", endpoint, Problem::NotUnicast);
+    }
+    Ok(given.value)
 }
 
 fn checked_route(given: &Given<DraftRoute>, inner: &Inner, check: &Check) -> Result<InnerRoute, SpecError> {
@@ -206,6 +242,13 @@ impl fmt::Display for InnerAddress {
             Some(peer) => write!(f, "{} peer {peer}/{}", self.local, self.prefix_length),
             None => write!(f, "{}/{}", self.local, self.prefix_length),
         }
+    }
+}
+
+/// `10.0.0.2 lladdr 203.0.113.5`, as `ip neigh` has it.
+impl fmt::Display for InnerNeighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} lladdr {}", self.address, self.endpoint)
     }
 }
 

@@ -28,6 +28,8 @@ pub use error::{Problem, SpecError};
 pub use given::{Given, Span};
 pub use key::{KeyError, parse_key};
 pub use name::DeviceName;
-pub use policy::{DatapathChoice, FirewallPolicy, MssClamp, OverlayChoice, UnderlayChoice};
+pub use policy::{DatapathChoice, FirewallPolicy, MssClamp, OverlayChoice, SeqMode, UnderlayChoice};
 pub use rule::{InnerRule, RuleAction};
-pub use spec::{FlowLabel, Inner, InnerAddress, InnerRoute, Mode, Origin, Prefix, Tos, Ttl, TunnelSpec};
+pub use spec::{
+    FlowLabel, Inner, InnerAddress, InnerNeighbour, InnerRoute, Mode, Origin, Prefix, Tos, Ttl, TunnelSpec,
+};

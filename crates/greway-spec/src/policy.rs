@@ -52,6 +52,17 @@ pub enum FirewallPolicy {
     Bypass,
 }
 
+/// What becomes of received packets by their sequence numbers, where they must have them (`iseq`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SeqMode {
+    /// As Linux has it: what comes late is dropped, and a packet without a number too.
+    #[default]
+    Linux,
+    /// RFC 2890 §2.2: packets are put in order in a small buffer; a peer that starts again is followed.
+    Rfc2890,
+}
+
 /// Whether the maximum segment size that TCP connections announce through the tunnel is lowered to what
 /// fits (RFC 9293 §3.7.1). Hosts behind a router do not see the tunnel's MTU, and not all let the path tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::name::DeviceName;
-use crate::policy::{DatapathChoice, FirewallPolicy, MssClamp, OverlayChoice, UnderlayChoice};
+use crate::policy::{DatapathChoice, FirewallPolicy, MssClamp, OverlayChoice, SeqMode, UnderlayChoice};
 use crate::rule::InnerRule;
 
 /// One tunnel, complete and valid. Made by [`crate::Draft::into_spec`] only.
@@ -30,10 +30,13 @@ pub struct TunnelSpec {
     pub icsum: bool,
     /// Sent packets carry a checksum.
     pub ocsum: bool,
-    /// Received packets must carry a sequence number and may not be late.
+    /// Received packets must carry a sequence number and may not be late, as `seq_mode` has it.
     pub iseq: bool,
     /// Sent packets carry a sequence number.
     pub oseq: bool,
+    /// What `iseq` means for packets that are late, early or without a number.
+    #[serde(default)]
+    pub seq_mode: SeqMode,
     /// TTL or hop limit of the delivery header.
     pub ttl: Ttl,
     /// TOS or traffic class of the delivery header.
@@ -101,7 +104,9 @@ impl TunnelSpec {
 
     /// Both ends of a tunnel over IPv4 with one peer; `None` for every other tunnel.
     pub fn ipv4_ends(&self) -> Option<(Option<Ipv4Addr>, Ipv4Addr)> {
-        let Some(IpAddr::V4(remote)) = self.remote else { return None };
+        let Some(IpAddr::V4(remote)) = self.remote.filter(|remote| !remote.is_multicast()) else {
+            return None;
+        };
         match self.local {
             None => Some((None, remote)),
             Some(IpAddr::V4(local)) => Some((Some(local), remote)),
@@ -203,6 +208,9 @@ pub struct Inner {
     /// Rules of the policy database that come and go with the tunnel.
     #[serde(default)]
     pub rules: Vec<InnerRule>,
+    /// Which endpoint answers for an inner address, in a tunnel without a remote.
+    #[serde(default)]
+    pub neighbours: Vec<InnerNeighbour>,
     /// The device is left down.
     #[serde(default)]
     pub link_down: bool,
@@ -244,6 +252,16 @@ pub struct InnerRoute {
     /// Source address for packets of this host that take it.
     #[serde(default)]
     pub source: Option<IpAddr>,
+}
+
+/// Where packets to a next hop inside go, as in `ip neigh add ADDRESS lladdr ENDPOINT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InnerNeighbour {
+    /// The address inside the tunnel.
+    pub address: IpAddr,
+    /// The outer address of the host that has it, of the mode's family.
+    pub endpoint: IpAddr,
 }
 
 impl InnerRoute {

@@ -5,8 +5,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use greway_spec::{
-    Change, Conflict, Draft, DraftAddress, DraftRoute, FlowLabel, Given, Mode, OverlayChoice, Problem,
-    RecreateReason, Span, SpecError, Tos, Ttl, TunnelSpec,
+    Change, Conflict, Draft, DraftAddress, DraftRoute, FirewallPolicy, FlowLabel, Given, InnerNeighbour,
+    Mode, OverlayChoice, Problem, RecreateReason, SeqMode, Span, SpecError, Tos, Ttl, TunnelSpec,
+    UnderlayChoice,
 };
 
 fn draft() -> Draft {
@@ -71,18 +72,46 @@ fn an_unspecified_local_is_any() {
 
 type Fill = fn(&mut Draft);
 
+fn neighbour(address: &str, endpoint: &str) -> Option<Vec<Given<InnerNeighbour>>> {
+    Some(vec![InnerNeighbour { address: ip(address), endpoint: ip(endpoint) }.into()])
+}
+
 #[test]
 fn refused_with_what_would_be_right() {
-    let cases: [(&str, Fill); 33] = [
+    let cases: [(&str, Fill); 40] = [
         ("tunnel: name: is missing", |d| d.name = None),
         ("tunnel gre0: name \"gre0\": is a reserved name", |d| d.name = given("gre0".parse().unwrap())),
         ("tunnel gretap0: name \"gretap0\": is a reserved", |d| d.name = given("gretap0".parse().unwrap())),
         ("tunnel erspan0: name \"erspan0\": is a reserved", |d| d.name = given("erspan0".parse().unwrap())),
         ("tunnel all: name \"all\": is a reserved name", |d| d.name = given("all".parse().unwrap())),
         ("tunnel tun1: remote: is missing; give the outer address", |d| d.remote = None),
-        ("remote \"any\": this version needs an explicit peer", |d| d.remote = given(ip("0.0.0.0"))),
-        ("remote \"224.1.2.3\": is a multicast address; this version needs", |d| {
-            d.remote = given(ip("224.1.2.3"));
+        ("remote \"any\": is not for mode gretap: an Ethernet tunnel has one far end", |d| {
+            (d.mode, d.remote) = (given(Mode::Gretap), given(ip("0.0.0.0")));
+        }),
+        ("overlay \"tun\": cannot be with remote any: a TUN device has no neighbours", |d| {
+            (d.remote, d.overlay) = (given(ip("0.0.0.0")), given(OverlayChoice::Tun));
+        }),
+        ("underlay \"packet\": cannot be with a group as remote: anybody may send into it", |d| {
+            (d.remote, d.underlay) = (given(ip("224.1.2.3")), given(UnderlayChoice::Packet));
+        }),
+        ("firewall \"bypass\": cannot be with remote any: anybody may send into it", |d| {
+            (d.remote, d.firewall) = (given(ip("0.0.0.0")), given(FirewallPolicy::Bypass));
+        }),
+        ("inner neighbour \"10.0.0.2\": is for tunnels of modes gre and ip6gre with remote any", |d| {
+            d.neighbours = neighbour("10.0.0.2", "203.0.113.5");
+        }),
+        ("inner neighbour \"224.0.0.1\": is no address of a host", |d| {
+            (d.remote, d.neighbours) = (given(ip("0.0.0.0")), neighbour("224.0.0.1", "203.0.113.5"));
+        }),
+        ("inner neighbour endpoint \"fd00::5\": is of the wrong family; an IPv4 address", |d| {
+            (d.remote, d.neighbours) = (given(ip("0.0.0.0")), neighbour("10.0.0.2", "fd00::5"));
+        }),
+        ("inner neighbour endpoint \"239.1.1.1\": is no address of a host", |d| {
+            (d.remote, d.neighbours) = (given(ip("0.0.0.0")), neighbour("10.0.0.2", "239.1.1.1"));
+        }),
+        ("inner neighbour \"10.0.0.2\": is there twice", |d| {
+            let one = InnerNeighbour { address: ip("10.0.0.2"), endpoint: ip("203.0.113.5") };
+            (d.remote, d.neighbours) = (given(ip("0.0.0.0")), Some(vec![one.into(), one.into()]));
         }),
         ("remote \"255.255.255.255\": is no address of a host", |d| d.remote = given(ip("255.255.255.255"))),
         ("remote \"fd00::1\": is of the wrong family; an IPv4 address", |d| d.remote = given(ip("fd00::1"))),
@@ -180,6 +209,7 @@ fn a_spec_is_its_own_draft() {
     let spec = spec(|d| {
         (d.ikey, d.tos) = (given(Some(0)), given(Tos { inherit: true, value: 0xc0 }));
         (d.pmtudisc, d.ignore_df, d.mtu) = (given(false), given(true), given(Some(1400)));
+        d.seq_mode = given(SeqMode::Rfc2890);
         d.addresses = address("172.16.0.1", Some("172.16.0.2"), 30);
         d.routes = Some(vec![route("10.10.2.0", 24, None)]);
         (d.snat, d.local) = (given(ip("10.10.2.1")), None);
@@ -259,7 +289,7 @@ fn cf01_who_cannot_be_beside_whom() {
 }
 
 #[test]
-fn every_mode_is_understood_with_its_own_defaults_and_those_over_ipv4_are_carried() {
+fn every_mode_has_its_own_defaults_and_is_carried() {
     let ipv6 = |mode: Mode| {
         refine_model(move |d| {
             d.mode = given(mode);
@@ -269,11 +299,7 @@ fn every_mode_is_understood_with_its_own_defaults_and_those_over_ipv4_are_carrie
     for mode in [Mode::Ip6Gre, Mode::Ip6Gretap] {
         let spec = ipv6(mode).unwrap();
         assert_eq!((spec.ttl, spec.encaplimit, spec.pmtudisc), (Ttl::Fixed(64), Some(4), true));
-        let refused = spec.carried().unwrap_err().to_string();
-        assert_eq!(
-            refused,
-            format!("tunnel tun1: mode \"{mode}\": this version carries modes gre and gretap only")
-        );
+        assert_eq!(spec.carried(), Ok(()), "{mode}");
     }
     // RFC 2473 §4.1.1: the limit option makes the delivery header 8 bytes longer; Ethernet adds 14.
     assert_eq!(ipv6(Mode::Ip6Gre).unwrap().overhead(), 40 + 8 + 4);
@@ -291,12 +317,11 @@ fn every_mode_is_understood_with_its_own_defaults_and_those_over_ipv4_are_carrie
 
 #[test]
 fn a_field_of_another_delivery_header_is_refused() {
-    let cases: [(&str, Fill); 8] = [
+    let cases: [(&str, Fill); 7] = [
         ("encaplimit \"3\": is not for mode gre; modes ip6gre", |d| d.encaplimit = given(Some(3))),
         ("flowlabel \"inherit\": is not for mode gre", |d| d.flowlabel = given(FlowLabel::Inherit)),
         ("dscp \"inherit\": is not for mode gre", |d| d.dscp_inherit = given(true)),
         ("allow-localremote \"on\": is not for mode gre", |d| d.allow_localremote = given(true)),
-        ("fwmark \"0x10\": this version cannot honour it yet", |d| d.fwmark = given(0x10)),
         ("pmtudisc \"off\": is not for mode ip6gre", |d| {
             (d.mode, d.pmtudisc) = (given(Mode::Ip6Gre), given(false));
         }),
@@ -313,4 +338,26 @@ fn a_field_of_another_delivery_header_is_refused() {
     }
     let group = refine(|d| (d.local, d.remote) = (None, given(ip("224.1.2.3")))).unwrap_err();
     assert!(group.to_string().contains("needs a local address to send from"), "{group}");
+}
+
+#[test]
+fn cf02_one_far_end_a_group_and_none_are_three_kinds_of_tunnels() {
+    let with = |remote: &str| spec(|draft| draft.remote = given(ip(remote)));
+    let (one, other, group, any) = (with("1.2.3.4"), with("1.2.3.5"), with("239.1.1.1"), with("0.0.0.0"));
+    for (from, to) in [(&one, &group), (&one, &any), (&group, &any), (&any, &one)] {
+        assert_eq!(Change::between(from, to), Change::Recreate(RecreateReason::Remote));
+    }
+    assert_eq!(Change::between(&one, &other), Change::InPlace(vec!["remote"]));
+    assert_eq!(Change::between(&group, &with("239.1.1.2")), Change::InPlace(vec!["remote"]));
+    let neighbour = spec(|draft| {
+        (draft.remote, draft.neighbours) = (given(ip("0.0.0.0")), neighbour("10.0.0.2", "203.0.113.5"));
+    });
+    assert_eq!(Change::between(&any, &neighbour), Change::InPlace(vec!["inner neighbours"]));
+    // gretap has one kind of device for both.
+    let ethernet =
+        |remote: &str| spec(|draft| (draft.mode, draft.remote) = (given(Mode::Gretap), given(ip(remote))));
+    assert_eq!(
+        Change::between(&ethernet("1.2.3.4"), &ethernet("239.1.1.1")),
+        Change::InPlace(vec!["remote"])
+    );
 }

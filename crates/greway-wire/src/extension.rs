@@ -121,7 +121,7 @@ impl Iterator for Extensions<'_> {
 pub fn follow(packet: &[u8]) -> Chain {
     let mut extensions = Extensions::of(packet);
     let mut plain = true;
-    while let Some(Extension { kind, at, named_at, .. }) = extensions.next() {
+    for Extension { kind, at, named_at, .. } in extensions.by_ref() {
         match kind {
             FRAGMENT => match fragment(packet, at, named_at) {
                 None => return Chain::Cut,

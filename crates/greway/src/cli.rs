@@ -124,7 +124,8 @@ Words of `ip tunnel`:
 Words of greway:
   [no]ignore-df     mtu N          datapath auto|ebpf|userspace
   underlay auto|packet|raw         overlay auto|veth|tun
-  firewall honour|bypass";
+  firewall honour|bypass           mss auto|off|BYTES
+  seq-mode linux|rfc2890";
 
 /// `greway status`
 #[derive(Debug, Default, Args)]

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use greway_netlink::{Family, Netlink, RouteFilter, RouteKind, RouteOptions, protocol, table};
-use greway_spec::{Draft, DraftAddress, InnerAddress, Prefix, TunnelSpec};
+use greway_spec::{Draft, DraftAddress, InnerAddress, Prefix, SeqMode, TunnelSpec};
 
 /// The other end.
 #[derive(Clone, Debug)]
@@ -21,6 +21,16 @@ pub(crate) enum NoOtherEnd {
     /// `remote any`.
     #[error("tunnel {0}: remote any has no one other end; name the peer in remote")]
     AnyRemote(String),
+    /// The far ends are a group.
+    #[error(
+        "{name}: its far ends are the group {group}; each of them has the same remote, and a local of its own"
+    )]
+    Group {
+        /// The tunnel here.
+        name: String,
+        /// The group.
+        group: IpAddr,
+    },
     /// `local any`, and no route tells.
     #[error(
         "tunnel {name}: local is any and there is no route to {remote}, so the other end's remote is unknown: set local"
@@ -39,6 +49,9 @@ pub(crate) enum NoOtherEnd {
 /// Turns a tunnel round. `source` is this host's address towards the remote, for a tunnel with `local any`.
 pub(crate) fn of(spec: &TunnelSpec, source: Option<IpAddr>) -> Result<OtherEnd, NoOtherEnd> {
     let remote = spec.remote.ok_or_else(|| NoOtherEnd::AnyRemote(spec.name.to_string()))?;
+    if remote.is_multicast() {
+        return Err(NoOtherEnd::Group { name: spec.name.to_string(), group: remote });
+    }
     let local = spec.local.or(source);
     let local = local.ok_or_else(|| NoOtherEnd::AnyLocal { name: spec.name.to_string(), remote })?;
     let mut notes = Vec::new();
@@ -104,6 +117,7 @@ fn own_affairs(spec: &TunnelSpec, draft: &mut Draft, notes: &mut Vec<String>) {
         leave_out(true, format!("dev {dev}"));
     }
     leave_out(spec.fwmark != 0, format!("fwmark {:#x}", spec.fwmark));
+    leave_out(spec.seq_mode != SeqMode::Linux, format!("seq-mode {}", spec.seq_mode));
     leave_out(spec.inner.forward, "forward".to_owned());
     if let Some(snat) = spec.inner.snat {
         leave_out(true, format!("snat {snat}"));
@@ -118,9 +132,11 @@ fn own_affairs(spec: &TunnelSpec, draft: &mut Draft, notes: &mut Vec<String>) {
     }
     draft.dev = None;
     draft.fwmark = None;
+    draft.seq_mode = None;
     draft.forward = None;
     draft.snat = None;
     draft.rules = None;
+    draft.neighbours = None;
     draft.link_down = None;
     draft.allow_localremote = None;
     draft.routes = None;

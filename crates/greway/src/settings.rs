@@ -25,10 +25,27 @@ pub(crate) const PATH: &str = "/etc/greway/greway.toml";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
+    /// What the daemon does.
+    pub(crate) daemon: Daemon,
     /// What the personalities do.
     pub(crate) shim: Shim,
     /// `[tools]`: the real tools by name, as absolute paths; where none is given PATH is searched.
     pub(crate) tools: BTreeMap<String, PathBuf>,
+}
+
+/// `[daemon]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Daemon {
+    /// Whether senders whose GRE packets match no tunnel are told so, as the kernel does.
+    #[serde(alias = "port_unreachable")]
+    pub(crate) port_unreachable: bool,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self { port_unreachable: true }
+    }
 }
 
 /// `[shim]`
@@ -121,13 +138,17 @@ mod tests {
     fn an_empty_file_is_the_defaults() {
         let settings = Settings::parse("").unwrap();
         assert_eq!(settings, Settings::default());
+        assert!(settings.daemon.port_unreachable);
         assert!(settings.shim.up_on_create && settings.shim.backend == Backend::Auto);
     }
 
     #[test]
     fn all_that_can_be_said() {
-        let text = "[shim]\nbackend = \"greway\"\nup_on_create = false\n[tools]\nip = \"/opt/ip\"\n";
+        let text = "[shim]\nbackend = \"greway\"\nup_on_create = false\n[tools]\nip = \"/opt/ip\"\n\
+                    [daemon]\nport_unreachable = false\n";
         let settings = Settings::parse(text).unwrap();
+        assert!(!settings.daemon.port_unreachable);
+        assert_eq!(Settings::parse("[daemon]\nport-unreachable = false").unwrap().daemon, settings.daemon);
         assert_eq!(settings.shim, Shim { backend: Backend::Greway, up_on_create: false });
         assert_eq!(settings.tools["ip"], PathBuf::from("/opt/ip"));
     }

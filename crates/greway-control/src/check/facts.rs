@@ -2,7 +2,7 @@
 //! can be tested by writing down what it would see.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use greway_netlink::xfrm::{XfrmPolicy, XfrmState};
@@ -92,6 +92,8 @@ pub struct HostFacts {
     pub reverse_path: Arc<BTreeMap<String, u32>>,
     /// The packet filter.
     pub ruleset: Seen<Arc<Ruleset>>,
+    /// There are tables of ip6tables-legacy, which are not read: the packet filter is that of IPv4 and of nf_tables.
+    pub ip6tables_legacy: bool,
     /// IPsec.
     pub ipsec: Seen<Arc<Ipsec>>,
     /// The kernel's own GRE.
@@ -125,6 +127,8 @@ pub struct Ipsec {
 pub struct KernelGre {
     /// Module ip_gre is there.
     pub module: bool,
+    /// Module ip6_gre is there.
+    pub module_v6: bool,
     /// Tunnels of the kernel's.
     pub tunnels: Vec<KernelTunnel>,
 }
@@ -180,9 +184,9 @@ pub struct Wire {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WirePacket {
     /// Outer source.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// Outer destination.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Device it came in by.
     pub ifindex: u32,
     /// Key, where there was one.
@@ -191,23 +195,23 @@ pub struct WirePacket {
     pub checksum: bool,
     /// With a sequence number.
     pub sequence: bool,
-    /// Source inside, of IPv4.
-    pub inner_source: Option<Ipv4Addr>,
+    /// Source inside, of IP.
+    pub inner_source: Option<IpAddr>,
     /// How many.
     pub count: u32,
 }
 
-/// An ICMP error about a GRE packet of ours.
+/// An ICMP error about a GRE packet of ours, of ICMPv6 where the tunnel is over IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OuterError {
     /// Who sent it.
-    pub from: Ipv4Addr,
+    pub from: IpAddr,
     /// ICMP type.
     pub kind: u8,
     /// ICMP code.
     pub code: u8,
     /// MTU of the next hop where it is about that.
-    pub mtu: u16,
+    pub mtu: u32,
 }
 
 /// The way to the remote.
@@ -215,7 +219,7 @@ pub struct OuterError {
 pub struct Trace {
     /// The remote answered an echo from outside the tunnel.
     pub remote_answers: bool,
-    /// Hops by TTL from 1 on: who answered an ICMP packet, and who a GRE packet.
+    /// Hops by TTL from 1 on: who answered an ICMP packet, and who a GRE packet (over IPv4 only).
     pub hops: Vec<Hop>,
     /// The kernel refused to send GRE (a rule of OUTPUT or an IPsec policy).
     pub refused: bool,
@@ -225,9 +229,9 @@ pub struct Trace {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hop {
     /// Who answered ICMP of this TTL.
-    pub icmp: Option<Ipv4Addr>,
+    pub icmp: Option<IpAddr>,
     /// Who answered GRE of this TTL.
-    pub gre: Option<Ipv4Addr>,
+    pub gre: Option<IpAddr>,
 }
 
 /// Which sizes pass.
@@ -310,22 +314,15 @@ impl Facts {
         self.host.device(self.spec.name.as_str())
     }
 
-    /// Both ends of a tunnel over IPv4.
-    pub fn ends(&self) -> Option<(Option<Ipv4Addr>, Ipv4Addr)> {
-        self.spec.ipv4_ends()
+    /// Both ends of a tunnel to one far end; `None` for one without a remote and for one to a group.
+    pub fn ends(&self) -> Option<(Option<IpAddr>, IpAddr)> {
+        let remote = self.spec.remote.filter(|remote| !remote.is_multicast())?;
+        Some((self.spec.local, remote))
     }
 
     /// The outer address that the tunnel sends from: its `local`, or what the way to the remote begins at.
     pub fn source(&self) -> Option<IpAddr> {
         self.spec.local.or_else(|| self.host.free_way.as_ref().and_then(|way| way.source))
-    }
-
-    /// The same over IPv4.
-    pub fn source_v4(&self) -> Option<Ipv4Addr> {
-        match self.source()? {
-            IpAddr::V4(source) => Some(source),
-            IpAddr::V6(_) => None,
-        }
     }
 
     /// Whether the far end was heard through the tunnel while the probes ran.
@@ -391,8 +388,9 @@ impl Facts {
             Origin::Command => {
                 let local = spec.local.map_or_else(String::new, |local| format!(" local {local}"));
                 let words = words([spec.ikey, spec.okey], [spec.icsum, spec.ocsum], [spec.iseq, spec.oseq]);
+                let dev = spec.dev.as_ref().map_or_else(String::new, |dev| format!(" dev {dev}"));
                 format!(
-                    "greway tunnel add {} mode {} remote {}{local}{words}",
+                    "greway tunnel add {} mode {} remote {}{local}{dev}{words}",
                     shell::word(spec.name.as_str()),
                     spec.mode.word(),
                     spec.far_end()
@@ -408,11 +406,27 @@ impl Facts {
 
     /// The command that changes a field at the far end, in the words of `ip`.
     pub fn change_far(&self, words: &str) -> String {
-        format!("ip tunnel change {} {words}", shell::word(self.spec.name.as_str()))
+        let (name, mode) = (shell::word(self.spec.name.as_str()), self.spec.mode);
+        match (mode.is_ethernet(), mode.over_ipv6()) {
+            (true, _) => format!("ip link set {name} type {} {words}", mode.word()),
+            (false, true) => format!("ip -6 tunnel change {name} {words}"),
+            (false, false) => format!("ip tunnel change {name} {words}"),
+        }
     }
 }
 
 impl HostFacts {
+    /// The packet filter as packets to or from this address meet it.
+    ///
+    /// # Errors
+    /// Why it was not read.
+    pub fn ruleset_for(&self, outer: IpAddr) -> Result<&Ruleset, String> {
+        if outer.is_ipv6() && self.ip6tables_legacy {
+            return Err("tables of ip6tables-legacy are there, which are not read".to_owned());
+        }
+        self.ruleset.as_deref().map_err(Clone::clone)
+    }
+
     /// The device of this name.
     pub fn device(&self, name: &str) -> Option<&Device> {
         self.devices.iter().find(|device| device.name == name)

@@ -28,6 +28,7 @@ pub struct HostReader {
     reverse_path: Arc<BTreeMap<String, u32>>,
     ruleset: Seen<Arc<Ruleset>>,
     ipsec: Seen<Arc<Ipsec>>,
+    ip6tables_legacy: bool,
     kernel_gre: Arc<KernelGre>,
     connections: Seen<Arc<Vec<Connection>>>,
 }
@@ -49,8 +50,10 @@ impl HostReader {
             reverse_path: Arc::new(reverse_path),
             ruleset: ruleset().map(Arc::new),
             ipsec: ipsec().map(Arc::new),
+            ip6tables_legacy: ip6tables_legacy(),
             kernel_gre: Arc::new(KernelGre {
                 module: Path::new("/sys/module/ip_gre").exists(),
+                module_v6: Path::new("/sys/module/ip6_gre").exists(),
                 tunnels: netlink.kernel_tunnels().unwrap_or_default(),
             }),
             connections: connections(MOST_CONNECTIONS).map(Arc::new).map_err(|error| error.to_string()),
@@ -86,6 +89,7 @@ impl HostReader {
             reverse_path: self.reverse_path.clone(),
             ruleset: self.ruleset.clone(),
             ipsec: self.ipsec.clone(),
+            ip6tables_legacy: self.ip6tables_legacy,
             kernel_gre: self.kernel_gre.clone(),
             connections: self.connections.clone(),
         })
@@ -151,6 +155,12 @@ pub fn ruleset() -> Seen<Ruleset> {
         }
     }
     Ok(ruleset)
+}
+
+/// Whether there are tables of ip6tables-legacy. Not /proc/net, which is the namespace of the process's first thread.
+fn ip6tables_legacy() -> bool {
+    let names = fs::read_to_string("/proc/thread-self/net/ip6_tables_names");
+    names.is_ok_and(|names| !names.trim().is_empty())
 }
 
 fn ipsec() -> Seen<Ipsec> {

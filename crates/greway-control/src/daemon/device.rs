@@ -14,6 +14,7 @@ use greway_linux::{MacAddr, ethtool, tun};
 use greway_netlink::{Link, LinkChange, Netlink, NetlinkError, VethEnd, VethSpec};
 use greway_spec::{DeviceName, OverlayChoice, TunnelSpec};
 
+use super::moved;
 use crate::observe::{OWNER_MARK, is_ours};
 
 /// Why a device could not be made or used.
@@ -65,9 +66,9 @@ pub(super) fn create(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(
         OverlayChoice::Auto | OverlayChoice::Veth => create_veth(netlink, spec, mtu),
     };
     match veth {
-        // A TUN device has no place for an Ethernet header.
+        // A TUN device has no place for an Ethernet header, and no neighbours.
         Err(error)
-            if spec.overlay == OverlayChoice::Auto && !spec.mode.is_ethernet() && error.is_unsupported() =>
+            if spec.overlay == OverlayChoice::Auto && !asks_neighbours(spec) && error.is_unsupported() =>
         {
             tracing::warn!(tunnel = %spec.name, %error, "no veth pair, a TUN device instead");
             create_tun(netlink, spec, mtu).map(drop).map_err(|tun| match tun {
@@ -87,6 +88,9 @@ pub(super) fn open(netlink: &Netlink, name: &DeviceName, index: Option<u32>) -> 
         None => netlink.link_by_name(name.as_str())?,
     };
     let Some(link) = link else {
+        if let Some(device) = moved::open(netlink, name)? {
+            return Ok(device);
+        }
         // Our end of a pair goes with the other; it is there only if that one is somewhere.
         let moved = ours(netlink, &peer_name(name))?.is_some();
         return Err(if moved { DeviceError::Moved(name.clone()) } else { DeviceError::Gone(name.clone()) });
@@ -194,6 +198,12 @@ pub fn peer_name(name: &DeviceName) -> String {
     format!("{PEER_PREFIX}{head}-{:04x}", hash & 0xffff)
 }
 
+/// Whether the host asks for neighbours on the device: those of an Ethernet tunnel are at its far end, those of a
+/// tunnel without a remote are answered for by the data plane.
+fn asks_neighbours(spec: &TunnelSpec) -> bool {
+    spec.mode.is_ethernet() || spec.remote.is_none()
+}
+
 fn create_veth(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), NetlinkError> {
     let end = VethEnd {
         address: Some(random_address()),
@@ -202,7 +212,7 @@ fn create_veth(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), Net
         alias: Some(alias(spec)),
         // Like the kernel's own devices: gre has no neighbours to resolve and no multicast of its own, gretap is
         // an Ethernet device as any other.
-        arp: spec.mode.is_ethernet(),
+        arp: asks_neighbours(spec),
         multicast: spec.mode.is_ethernet(),
         ..VethEnd::new(spec.name.as_str())
     };
@@ -232,7 +242,7 @@ pub(super) fn take(netlink: &Netlink, spec: &TunnelSpec, link: &Link, mtu: u32) 
         mtu: Some(mtu),
         txqlen: Some(1000),
         alias: Some(&alias),
-        arp: Some(spec.mode.is_ethernet()),
+        arp: Some(asks_neighbours(spec)),
         multicast: Some(spec.mode.is_ethernet()),
         ..LinkChange::default()
     };

@@ -74,13 +74,25 @@ impl Rules {
                 policy.destination
             ));
         }
+        // A packet socket comes before the reverse path filter too, and that is asked beforehand for one far end only.
+        match spec.remote {
+            None => {
+                return raw(
+                    "without a remote anybody may send into it, and the host's rules decide who".to_owned()
+                );
+            }
+            Some(group) if group.is_multicast() => {
+                return raw("anybody may send to the group, and the host's rules decide who".to_owned());
+            }
+            Some(_) => {}
+        }
         match (spec.underlay, spec.firewall) {
             (UnderlayChoice::Packet, _) => packet("asked for; INPUT rules are passed by"),
             (UnderlayChoice::Raw, _) => raw("asked for".to_owned()),
             (UnderlayChoice::Auto, FirewallPolicy::Bypass) => packet("firewall bypass was asked for"),
             (UnderlayChoice::Auto, FirewallPolicy::Honour) => {
                 let (Some(chains), Some(legacy)) = (&self.chains, &self.legacy) else { return unread() };
-                match self.filtering(chains, legacy) {
+                match self.filtering(chains, legacy, spec.mode.over_ipv6()) {
                     Some(what) => raw(format!("{what} may filter GRE, and holds for it")),
                     None => packet("no firewall rule or IPsec policy on the way"),
                 }
@@ -89,13 +101,15 @@ impl Rules {
     }
 
     /// What may filter what comes in.
-    fn filtering(&self, chains: &[BaseChain], legacy: &[String]) -> Option<String> {
+    fn filtering(&self, chains: &[BaseChain], legacy: &[String], over_ipv6: bool) -> Option<String> {
+        let family = if over_ipv6 { Family::Ip6 } else { Family::Ip };
         let ours = |chain: &BaseChain| {
             self.ours.contains(&chain.table.name) && observe::is_translation(chain, &chain.table.name)
         };
         let chain = chains.iter().find(|chain| {
             !ours(chain)
-                && matches!(chain.table.family, Family::Ip | Family::Inet)
+                && !super::quiet::is_ours(chain)
+                && (chain.table.family == family || chain.table.family == Family::Inet)
                 && matches!(chain.hook, Hook::Prerouting | Hook::Input | Hook::Output | Hook::Postrouting)
         });
         match chain {

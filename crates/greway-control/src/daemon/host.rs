@@ -1,18 +1,21 @@
 //! The host as the daemon changes it: the tunnels it runs, and how each action is carried out.
 
-use std::collections::{BTreeMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 
-use greway_datapath::{Datapath, PortSpec, ReversePaths, Traffic};
+use greway_datapath::{Datapath, LocalAddresses, PortSpec, ReversePaths, Traffic};
+use greway_engine::nbma;
+use greway_linux::MacAddr;
 use greway_netlink::nftables::Nftables;
 use greway_netlink::{Address, IpPrefix, LinkChange, Netlink, NetlinkError, Route};
-use greway_spec::{Change, DeviceName, InnerAddress, InnerRoute, TunnelSpec};
+use greway_spec::{Change, DeviceName, InnerAddress, InnerNeighbour, InnerRoute, TunnelSpec};
 
 use super::counted::Counted;
 use super::device::{self, DeviceError};
 use super::firewall::{self, Decision, Rules};
+use super::quiet::Quiet;
 use super::reverse_path;
 use super::underlay::Remains;
 use crate::api::Reply;
@@ -34,7 +37,7 @@ pub(super) struct Host {
     /// Tunnels of an earlier daemon that could not be taken over, by name, and why.
     pub(super) remains: BTreeMap<DeviceName, Remains>,
     pub(super) rules: Rules,
-    pub(super) local_addresses: HashSet<Ipv4Addr>,
+    pub(super) local_addresses: LocalAddresses,
     reverse_paths: ReversePaths,
     forwards: bool,
     pub(super) started: Instant,
@@ -43,6 +46,10 @@ pub(super) struct Host {
     /// Beats while many tunnels are removed at once: that is work too.
     pub(super) heart: Heart,
     counted: Counted,
+    /// Peers that are not to hear from the kernel's own GRE.
+    pub(super) quiet: Quiet,
+    /// Why the daemon's options are not those that somebody wrote.
+    pub(super) doubt: Option<String>,
 }
 
 /// A tunnel that is carried.
@@ -69,6 +76,10 @@ impl Live {
     pub(super) fn spec(&self) -> &TunnelSpec {
         &self.stored.spec
     }
+
+    fn has_no_remote(&self) -> bool {
+        self.spec().remote.is_none()
+    }
 }
 
 impl Host {
@@ -84,13 +95,15 @@ impl Host {
             tunnels: BTreeMap::new(),
             remains: BTreeMap::new(),
             rules: Rules::default(),
-            local_addresses: HashSet::new(),
+            local_addresses: LocalAddresses::default(),
             reverse_paths: ReversePaths::default(),
             forwards: false,
             started: Instant::now(),
             ending: false,
             heart: Heart::default(),
             counted: Counted::default(),
+            quiet: Quiet::default(),
+            doubt: None,
         };
         host.look_at_addresses();
         host.open_nftables();
@@ -196,12 +209,11 @@ impl Host {
     pub(super) fn look_at_addresses(&mut self) {
         match self.netlink.addresses(None) {
             Ok(entries) => {
-                let ipv4 = |address: IpAddr| match address {
-                    IpAddr::V4(address) => Some(address),
-                    IpAddr::V6(_) => None,
-                };
-                self.local_addresses =
-                    entries.into_iter().filter_map(|entry| ipv4(entry.address.local)).collect();
+                self.local_addresses = LocalAddresses::default();
+                // The kernel neither sends from nor gives up an address before it is known to be nobody else's.
+                for entry in entries.into_iter().filter(|entry| !entry.tentative()) {
+                    self.local_addresses.insert(entry.address.local, entry.index);
+                }
                 self.datapath.set_local_addresses(self.local_addresses.clone());
             }
             Err(error) => tracing::warn!(%error, "the addresses of this host cannot be read"),
@@ -314,6 +326,7 @@ impl Host {
         let current = self.tunnels.get(&spec.name).map(|live| live.spec().clone());
         let warnings = self.doubts(&spec);
         apply::set_up(&plan, current.as_ref(), self).map_err(|error| format!("{}: {error}", spec.name))?;
+        self.look_at_mtu(&spec.name);
         if !spec.inner.forward {
             self.hand_over_forwarding(&spec.name);
         }
@@ -326,6 +339,7 @@ impl Host {
         if let Some(conflict) = others.filter_map(|live| spec.conflicts(live.spec())).next() {
             return Err(conflict.to_string());
         }
+        super::kernel_tunnels::refuse(&self.netlink, spec, self.tunnels.get(&spec.name).map(Live::spec))?;
         if spec.datapath == greway_spec::DatapathChoice::Ebpf {
             return Err(format!(
                 "{}: datapath ebpf cannot be honoured yet: the eBPF program only counts; use auto or userspace",
@@ -367,6 +381,12 @@ impl Host {
             if let Some(device) = observed.device.as_mut().filter(|device| device.index == live.index) {
                 device.ours = true;
             }
+            if observed.device.is_none() {
+                observed.device = self.observed_elsewhere(live.spec());
+                let away = observed.device.is_some();
+                let plan = plan::up(spec, Some(live.spec()), &observed).map_err(|error| error.to_string())?;
+                return if away { super::moved::refuse_reaching(&plan).map(|()| plan) } else { Ok(plan) };
+            }
             // What this kernel refused to seal is carried without.
             observed.sealed = observed.sealed.filter(|_| live.sealed);
         }
@@ -376,17 +396,30 @@ impl Host {
     /// What works as asked, but hardly as meant.
     fn doubts(&self, spec: &TunnelSpec) -> Vec<String> {
         let name = &spec.name;
-        let here = |address: &Ipv4Addr| self.local_addresses.contains(address);
+        let dev = self.bound_to(spec).ok().flatten();
+        let here = |address: IpAddr| self.local_addresses.has(address, dev);
         let mut doubts = Vec::new();
-        let Some((local, remote)) = spec.ipv4_ends() else { return doubts };
-        match (here(&remote), local.as_ref().map(here)) {
+        match spec.remote {
+            None => doubts.push(format!(
+                "{name}: it has no remote, so any host may send into it: name the peer with remote, or let the \
+                 firewall say who may (IP protocol 47, GRE)"
+            )),
+            Some(group) if group.is_multicast() => doubts.push(format!(
+                "{name}: remote {group} is a group, so any host that reaches it may send into it: let the firewall \
+                 say who may (IP protocol 47, GRE)"
+            )),
+            Some(_) => {}
+        }
+        let (local, Some(remote)) = (spec.local, spec.remote) else { return doubts };
+        match (here(remote), local.map(here)) {
+            (true, Some(true)) if spec.allow_localremote => {}
             (true, Some(false)) => doubts.push(format!(
                 "{name}: remote {remote} is this host's own address and local is not: are they swapped?"
             )),
             (true, _) => doubts.push(format!("{name}: remote {remote} is this host's own address")),
             (false, Some(false)) => doubts.push(format!(
                 "{name}: local {} is not an address of this host yet: nothing can be sent or received until it is",
-                local.unwrap_or(Ipv4Addr::UNSPECIFIED)
+                local.unwrap_or(remote)
             )),
             _ => {}
         }
@@ -406,6 +439,7 @@ impl Host {
             device_mtu: device.mtu,
             first_sequence: self.first_sequence(&spec),
             sequence: Box::new(self.store.sequence_file(&spec.name)),
+            neighbours: self.neighbours(&spec, device.index),
             spec: spec.clone(),
         };
         let traffic = self.datapath.add(port).map_err(DeviceError::Datapath)?;
@@ -416,9 +450,19 @@ impl Host {
         let live =
             Live { stored, index, peer, traffic, decision, bound_to, sealed, trouble: None, mtu_by_path };
         self.tunnels.insert(spec.name, live);
+        self.keep_peers_quiet(None);
         self.look_at_reverse_paths();
         self.look_at_forwarding();
         Ok(())
+    }
+
+    /// What the neighbour table has on the device of a tunnel without a remote. What cannot be read is asked for anew.
+    fn neighbours(&self, spec: &TunnelSpec, index: u32) -> Vec<(IpAddr, MacAddr)> {
+        if spec.remote.is_some() {
+            return Vec::new();
+        }
+        let known = self.netlink.neighbours(index).unwrap_or_default().into_iter();
+        known.filter_map(|known| Some((known.address, MacAddr::new(known.link_address?)))).collect()
     }
 
     /// Its own number where it has one, else that of the last tunnel between its ends, which is its own from now on.
@@ -467,6 +511,7 @@ impl Host {
     fn forget(&mut self, spec: &TunnelSpec) -> Result<(), StepError> {
         self.hand_over_forwarding(&spec.name);
         self.tunnels.remove(&spec.name);
+        self.keep_peers_quiet(None);
         self.counted.remember(spec, self.store.sequence(&spec.name));
         self.store.remove(&spec.name).map_err(|error| StepError(error.to_string()))
     }
@@ -516,8 +561,21 @@ impl System for Host {
             Action::RemoveAddress(name, address) => {
                 Ok(self.netlink.delete_address(self.index_of(name)?, wire_address(address))?)
             }
+            Action::AddNeighbour(name, InnerNeighbour { address, endpoint }) => {
+                let link = nbma::link_address(*endpoint);
+                Ok(self.netlink.set_neighbour(self.index_of(name)?, *address, link)?)
+            }
+            Action::RemoveNeighbour(name, neighbour) => {
+                match self.netlink.delete_neighbour(self.index_of(name)?, neighbour.address) {
+                    Err(error) if error.is_not_found() => Ok(()),
+                    outcome => Ok(outcome?),
+                }
+            }
             Action::AddRoute(name, route) => {
-                match self.netlink.add_route(&wire_route(route, self.index_of(name)?)) {
+                let route = wire_route(route, self.index_of(name)?);
+                // A next hop of the underlay is in none of the networks inside.
+                let onlink = route.via.is_some() && self.tunnels.get(name).is_some_and(Live::has_no_remote);
+                match self.netlink.add_route(&Route { onlink, ..route }) {
                     Err(error) if error.is_exists() => {
                         Err(StepError(format!("there is such a route by another way, which stays: {error}")))
                     }
@@ -575,6 +633,7 @@ impl Host {
             live.bound_to = bound_to;
             device::tell(&self.netlink, live.index, spec)?;
         }
+        self.keep_peers_quiet(None);
         Ok(())
     }
 }

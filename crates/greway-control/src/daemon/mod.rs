@@ -12,10 +12,13 @@ pub(crate) mod device;
 mod firewall;
 mod forwarding;
 mod host;
+mod kernel_tunnels;
+mod moved;
 mod mtu;
 mod namespace;
 mod notes;
 mod probe;
+mod quiet;
 mod rename;
 mod report;
 mod reverse_path;
@@ -74,6 +77,22 @@ pub enum DaemonError {
     SetUp(String),
 }
 
+/// What holds for a daemon as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Whether senders whose GRE packets match no tunnel are told so ("port unreachable"), as the kernel's own GRE
+    /// does, while no other program here may take such packets.
+    pub port_unreachable: bool,
+    /// Why the options are not those that somebody wrote; a sentence, for the log and `status`.
+    pub doubt: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { port_unreachable: true, doubt: None }
+    }
+}
+
 /// How a daemon came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -90,7 +109,7 @@ pub enum Ended {
 ///
 /// # Errors
 /// [`DaemonError`], before anything was changed.
-pub fn run(location: &Location) -> Result<Ended, DaemonError> {
+pub fn run(location: &Location, options: &Options) -> Result<Ended, DaemonError> {
     for (name, capability) in
         [("CAP_NET_ADMIN", process::Capability::NetAdmin), ("CAP_NET_RAW", process::Capability::NetRaw)]
     {
@@ -123,6 +142,11 @@ pub fn run(location: &Location) -> Result<Ended, DaemonError> {
     let heart = manager.heart();
     let mut host = host::Host::new(&location.state).map_err(DaemonError::SetUp)?;
     host.heart = heart.clone();
+    host.datapath.set_answers(options.port_unreachable);
+    host.doubt.clone_from(&options.doubt);
+    if let Some(doubt) = &options.doubt {
+        tracing::warn!("{doubt}");
+    }
     host.adopt();
     let status = host.at_a_glance();
     let host = Arc::new(Mutex::new(host));

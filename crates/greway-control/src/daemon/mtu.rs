@@ -24,25 +24,30 @@ impl Host {
     pub(super) fn look_at_mtus(&mut self) {
         let names = self.tunnels.keys().cloned().collect::<Vec<_>>();
         for name in names {
-            let Some(live) = self.tunnels.get(&name) else { continue };
-            let (spec, index, before) = (live.spec().clone(), live.index, live.mtu_by_path);
-            // A way that is gone for a moment changes nothing.
-            let Some(now) = self.mtu_by_path(&spec) else { continue };
-            if before == Some(now) {
-                continue;
+            self.look_at_mtu(&name);
+        }
+    }
+
+    /// The same for one tunnel, whose way may be another since it was changed (CF-06).
+    pub(super) fn look_at_mtu(&mut self, name: &DeviceName) {
+        let Some(live) = self.tunnels.get(name) else { return };
+        let (spec, index, before) = (live.spec().clone(), live.index, live.mtu_by_path);
+        // A way that is gone for a moment changes nothing.
+        let Some(now) = self.mtu_by_path(&spec) else { return };
+        if before == Some(now) {
+            return;
+        }
+        if let Some(live) = self.tunnels.get_mut(name) {
+            live.mtu_by_path = Some(now);
+        }
+        let Some(before) = before else { return };
+        match self.follow_mtu(name, index, before, now) {
+            Ok(true) => {
+                tracing::info!(tunnel = %name, from = before, to = now, "the MTU follows the underlay")
             }
-            if let Some(live) = self.tunnels.get_mut(&name) {
-                live.mtu_by_path = Some(now);
-            }
-            let Some(before) = before else { continue };
-            match self.follow_mtu(&name, index, before, now) {
-                Ok(true) => {
-                    tracing::info!(tunnel = %name, from = before, to = now, "the MTU follows the underlay")
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!(tunnel = %name, mtu = now, %error, "the MTU cannot follow the underlay");
-                }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(tunnel = %name, mtu = now, %error, "the MTU cannot follow the underlay");
             }
         }
     }

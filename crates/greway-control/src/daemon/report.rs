@@ -1,19 +1,22 @@
 //! What `greway status` tells: facts gathered under the lock, echoes sent without it, then the
 //! verdicts.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::sync::Mutex;
 
-use greway_engine::{Direction, DropReason};
+use greway_datapath::IcmpReport;
+use greway_engine::{CounterSnapshot, Direction, DropReason, HeardEntry};
 use greway_linux::clock;
 use greway_netlink::{Link, Netlink};
-use greway_spec::{DeviceName, InnerAddress, TunnelSpec};
+use greway_spec::{DeviceName, InnerAddress, SeqMode, TunnelSpec};
 
 use super::host::{Host, Live};
 use super::probe::{self, Question};
 use super::{locked, notes};
 use crate::status::{
-    Carried, Counters, Daemon, Device, Drop, Facts, Peer, State, Status, TunnelStatus, Unmatched,
+    Answers, Carried, Counters, Daemon, Decline, Device, Drop, Facts, IcmpError, Peer, Sequence, State,
+    Status, TunnelStatus, Unmatched,
 };
 
 /// The status of one tunnel or all.
@@ -51,6 +54,7 @@ fn questions(host: &Mutex<Host>, name: Option<&DeviceName>) -> Vec<(DeviceName, 
 fn gather(host: &Host, name: Option<&DeviceName>, asked: Option<&Asked>) -> Result<Status, String> {
     let now = clock::monotonic_millis();
     let (unmatched, underlay) = host.datapath.strangers().map_err(|error| error.to_string())?;
+    let icmp = host.datapath.icmp().map_err(|error| error.to_string())?;
     let mut unmatched = unmatched
         .into_iter()
         .map(|entry| Unmatched {
@@ -64,11 +68,13 @@ fn gather(host: &Host, name: Option<&DeviceName>, asked: Option<&Asked>) -> Resu
         .collect::<Vec<_>>();
     unmatched.sort_by(|a, b| a.last_seen_seconds.total_cmp(&b.last_seen_seconds));
     let wanted = host.tunnels.values().filter(|live| name.is_none_or(|name| live.spec().name == *name));
-    let tunnels = wanted.map(|live| tunnel(host, live, asked, &unmatched, now)).collect();
+    let tunnels = wanted.map(|live| tunnel(host, live, asked, &unmatched, &icmp, now)).collect();
     Ok(Status {
         tunnels,
         unmatched,
+        answers: answers(&icmp.answers),
         drops: drops(&underlay.drops),
+        declines: declines(&underlay.declines),
         notes: notes::of_host(host),
         daemon: Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -83,9 +89,11 @@ fn tunnel(
     live: &Live,
     asked: Option<&Asked>,
     unmatched: &[Unmatched],
+    icmp: &IcmpReport,
     now: u64,
 ) -> TunnelStatus {
     let spec = live.spec().clone();
+    let said = icmp.tunnels.get(&spec.name).cloned().unwrap_or_default();
     let link = host.netlink.link_by_index(live.index).ok().flatten();
     let counted = live.traffic.snapshot();
     let last = |ms: u64| (ms != 0).then(|| seconds_since(ms, now));
@@ -108,7 +116,10 @@ fn tunnel(
         },
         last_received_seconds: last(counted.last_rx_ms),
         last_sent_seconds: last(counted.last_tx_ms),
+        sequence: sequence(&spec, &counted),
         drops: drops(&counted.drops),
+        icmp_errors: icmp_errors(said.heard, now),
+        unreachable_told: said.told,
         peer: inner_peer(&host.netlink, live.index).map(|address| peer(address, &spec, asked)),
         notes: notes::of_tunnel(host, live, link.as_ref()),
         findings: Vec::new(),
@@ -128,6 +139,24 @@ fn device(netlink: &Netlink, link: &Link) -> Device {
     }
 }
 
+/// Nothing where numbers are not looked at so closely.
+fn sequence(spec: &TunnelSpec, counted: &CounterSnapshot) -> Option<Sequence> {
+    (spec.iseq && spec.seq_mode == SeqMode::Rfc2890).then(|| Sequence {
+        lost: counted.lost,
+        reordered: counted.reordered,
+        duplicates: counted.dropped(DropReason::SequenceDuplicate),
+        late: counted.dropped(DropReason::SequenceLate),
+        restarts: counted.restarts,
+    })
+}
+
+fn declines(counted: &[(&'static str, u64)]) -> Vec<Decline> {
+    counted
+        .iter()
+        .map(|(reason, packets)| Decline { reason: (*reason).to_owned(), packets: *packets })
+        .collect()
+}
+
 fn drops(counted: &[(DropReason, u64)]) -> Vec<Drop> {
     let words = |reason: DropReason| match reason.direction() {
         Direction::Receive => "receive",
@@ -140,6 +169,30 @@ fn drops(counted: &[(DropReason, u64)]) -> Vec<Drop> {
         explanation: reason.explain().to_owned(),
     };
     counted.iter().map(row).collect()
+}
+
+fn icmp_errors(mut heard: Vec<HeardEntry>, now: u64) -> Vec<IcmpError> {
+    heard.sort_by_key(|entry| Reverse(entry.last_ms));
+    let row = |entry: HeardEntry| IcmpError {
+        error: entry.complaint.name().to_owned(),
+        icmp_type: entry.complaint.kind,
+        icmp_code: entry.complaint.code,
+        from: entry.from.to_string(),
+        packets: entry.count,
+        last_seconds: seconds_since(entry.last_ms, now),
+        explanation: entry.complaint.explain().to_owned(),
+    };
+    heard.into_iter().map(row).collect()
+}
+
+fn answers(counted: &greway_datapath::Answers) -> Answers {
+    Answers {
+        answered: counted.answered,
+        limited: counted.limited,
+        withheld: counted.withheld,
+        unsent: counted.unsent,
+        silent_because: counted.silence.map(|silence| silence.to_string()),
+    }
 }
 
 fn peer(address: IpAddr, spec: &TunnelSpec, asked: Option<&Asked>) -> Peer {

@@ -1,14 +1,14 @@
 //! What the host's reverse path filter demands, for the packet socket, which it does not see.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::host::Live;
 use crate::sysctl;
 use greway_datapath::{Filter, ReversePaths};
-use greway_netlink::{Netlink, NetlinkError, RouteKind, RouteOptions};
+use greway_netlink::{Link, Netlink, NetlinkError, RouteKind, RouteOptions};
 
-/// Reads which devices filter, and where the ways to the remotes lead. Where no device filters,
-/// nothing else is asked.
+/// Reads which devices filter and which are in a VRF, and where the ways to the remotes lead. Where no device
+/// filters, no way is asked for.
 pub(super) fn read<'l>(
     netlink: &Netlink,
     tunnels: impl Iterator<Item = &'l Live> + Clone,
@@ -16,7 +16,13 @@ pub(super) fn read<'l>(
     let mut paths = ReversePaths::default();
     // What comes out of a tunnel device is no packet of the underlay.
     let peer_ends = tunnels.clone().filter_map(|live| live.peer).collect::<HashSet<_>>();
-    for link in netlink.links()?.into_iter().filter(|link| !peer_ends.contains(&link.index)) {
+    let links = netlink.links()?;
+    let is_vrf = |link: &&Link| link.kind.as_deref() == Some("vrf");
+    let vrfs = links.iter().filter(is_vrf).map(|link| link.index).collect::<HashSet<_>>();
+    for link in links.into_iter().filter(|link| !peer_ends.contains(&link.index)) {
+        if let Some(vrf) = link.master.filter(|master| vrfs.contains(master)) {
+            paths.vrfs.insert(link.index, vrf);
+        }
         let filter = match sysctl::reverse_path_filter(&link.name) {
             1 => Filter::Strict,
             2 => Filter::Loose,
@@ -27,10 +33,18 @@ pub(super) fn read<'l>(
     if paths.filters.is_empty() {
         return Ok(paths);
     }
-    for (_, remote) in tunnels.filter_map(|live| live.spec().ipv4_ends()) {
-        let route = netlink.route_to(remote.into(), &RouteOptions::default());
-        let leads = route.ok().filter(|route| matches!(route.kind, RouteKind::Unicast | RouteKind::Local));
-        paths.ways.insert(remote, leads.map(|route| route.ifindex));
+    // Each VRF has routes of its own; 0 stands for none.
+    let filtering = vrfs.into_iter().filter(|vrf| paths.filters.contains_key(vrf));
+    let places = std::iter::once(0).chain(filtering).collect::<Vec<_>>();
+    let remotes = tunnels.filter_map(|live| live.spec().ipv4_ends()).map(|(_, remote)| remote);
+    for remote in remotes.collect::<BTreeSet<_>>() {
+        for place in &places {
+            let oif = Some(*place).filter(|vrf| *vrf != 0);
+            let route = netlink.route_to(remote.into(), &RouteOptions { oif, ..RouteOptions::default() });
+            let leads =
+                route.ok().filter(|route| matches!(route.kind, RouteKind::Unicast | RouteKind::Local));
+            paths.ways.insert((*place, remote), leads.map(|route| route.ifindex));
+        }
     }
     Ok(paths)
 }

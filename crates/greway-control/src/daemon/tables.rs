@@ -103,6 +103,7 @@ impl Host {
 
     /// Puts back what is missing of the tables of carried tunnels, `chains` being those that are there.
     pub(super) fn put_back_tables(&mut self, chains: &[BaseChain]) {
+        self.keep_peers_quiet(Some(chains));
         for name in self.tunnels.keys().cloned().collect::<Vec<_>>() {
             let Some(live) = self.tunnels.get(&name) else { continue };
             let mut trouble = None;

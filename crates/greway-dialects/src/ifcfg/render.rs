@@ -9,7 +9,7 @@ use std::fmt::Write;
 use greway_spec::draft::DEFAULT_ENCAPLIMIT;
 use greway_spec::{
     DatapathChoice, DeviceName, FirewallPolicy, FlowLabel, InnerAddress, InnerRoute, Mode, MssClamp,
-    OverlayChoice, Ttl, TunnelSpec, UnderlayChoice,
+    OverlayChoice, SeqMode, Ttl, TunnelSpec, UnderlayChoice,
 };
 
 use crate::shell;
@@ -172,7 +172,13 @@ fn without_words(spec: &TunnelSpec) -> Option<(&'static str, String)> {
         (spec.overlay != OverlayChoice::Auto, "overlay", spec.overlay.to_string()),
         (spec.firewall != FirewallPolicy::Honour, "firewall", spec.firewall.to_string()),
         (spec.mss != MssClamp::Auto, "mss", spec.mss.to_string()),
+        (spec.seq_mode != SeqMode::Linux, "seq-mode", spec.seq_mode.to_string()),
         (spec.inner.forward, "inner forward", "on".to_owned()),
+        (
+            !spec.inner.neighbours.is_empty(),
+            "inner neighbour",
+            spec.inner.neighbours.first().map_or_else(String::new, ToString::to_string),
+        ),
         (
             spec.inner.snat.is_some(),
             "inner snat",

@@ -5,7 +5,7 @@
 
 use greway_spec::draft::DEFAULT_ENCAPLIMIT;
 use greway_spec::{
-    DatapathChoice, DeviceName, FirewallPolicy, FlowLabel, MssClamp, OverlayChoice, Ttl, TunnelSpec,
+    DatapathChoice, DeviceName, FirewallPolicy, FlowLabel, MssClamp, OverlayChoice, SeqMode, Ttl, TunnelSpec,
     UnderlayChoice,
 };
 
@@ -47,6 +47,8 @@ pub fn commands(spec: &TunnelSpec) -> Result<Vec<String>, Unsayable> {
     lines.push(set);
     lines.extend(spec.inner.addresses.iter().map(|address| format!("ip addr add {address} dev {name}")));
     lines.extend(spec.inner.routes.iter().map(|route| format!("ip route add {route} dev {name}")));
+    let neighbours = spec.inner.neighbours.iter();
+    lines.extend(neighbours.map(|neighbour| format!("ip neigh add {neighbour} dev {name}")));
     for rule in &spec.inner.rules {
         let family = if rule.ipv6 { "ip -6" } else { "ip" };
         lines.push(format!("{family} rule add {rule}"));
@@ -74,6 +76,9 @@ fn sayable(spec: &TunnelSpec) -> Result<(), Unsayable> {
     if spec.mss != MssClamp::Auto {
         return refuse("mss", spec.mss.to_string(), only_here);
     }
+    if spec.seq_mode != SeqMode::Linux {
+        return refuse("seq-mode", spec.seq_mode.to_string(), only_here);
+    }
     if spec.inner.forward {
         return refuse("inner forward", "on".to_owned(), Some("sysctl -w net.ipv4.ip_forward=1 turns it on"));
     }
@@ -82,6 +87,10 @@ fn sayable(spec: &TunnelSpec) -> Result<(), Unsayable> {
     }
     if let Some(mtu) = spec.inner.ipv6_mtu {
         return refuse("inner ipv6_mtu", mtu.to_string(), Some("sysctl net.ipv6.conf.NAME.mtu sets it"));
+    }
+    if let Some(neighbour) = spec.inner.neighbours.first().filter(|_| spec.mode.over_ipv6()) {
+        let right = Some("ip has no IPv6 link-layer addresses");
+        return refuse("inner neighbour", neighbour.to_string(), right);
     }
     if spec.mode.over_ipv6() && spec.tos.inherit && spec.tos.value != 0 {
         return refuse("tos", spec.tos.to_string(), Some("over IPv6 inherit stands alone"));

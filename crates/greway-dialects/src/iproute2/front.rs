@@ -49,6 +49,8 @@ pub enum Object {
     Link,
     /// `ip tunnel`
     Tunnel,
+    /// `ip neighbour`
+    Neighbour,
     /// Anything else that iproute2 knows or does not know.
     Other,
 }
@@ -76,8 +78,8 @@ const OBJECTS: [(&str, Object); 32] = [
     ("maddress", Object::Other),
     ("route", Object::Route),
     ("rule", Object::Other),
-    ("neighbor", Object::Other),
-    ("neighbour", Object::Other),
+    ("neighbor", Object::Neighbour),
+    ("neighbour", Object::Neighbour),
     ("ntable", Object::Other),
     ("ntbl", Object::Other),
     ("link", Object::Link),

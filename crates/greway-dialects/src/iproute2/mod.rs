@@ -14,6 +14,7 @@ mod commands;
 pub mod front;
 mod json;
 pub mod link;
+pub mod neigh;
 pub mod output;
 mod script;
 mod show;

@@ -8,12 +8,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use greway_spec::number::{parse_quad, parse_u32};
-use greway_spec::{Draft, DraftAddress, Given, Origin, Span, TunnelSpec};
+use greway_spec::{Draft, DraftAddress, Given, InnerNeighbour, Origin, Span, TunnelSpec};
 
 use super::abort::{Abort, Errno, Wording};
 use super::args::{Family, Lookup, begins};
 use super::front::{Object, parse_front};
 use super::link::{self, LinkCommand};
+use super::neigh;
 use super::tunnel::{self, TunnelCommand};
 use crate::diagnostic::Diagnostic;
 use crate::ifcfg::{Tables, parse_routes, rule_words};
@@ -93,6 +94,7 @@ impl Script {
             (Object::Link, _) => self.link(line, rest, place),
             (Object::Address, _) => self.address(line, rest, place),
             (Object::Route, _) => self.route(line, rest, place, front.options.family),
+            (Object::Neighbour, _) => self.neighbour(line, rest, place),
             (Object::Other, Some(word)) if begins(word, "rule") => {
                 self.rule(line, rest, place, front.options.family)
             }
@@ -270,6 +272,21 @@ impl Script {
         let span = self.span(line, place + 1);
         let routes = routes.routes.into_iter().map(|given| Given::at(given.value, span.clone()));
         self.own(line, dev)?.routes.get_or_insert_default().extend(routes);
+        Ok(())
+    }
+
+    fn neighbour(&mut self, line: &Line<'_>, words: &[&str], place: usize) -> Result<(), Diagnostic> {
+        let message = "no neighbour of a tunnel; add ADDRESS lladdr ENDPOINT dev NAME is right";
+        let Some(found) = neigh::parse(words).filter(|found| found.sets) else {
+            return Err(self.error(line, place, message));
+        };
+        if let Some(other) = found.other {
+            return Err(self.error(line, place + other, "no setting of a tunnel's neighbour; leave it out"));
+        }
+        let address = found.address.ok_or_else(|| self.error(line, place, message))?;
+        let neighbour = InnerNeighbour { address, endpoint: found.endpoint.into() };
+        let given = Given::at(neighbour, self.span(line, place));
+        self.own(line, found.dev)?.neighbours.get_or_insert_default().push(given);
         Ok(())
     }
 

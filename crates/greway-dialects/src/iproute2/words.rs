@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use greway_spec::number::{parse_hex_u32, parse_ipv4, parse_u8, parse_u32};
 use greway_spec::{
     DatapathChoice, DeviceName, Draft, FirewallPolicy, FlowLabel, Given, KeyError, Mode, MssClamp,
-    OverlayChoice, Span, Tos, Ttl, UnderlayChoice, parse_key,
+    OverlayChoice, SeqMode, Span, Tos, Ttl, UnderlayChoice, parse_key,
 };
 
 use crate::nearest::nearest;
@@ -79,7 +79,7 @@ pub enum WordProblem {
     OnlyInChange(&'static str),
 }
 
-const WORDS: [&str; 54] = [
+const WORDS: [&str; 56] = [
     "name",
     "mode",
     "remote",
@@ -90,6 +90,7 @@ const WORDS: [&str; 54] = [
     "seq",
     "iseq",
     "oseq",
+    "seq-mode",
     "csum",
     "icsum",
     "ocsum",
@@ -134,6 +135,7 @@ const WORDS: [&str; 54] = [
     "userspace",
     "honour",
     "bypass",
+    "rfc2890",
 ];
 
 /// Words of `change` alone.
@@ -166,7 +168,8 @@ const MODES_NOT_YET: [&str; 19] = [
 ];
 
 /// Reads the words after `greway tunnel add` or `greway tunnel change`: those of `ip tunnel`, and
-/// `ip link`'s `fwmark` and `[no]ignore-df`, `datapath`, `underlay`, `overlay`, `firewall`, `mtu`; with
+/// `ip link`'s `fwmark` and `[no]ignore-df`, `datapath`, `underlay`, `overlay`, `firewall`, `mss`, `mtu`,
+/// `seq-mode`; with
 /// [`Verb::Change`] also `nokey noikey nookey noseq noiseq nooseq nocsum noicsum noocsum nodev nodscp`. A
 /// word said twice: the last one holds. Which words a mode has no place for is said by
 /// [`Draft::into_spec`].
@@ -216,6 +219,9 @@ impl<'w> Cursor<'w> {
             "seq" => (self.draft.iseq, self.draft.oseq) = (self.given(true), self.given(true)),
             "iseq" => self.draft.iseq = self.given(true),
             "oseq" => self.draft.oseq = self.given(true),
+            "seq-mode" => {
+                self.draft.seq_mode = Some(self.choice("seq-mode", SeqMode::WORDS, SeqMode::parse)?);
+            }
             "csum" => (self.draft.icsum, self.draft.ocsum) = (self.given(true), self.given(true)),
             "icsum" => self.draft.icsum = self.given(true),
             "ocsum" => self.draft.ocsum = self.given(true),

@@ -2,15 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use greway_spec::{Draft, DraftAddress, DraftRoute, Given, InnerRule};
+use greway_spec::{Draft, DraftAddress, DraftRoute, Given, InnerNeighbour, InnerRule};
 
 use super::reader::{Entry, Reader, Table};
 use crate::diagnostic::Diagnostic;
 use crate::ifcfg::Tables;
 use crate::ifcfg::rule_words;
 
-const KEYS: [&str; 9] =
-    ["address", "peer", "addresses", "routes", "rules", "link", "ipv6_mtu", "forward", "snat"];
+const KEYS: [&str; 10] =
+    ["address", "peer", "addresses", "routes", "rules", "neighbours", "link", "ipv6_mtu", "forward", "snat"];
 
 pub(super) fn read(reader: &mut Reader<'_>, entry: &Entry<'_>, draft: &mut Draft) -> Result<(), Diagnostic> {
     let Some(entries) = entry.value().as_table() else {
@@ -26,6 +26,12 @@ pub(super) fn read(reader: &mut Reader<'_>, entry: &Entry<'_>, draft: &mut Draft
     draft.rules = table.read("rules", |entry| {
         let Some(items) = entry.items() else { return Err(reader.wrong_type(&entry, "an array of rules")) };
         items.map(|item| rule(reader, &item)).collect()
+    })?;
+    draft.neighbours = table.read("neighbours", |entry| {
+        let Some(items) = entry.items() else {
+            return Err(reader.wrong_type(&entry, "an array of tables: [[inner.neighbours]]"));
+        };
+        items.map(|item| neighbour(reader, &item)).collect()
     })?;
     draft.link_down = table.read("link", |entry| {
         let text = reader.string(&entry)?.value;
@@ -146,6 +152,26 @@ fn rule(reader: &Reader<'_>, item: &Entry<'_>) -> Result<Given<InnerRule>, Diagn
         Ok(rule) => Ok(reader.given(item, rule)),
         Err(wrong) => Err(reader.error(item, format!("inner.rules \"{text}\" is wrong: {}", wrong.message))),
     }
+}
+
+/// Who has an address inside, in a tunnel without a remote.
+fn neighbour(reader: &Reader<'_>, item: &Entry<'_>) -> Result<Given<InnerNeighbour>, Diagnostic> {
+    let Some(entries) = item.value().as_table() else {
+        return Err(reader.wrong_type(item, "a table with address and endpoint"));
+    };
+    let table = Table { entries, path: "inner.neighbours." };
+    table.only(reader, &["address", "endpoint"])?;
+    let address = |key: &'static str| {
+        let Some(entry) = table.entry(key) else {
+            let message = format!("inner.neighbours: an entry without {key}; it has address and endpoint");
+            return Err(reader.error(item, message));
+        };
+        let text = reader.string(&entry)?.value;
+        let parsed = text.parse::<IpAddr>();
+        parsed.map_err(|_invalid| reader.bad(&entry, text, "an address is right"))
+    };
+    let (address, endpoint) = (address("address")?, address("endpoint")?);
+    Ok(reader.given(item, InnerNeighbour { address, endpoint }))
 }
 
 fn destination(reader: &Reader<'_>, entry: &Entry<'_>) -> Result<(IpAddr, u8), Diagnostic> {

@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use greway_spec::{
-    DatapathChoice, DeviceName, Draft, FirewallPolicy, Given, Mode, MssClamp, Origin, OverlayChoice,
+    DatapathChoice, DeviceName, Draft, FirewallPolicy, Given, Mode, MssClamp, Origin, OverlayChoice, SeqMode,
     UnderlayChoice,
 };
 use toml::de::{DeTable, DeValue};
@@ -36,7 +36,7 @@ use reader::{Entry, Reader, Table};
 
 pub use render::render;
 
-const KEYS: [&str; 32] = [
+const KEYS: [&str; 33] = [
     "name",
     "mode",
     "local",
@@ -50,6 +50,7 @@ const KEYS: [&str; 32] = [
     "seq",
     "iseq",
     "oseq",
+    "seq_mode",
     "ttl",
     "tos",
     "pmtudisc",
@@ -92,6 +93,7 @@ pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Diagnostic> {
         both_ways(&reader, &table, ["csum", "icsum", "ocsum"], |entry| reader.boolean(entry))?;
     [draft.iseq, draft.oseq] =
         both_ways(&reader, &table, ["seq", "iseq", "oseq"], |entry| reader.boolean(entry))?;
+    draft.seq_mode = choice(&reader, &table, "seq_mode", SeqMode::WORDS, SeqMode::parse)?;
     delivery::read(&reader, &table, &mut draft)?;
     choices(&reader, &table, &mut draft)?;
     let onboot = table.read("onboot", |entry| reader.boolean(&entry))?.is_none_or(|on| on.value);

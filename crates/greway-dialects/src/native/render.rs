@@ -3,7 +3,9 @@
 use std::fmt::{self, Write};
 
 use greway_spec::draft::DEFAULT_ENCAPLIMIT;
-use greway_spec::{FlowLabel, InnerAddress, InnerRoute, InnerRule, MssClamp, Ttl, TunnelSpec};
+use greway_spec::{
+    FlowLabel, InnerAddress, InnerNeighbour, InnerRoute, InnerRule, MssClamp, Ttl, TunnelSpec,
+};
 use toml::Value;
 
 /// The file that describes this tunnel. Defaults are left out. Reading it gives the same tunnel; its
@@ -26,6 +28,7 @@ fn write_spec(out: &mut String, spec: &TunnelSpec) -> fmt::Result {
     write_keys(out, spec)?;
     write_flags(out, ["csum", "icsum", "ocsum"], [spec.icsum, spec.ocsum])?;
     write_flags(out, ["seq", "iseq", "oseq"], [spec.iseq, spec.oseq])?;
+    write_choice(out, "seq_mode", spec.seq_mode)?;
     match spec.ttl {
         Ttl::Fixed(hops) => writeln!(out, "ttl = {hops}")?,
         Ttl::Inherit if spec.mode.over_ipv6() => writeln!(out, "ttl = \"inherit\"")?,
@@ -137,6 +140,12 @@ fn write_inner(out: &mut String, spec: &TunnelSpec) -> fmt::Result {
     if !inner.rules.is_empty() {
         let words = |rule: &InnerRule| format!("\"{}{rule}\"", if rule.ipv6 { "-6 " } else { "" });
         write_array(out, "rules", inner.rules.iter().map(words))?;
+    }
+    if !inner.neighbours.is_empty() {
+        let words = |neighbour: &InnerNeighbour| {
+            format!("{{ address = \"{}\", endpoint = \"{}\" }}", neighbour.address, neighbour.endpoint)
+        };
+        write_array(out, "neighbours", inner.neighbours.iter().map(words))?;
     }
     if inner.link_down {
         writeln!(out, "link = \"down\"")?;

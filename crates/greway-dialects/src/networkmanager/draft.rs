@@ -174,6 +174,7 @@ fn sayable(spec: &TunnelSpec) -> Result<(), Unsayable> {
         ("overlay", spec.overlay.to_string(), spec.overlay == Default::default()),
         ("firewall", spec.firewall.to_string(), spec.firewall == Default::default()),
         ("mss", spec.mss.to_string(), spec.mss == Default::default()),
+        ("seq-mode", spec.seq_mode.to_string(), spec.seq_mode == Default::default()),
     ] {
         if !default {
             return refuse(field, &word, no_property);

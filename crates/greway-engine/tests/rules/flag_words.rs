@@ -82,6 +82,7 @@ fn decided(host: &mut Host, bytes: &mut [u8]) -> Outcome {
             assert_eq!(inner.end, bytes.len());
             Delivered { tunnel: tunnel.0, kind: protocol_type, start: inner.start - 20 }
         }
+        Verdict::Hold { .. } => panic!("no tunnel here puts packets in order"),
         Verdict::Decline(reason) => Refused(reason.name()),
         Verdict::Drop { reason, .. } => Refused(reason.name()),
     }

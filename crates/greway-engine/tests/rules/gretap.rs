@@ -1,16 +1,13 @@
-//! Ethernet in GRE: what a Linux 6.1 kernel did with it, recorded, and what the engine does; super-packets,
-//! fragments and ICMP messages behind a link header with and without VLAN tags.
+//! Ethernet in GRE: which tunnel gets a frame; super-packets, fragments and ICMP messages behind a link header with and
+//! without VLAN tags.
 //!
-//! `oracle/encap_gretap.tsv`: tunnel, words, case, `gre` with the datagram that came out or the MTU that the
-//! sender was told with the packet that was too large. `oracle/accept_gretap.tsv` is as `accept.tsv`, without
-//! TOS of an answer.
+//! Recorded packets are in `accept_oracle.rs` and `encap_oracle.rs`.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use crate::encap_oracle::{configured, masked};
 use crate::support::{
-    Host, LOCAL, PLAIN, REMOTE, datagram, datagrams, fill, gre, hex, ipv4, ipv6, leave_unfilled, spec, tcp,
+    Host, LOCAL, PLAIN, REMOTE, datagram, datagrams, fill, gre, ipv4, ipv6, leave_unfilled, spec, tcp,
     transport_is_intact, udp,
 };
 use greway_engine::{
@@ -19,7 +16,6 @@ use greway_engine::{
 };
 use greway_spec::{Mode, MssClamp, TunnelSpec};
 use greway_wire::gre::GreHeader;
-use greway_wire::ipv4::Ipv4Header;
 use greway_wire::transport::Transport;
 use greway_wire::{checksum, ecn, ethertype, icmp};
 use proptest::prelude::*;
@@ -53,79 +49,6 @@ fn delivered(host: &mut Host, bytes: &mut [u8], receipt: Receipt) -> Delivery {
         Verdict::Deliver(delivery) => delivery,
         refused => panic!("{refused:?}"),
     }
-}
-
-#[test]
-fn tx03_tx05_tx06_tx07_tx08_gretap_as_the_kernel() {
-    let mut train = Train::new();
-    let mut rows = [0, 0];
-    for line in include_str!("../oracle/encap_gretap.tsv").lines().skip(1) {
-        let [_, words, case, result, bytes] = line.split('\t').collect::<Vec<_>>()[..] else {
-            panic!("five columns: {line}");
-        };
-        let bytes = hex(bytes);
-        let remote = if result == "gre" { Ipv4Header::parse(&bytes).unwrap().destination } else { REMOTE };
-        let spec = TunnelSpec { mode: Mode::Gretap, ..configured(words, remote) };
-        let tunnel = Tunnel::new(&spec, Arc::new(TunnelCounters::new()));
-        if result != "gre" {
-            let told = fit(&tunnel, ethertype::TEB, &frame(&[], &bytes), Offload::NONE, 1500);
-            assert_eq!(told, Fit::TellSender { mtu: result.parse().unwrap() }, "{words}: {case}");
-            rows[1] += 1;
-            continue;
-        }
-        let (gre, gre_len) = GreHeader::parse(&bytes[20..]).unwrap();
-        let inner = &bytes[20 + gre_len..];
-        assert_eq!(fit(&tunnel, ethertype::TEB, inner, Offload::NONE, 1500), Fit::Fits, "{words}: {case}");
-        let mut state = TunnelState::starting_at(gre.sequence_number.unwrap_or(0));
-        let outcome =
-            encapsulate(&tunnel, &mut state, ethertype::TEB, inner, Offload::NONE, None, &mut train);
-        assert_eq!(outcome, Ok(()), "{words}: {case}");
-        let sent = datagrams(&train, inner);
-        assert_eq!(sent.len(), 1);
-        assert_eq!(masked(sent[0].clone()), masked(bytes), "{words}: {case}");
-        rows[0] += 1;
-    }
-    assert_eq!(rows, [60, 10], "rows of the recording");
-}
-
-#[test]
-fn rx01_to_rx25_gretap_as_the_kernel() {
-    let keyed = TunnelSpec { ikey: Some(42), okey: Some(42), ..gretap(LOCAL, [10, 9, 0, 18].into()) };
-    let mut host = Host::new(&[gretap(LOCAL, [10, 9, 0, 17].into()), keyed]);
-    let mut rows = 0;
-    for line in include_str!("../oracle/accept_gretap.tsv").lines().skip(1) {
-        let [name, case, verdict, counters, answer, bytes] = line.split('\t').collect::<Vec<_>>()[..] else {
-            panic!("six columns: {line}");
-        };
-        let index = ["tplain", "tkey"].iter().position(|n| *n == name).unwrap();
-        let mut bytes = hex(bytes);
-        let of_engine = host.receive(&mut bytes, PLAIN);
-        let context = format!("{name}: {case}: {of_engine:?}");
-        rows += 1;
-        match (verdict, of_engine) {
-            ("accept" | "accept+reply", Verdict::Deliver(delivery)) => {
-                assert_eq!(
-                    (delivery.tunnel.0 as usize, delivery.protocol_type),
-                    (index, 0x6558),
-                    "{context}"
-                );
-            }
-            ("drop", Verdict::Decline(reason)) => {
-                assert!(answer == "port-unreachable" && reason.name() == "no-tunnel", "{context}");
-            }
-            ("drop", Verdict::Drop { reason, .. }) => {
-                assert_eq!((answer, reason.kernel_counter()), ("-", None), "{context}");
-            }
-            ("error", Verdict::Drop { tunnel, reason }) => {
-                assert_eq!(tunnel.map(|t| t.0 as usize), Some(index), "{context}");
-                let counter = reason.kernel_counter().unwrap_or("none");
-                assert_eq!(counters, format!("{name}.rx_errors+1 {name}.{counter}+1"), "{context}");
-            }
-            _ => panic!("{context}"),
-        }
-    }
-    assert_eq!(rows, 17, "rows of the recording");
-    assert_eq!(host.counted(), rows);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use crate::support::{Host, LOCAL, PLAIN, REMOTE, datagram, gre, spec, udp};
 use greway_engine::{
     DeclineReason, Direction, DropReason, Gso, GsoKind, Offload, Partial, Receipt, Train, Tunnel,
-    TunnelCounters, TunnelIndex, TunnelState, Verdict, encapsulate,
+    TunnelCounters, TunnelIndex, TunnelState, Verdict, encapsulate, release,
 };
-use greway_spec::{Tos, Ttl, TunnelSpec};
+use greway_spec::{SeqMode, Tos, Ttl, TunnelSpec};
 use greway_wire::gre::GreHeader;
 use greway_wire::ipv4;
 use proptest::prelude::*;
@@ -222,9 +222,40 @@ fn tx04_the_tunnels_own_packets_do_not_enter_it_again() {
 }
 
 #[test]
+fn tx04_two_tunnels_that_lead_into_each_other_are_found_out() {
+    let tunnel = spec(LOCAL, REMOTE);
+    let elsewhere = |last: u8| Ipv4Addr::new(192, 0, 2, last);
+    let own = || datagram(0, LOCAL, REMOTE, 47, &gre(header(), &[0; 20]));
+    // In so many other tunnels, the first of them inside an Ethernet frame.
+    let nested = |depth: u8| {
+        (0..depth).fold(own(), |packet, number| {
+            let payload = match number {
+                0 => [&[0; 12][..], &[8, 0], &packet].concat(),
+                _ => packet,
+            };
+            let protocol_type = if number == 0 { 0x6558 } else { 0x0800 };
+            let gre = gre(GreHeader { protocol_type, key: Some(9), ..header() }, &payload);
+            datagram(0, LOCAL, elsewhere(number), 47, &gre)
+        })
+    };
+    for depth in 0..=4 {
+        assert_eq!(sent(&tunnel, 0x0800, &nested(depth)), Err(DropReason::Recursion), "in {depth} others");
+    }
+    assert!(sent(&tunnel, 0x0800, &nested(5)).is_ok(), "the look ends somewhere");
+    // Cut anywhere it is at least no panic, and without our own header no recursion.
+    let whole = nested(3);
+    for length in 20..whole.len() {
+        let _ = sent(&tunnel, 0x0800, &whole[..length]);
+    }
+    let others =
+        datagram(0, LOCAL, elsewhere(1), 47, &gre(header(), &datagram(0, REMOTE, LOCAL, 47, &own()[20..])));
+    assert!(sent(&tunnel, 0x0800, &others).is_ok());
+}
+
+#[test]
 fn drops_of_the_two_directions_do_not_mix() {
     let transmit = DropReason::ALL.iter().filter(|reason| reason.direction() == Direction::Transmit);
-    assert_eq!(transmit.count(), 12);
+    assert_eq!(transmit.count(), 14);
 }
 
 /// Bytes that get far: a right outer header before noise, or noise in a right packet.
@@ -267,9 +298,19 @@ proptest! {
         receipt in any_receipt(),
         icsum: bool,
         iseq: bool,
+        in_order: bool,
     ) {
-        let mut host = Host::new(&[TunnelSpec { icsum, iseq, ..spec(LOCAL, REMOTE) }]);
+        let seq_mode = if in_order { SeqMode::Rfc2890 } else { SeqMode::Linux };
+        let mut host = Host::new(&[TunnelSpec { icsum, iseq, seq_mode, ..spec(LOCAL, REMOTE) }]);
         let verdict = host.receive(&mut bytes, receipt);
+        if let Verdict::Hold { .. } = verdict {
+            prop_assert!(iseq && in_order);
+            prop_assert_eq!(host.counted(), 0);
+            let (tunnel, state) = &mut host.tunnels[0];
+            state.reorder.give_up(tunnel.counters().sequence());
+            let released = release(tunnel, state, 1).unwrap();
+            prop_assert_eq!(tunnel.counters().snapshot().rx_bytes, released.bytes.len() as u64);
+        }
         prop_assert_eq!(host.counted(), 1);
         let now = host.tunnels[0].0.counters().snapshot();
         match verdict {
@@ -281,6 +322,7 @@ proptest! {
                     prop_assert!(end <= delivery.inner.len());
                 }
             }
+            Verdict::Hold { .. } => prop_assert_eq!(now.rx_packets, 1),
             Verdict::Drop { tunnel: Some(_), reason } => {
                 prop_assert_eq!(reason.direction(), Direction::Receive);
                 prop_assert_eq!(now.drops, vec![(reason, 1)]);

@@ -1,5 +1,6 @@
 //! Packets and tunnels for the tests of the engine.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -191,4 +192,18 @@ pub(crate) fn datagrams(train: &Train, packet: &[u8]) -> Vec<Vec<u8>> {
 pub(crate) fn hex(text: &str) -> Vec<u8> {
     let digit = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
     (0..text.len() / 2).map(|i| digit(2 * i)).collect()
+}
+
+/// A row of a recorded table by the names of its columns.
+pub(crate) type Row = HashMap<&'static str, &'static str>;
+
+/// The rows of a recorded table: tabs between the columns, whose names are in the first line.
+pub(crate) fn rows(table: &'static str) -> impl Iterator<Item = Row> {
+    let mut lines = table.lines();
+    let names: Vec<&str> = lines.next().unwrap().split('\t').collect();
+    lines.map(move |line| {
+        let row: Row = names.iter().copied().zip(line.split('\t')).collect();
+        assert_eq!(row.len(), names.len(), "{line}");
+        row
+    })
 }

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 use std::io::{self, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,22 @@ pub(crate) fn receive(batch: &mut ReceiveBatch, socket: &impl std::os::fd::AsFd)
         let left = deadline.saturating_duration_since(Instant::now());
         assert!(!left.is_zero(), "nothing came within ten seconds");
         poller.wait(&mut Events::with_capacity(1), Some(left)).unwrap();
+    }
+}
+
+/// Waits until this host takes packets to an IPv6 address of its own.
+pub(crate) fn wait_for_address6(address: Ipv6Addr, ifindex: u32) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let told_itself = || {
+        let socket = UdpSocket::bind(SocketAddrV6::new(address, 0, 0, ifindex))?;
+        socket.connect(socket.local_addr()?)?;
+        socket.set_nonblocking(true)?;
+        socket.send(b"here")?;
+        socket.recv(&mut [0; 4])
+    };
+    while let Err(error) = told_itself() {
+        assert!(Instant::now() < deadline, "{address}: {error}");
+        std::thread::yield_now();
     }
 }
 
@@ -132,6 +148,28 @@ impl Netlink {
         self.request(RTM_NEWADDR, CREATE, &message);
     }
 
+    /// An IPv6 address without duplicate address detection (`IFA_F_NODAD`). The kernel gives it a route a
+    /// little later; this waits for it.
+    pub(crate) fn address6(&mut self, name: &str, address: Ipv6Addr, prefix: u8) {
+        let mut message = vec![AddressFamily::INET6.as_raw() as u8, prefix, IFA_F_NODAD, 0];
+        message.extend_from_slice(&self.index(name).to_ne_bytes());
+        attribute(&mut message, IFA_LOCAL, &address.octets());
+        attribute(&mut message, IFA_ADDRESS, &address.octets());
+        self.request(RTM_NEWADDR, CREATE, &message);
+        wait_for_address6(address, self.index(name));
+    }
+
+    /// A neighbour that nobody has to be asked for.
+    pub(crate) fn neighbour6(&mut self, name: &str, address: Ipv6Addr, mac: MacAddr) {
+        let mut message = vec![AddressFamily::INET6.as_raw() as u8, 0, 0, 0];
+        message.extend_from_slice(&self.index(name).to_ne_bytes());
+        message.extend_from_slice(&NUD_PERMANENT.to_ne_bytes());
+        message.extend_from_slice(&[0, 0]);
+        attribute(&mut message, NDA_DST, &address.octets());
+        attribute(&mut message, NDA_LLADDR, &mac.octets());
+        self.request(RTM_NEWNEIGH, CREATE, &message);
+    }
+
     pub(crate) fn index(&self, name: &str) -> u32 {
         rustix::net::netdevice::name_to_index(&self.socket, name).unwrap()
     }
@@ -176,7 +214,7 @@ fn attribute(message: &mut Vec<u8>, kind: u16, data: &[u8]) {
     message.resize(message.len().next_multiple_of(4), 0);
 }
 
-// linux include/uapi/linux/{rtnetlink,if_link,if_addr,veth,netlink}.h
+// linux include/uapi/linux/{rtnetlink,if_link,if_addr,neighbour,veth,netlink}.h
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
@@ -188,6 +226,11 @@ const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_F_NODAD: u8 = 2;
+const RTM_NEWNEIGH: u16 = 28;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_PERMANENT: u16 = 0x80;
 const IFF_UP: u32 = 1;
 const IFF_RUNNING: u32 = 0x40;
 const REQUEST: u16 = 1;

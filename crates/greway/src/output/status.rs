@@ -1,7 +1,7 @@
 //! The status of tunnels as people read it: the verdict first, the facts behind it after.
 
 use greway_control::check::{Place, Severity};
-use greway_control::status::{Ago, Status, TunnelStatus, Unmatched};
+use greway_control::status::{Ago, Answers, Sequence, Status, TunnelStatus, Unmatched};
 
 use super::line;
 
@@ -19,9 +19,14 @@ pub(crate) fn print(status: &Status, detailed: bool) {
     }
     if !detailed || !status.unmatched.is_empty() {
         print_unmatched(&status.unmatched);
+        print_answers(&status.answers);
     }
     for drop in &status.drops {
         line(&format!("of no tunnel: dropped {} {}: {}", drop.packets, drop.reason, drop.explanation));
+    }
+    // Packets of no tunnel have lines of their own above; what is no GRE at all is nobody's interest.
+    for decline in status.declines.iter().filter(|decline| decline.reason == "version-1-pptp") {
+        line(&format!("left to others: {} {}: GRE of PPTP, untouched", decline.packets, decline.reason));
     }
     for note in &status.notes {
         line(&format!("note: {note}"));
@@ -74,11 +79,27 @@ fn print_tunnel(tunnel: &TunnelStatus) {
             last(tunnel.last_received_seconds)
         ),
     );
+    if let Some(Sequence { lost, reordered, duplicates, late, restarts }) = tunnel.sequence {
+        let twice = several(duplicates, "duplicate");
+        let began = match restarts {
+            0 => String::new(),
+            restarts => format!("; the peer began again {}", several(restarts, "time")),
+        };
+        fact("in order", &format!("{lost} lost, {reordered} reordered, {twice}, {late} late{began}"));
+    }
     for drop in &tunnel.drops {
         fact(
             "dropped",
             &format!("{} {} ({}): {}", drop.packets, drop.reason, drop.direction, drop.explanation),
         );
+    }
+    for error in &tunnel.icmp_errors {
+        let from = format!("{} from {}", times(error.packets, &error.error), error.from);
+        fact("icmp", &format!("{from}, last {} ago: {}", Ago(error.last_seconds), error.explanation));
+    }
+    if tunnel.unreachable_told > 0 {
+        let told = several(tunnel.unreachable_told, "time");
+        fact("", &format!("senders in the tunnel were told {told} that the far end cannot be reached"));
     }
     for note in &tunnel.notes {
         fact("note", note);
@@ -116,6 +137,30 @@ fn print_unmatched(unmatched: &[Unmatched]) {
             Ago(packet.last_seen_seconds)
         ));
     }
+}
+
+/// What those senders were told.
+fn print_answers(answers: &Answers) {
+    let Answers { answered, limited, withheld, unsent, silent_because } = answers;
+    let counts = [
+        (*answered, "answered with port unreachable"),
+        (*limited, "not answered again so soon"),
+        (*unsent, "answered, and the host did not let it out"),
+        (*withheld, "not answered"),
+    ];
+    let told = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    let told = told.collect::<Vec<_>>().join(", ");
+    if told.is_empty() {
+        return;
+    }
+    match silent_because {
+        Some(why) => line(&format!("  {told}: {why}")),
+        None => line(&format!("  {told}")),
+    }
+}
+
+fn times(number: u64, what: &str) -> String {
+    if number == 1 { what.to_owned() } else { format!("{what} ×{number}") }
 }
 
 fn several(number: u64, what: &str) -> String {

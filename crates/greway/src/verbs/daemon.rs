@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use greway_control::api::Request;
 use greway_control::api::client::ClientError;
-use greway_control::daemon::{DaemonError, Ended};
+use greway_control::daemon::{DaemonError, Ended, Options};
 use greway_control::location::Location;
 use greway_control::start::StartError;
 use greway_control::{daemon, start, unit};
 
 use crate::cli::DaemonArgs;
 use crate::output;
+use crate::settings::Settings;
 
 /// How long a daemon may take to remove its tunnels.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,7 +30,7 @@ pub(crate) fn run(args: &DaemonArgs, location: &Location) -> anyhow::Result<Exit
         let status = start::supervise(location)?;
         return Ok(exit_code(status.code().unwrap_or(1)));
     }
-    match daemon::run(location) {
+    match daemon::run(location, &options()) {
         // systemd restarts a unit whatever its end, but for this one.
         Ok(Ended::Asked) if unit::is_unit() => Ok(exit_code(unit::STOPPED)),
         // Neither a clean end nor one that is not tried again.
@@ -40,6 +41,21 @@ pub(crate) fn run(args: &DaemonArgs, location: &Location) -> anyhow::Result<Exit
             output::error(&crate::sentence(&anyhow::Error::new(error)));
             Ok(exit_code(if taken { start::TAKEN } else { start::REFUSED }))
         }
+    }
+}
+
+/// What /etc/greway/greway.toml says of the daemon. A file that is wrong is no reason to carry no tunnels; but then
+/// nobody knows whether strangers are to be answered, and they are not.
+fn options() -> Options {
+    match Settings::read() {
+        Ok(settings) => Options { port_unreachable: settings.daemon.port_unreachable, doubt: None },
+        Err(error) => Options {
+            port_unreachable: false,
+            doubt: Some(format!(
+                "{}: the daemon goes on without its settings, and does not answer packets that match no tunnel",
+                crate::sentence(&error)
+            )),
+        },
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use greway_dialects::iproute2::{self, Verb};
-use greway_inspect::{CaptureWriter, Inspection};
+use greway_inspect::{CaptureWriter, Inspection, Payload, Timestamp};
 use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::output;
@@ -45,6 +45,7 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let mut writer = args.write.as_deref().map(|out| create(out, &args.file)).transpose()?;
     let mut progress = Progress::new(&args.file, read);
     let mut tally = Tally::default();
+    let mut last = None;
     let end = loop {
         let found = match inspection.next_packet() {
             Ok(Some(found)) => found,
@@ -62,12 +63,10 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         if written.is_err() {
             return Ok(ExitCode::SUCCESS);
         }
-        if let (Some((writer, out)), Some((protocol_type, bytes))) = (&mut writer, &found.payload) {
-            writer
-                .write(found.time, *protocol_type, bytes)
-                .with_context(|| format!("cannot write {}", out.display()))?;
-        }
+        last = found.time;
+        write(&mut writer, last, &found.payloads)?;
     };
+    write(&mut writer, last, &inspection.rest())?;
     progress.end();
     if let Some((writer, out)) = writer {
         let count = writer.written();
@@ -79,6 +78,16 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     }
     end.with_context(|| shown)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes decapsulated packets, where that was asked for.
+fn write(to: &mut Option<Output>, time: Option<Timestamp>, payloads: &[Payload]) -> anyhow::Result<()> {
+    let Some((writer, out)) = to else { return Ok(()) };
+    for (protocol_type, bytes) in payloads {
+        let written = writer.write(time, *protocol_type, bytes);
+        written.with_context(|| format!("cannot write {}", out.display()))?;
+    }
+    Ok(())
 }
 
 /// The tunnel in question. Its name does not matter here.
@@ -107,7 +116,10 @@ fn open(path: &Path) -> anyhow::Result<(Source, Arc<AtomicU64>)> {
     Ok((Box::new(Counted { source, read: Arc::clone(&read) }), read))
 }
 
-fn create(out: &Path, from: &Path) -> anyhow::Result<(CaptureWriter<BufWriter<File>>, PathBuf)> {
+/// A capture being written, and where.
+type Output = (CaptureWriter<BufWriter<File>>, PathBuf);
+
+fn create(out: &Path, from: &Path) -> anyhow::Result<Output> {
     let same = |path: &Path| std::fs::canonicalize(path).ok();
     if same(out).is_some_and(|out| same(from) == Some(out)) {
         bail!("--write {}: that is the capture being read; name another file", out.display());

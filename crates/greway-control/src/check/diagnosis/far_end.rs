@@ -1,7 +1,7 @@
 //! The far end: silent, or out of reach for GRE. Told only of a tunnel that sends, to which nothing comes back,
 //! and whose silence nothing on this host explains.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::{
     checksum, device, ends, input_rules, ipsec, key, local, output_rules, route, sequence,
@@ -12,13 +12,16 @@ use crate::check::shell::word;
 use crate::check::{Facts, Finding, Outcome};
 
 const UNREACHABLE: u8 = 3;
+/// The same of ICMPv6, and its parameter problem, whose code 1 is "unrecognized next header" (RFC 4443 §3).
+const V6_UNREACHABLE: u8 = 1;
+const V6_PARAMETER_PROBLEM: u8 = 4;
 /// No command on either end cures what is between them.
 const ASK: &str =
     "whoever runs that hop, or the cloud's security group there, has to let IP protocol 47 pass";
 
 pub(super) fn find(facts: &Facts) -> Outcome {
     let Some((_, remote)) = facts.ends() else {
-        return Outcome::NotLooked("only looked at for tunnels over IPv4 with one remote".to_owned());
+        return Outcome::NotLooked(super::ONE_FAR_END.to_owned());
     };
     if facts.tunnel().is_none() {
         return Outcome::NotLooked("the tunnel is not carried".to_owned());
@@ -92,7 +95,7 @@ pub(super) fn find(facts: &Facts) -> Outcome {
             return Some(mirrored.into_iter().fold(finding, Finding::cure_far)).into();
         }
     };
-    let way = way(trace);
+    let way = way(trace, remote);
     if let Some((last, beyond)) = ends_on_the_way {
         let last = last
             .map_or_else(|| "nobody on the way, not even the first hop".to_owned(), |last| last.to_string());
@@ -114,63 +117,90 @@ pub(super) fn find(facts: &Facts) -> Outcome {
     };
     let finding = Finding::stops("far-end-silent", sentence).seen(silence).seen(way);
     let finding = mirrored.into_iter().fold(finding, Finding::cure_far);
-    Some(finding.cure_far(format!("iptables -I INPUT -p gre -s {} -j ACCEPT", shown(facts.source_v4()))))
-        .into()
+    let program = if remote.is_ipv6() { "ip6tables" } else { "iptables" };
+    Some(finding.cure_far(format!("{program} -I INPUT -p gre -s {} -j ACCEPT", shown(facts.source())))).into()
 }
 
-fn shown(own: Option<Ipv4Addr>) -> String {
+fn shown(own: Option<IpAddr>) -> String {
     own.map_or_else(|| "THIS-HOST".to_owned(), |own| own.to_string())
 }
 
 /// The commands that make the tunnel at the far end, ends swapped.
-fn mirrored(facts: &Facts, remote: Ipv4Addr) -> Vec<String> {
+fn mirrored(facts: &Facts, remote: IpAddr) -> Vec<String> {
     let spec = &facts.spec;
     let name = word(spec.name.as_str());
-    let own = shown(facts.source_v4());
+    let own = shown(facts.source());
     let words = facts::words([spec.okey, spec.ikey], [spec.ocsum, spec.icsum], [spec.oseq, spec.iseq]);
-    vec![
-        format!("ip tunnel add {name} mode {} remote {own} local {remote}{words}", spec.mode.word()),
-        format!("ip link set {name} up"),
-    ]
+    let mode = spec.mode.word();
+    let add = match (spec.mode.is_ethernet(), spec.mode.over_ipv6()) {
+        (true, _) => format!("ip link add {name} type {mode}"),
+        (false, true) => format!("ip -6 tunnel add {name} mode {mode}"),
+        (false, false) => format!("ip tunnel add {name} mode {mode}"),
+    };
+    vec![format!("{add} remote {own} local {remote}{words}"), format!("ip link set {name} up")]
 }
 
 /// What an ICMP error about our GRE says.
-fn told(facts: &Facts, error: &OuterError, remote: Ipv4Addr) -> Option<Finding> {
+fn told(facts: &Facts, error: &OuterError, remote: IpAddr) -> Option<Finding> {
     let OuterError { from, kind, code, .. } = *error;
-    if kind != UNREACHABLE {
-        return None;
-    }
     let key = facts.spec.okey.map_or_else(|| "no key".to_owned(), |key| format!("key {key}"));
-    let finding = match code {
-        2 if from == remote => Finding::stops(
+    let filtered = |how: &str| {
+        let sentence = format!("GRE (protocol 47) is {how} on the way to {remote}, by {from}");
+        Finding::stops("protocol-47-filtered", sentence)
+    };
+    let finding = match Said::of(remote, kind, code)? {
+        Said::NoProtocol if from == remote => Finding::stops(
             "far-end-no-gre",
             format!("the far end {remote} takes no GRE: no tunnel is up there"),
         ),
-        3 if from == remote => Finding::stops(
+        Said::NoPort if from == remote => Finding::stops(
             "far-end-no-tunnel",
             format!("the far end {remote} has GRE, and no tunnel with these ends and {key}"),
         ),
-        0 | 1 | 5..=8 | 11 | 12 => {
+        Said::NoWay => {
             Finding::stops("far-end-unreachable", format!("{from} says that {remote} cannot be reached"))
         }
-        9 | 10 | 13 => Finding::stops(
-            "protocol-47-filtered",
-            format!("GRE (protocol 47) is filtered on the way to {remote}, by {from}"),
-        ),
-        // Said by a firewall's REJECT on the way.
-        2 | 3 => Finding::stops(
-            "protocol-47-filtered",
-            format!("GRE (protocol 47) is refused on the way to {remote}, by {from}"),
-        ),
-        _ => return None,
+        Said::Forbidden => filtered("filtered"),
+        // By a firewall's REJECT on the way.
+        Said::NoProtocol | Said::NoPort => filtered("refused"),
     };
-    let finding = finding.seen(format!("{from} answered GRE with ICMP type {kind} code {code}"));
+    let icmp = if remote.is_ipv6() { "ICMPv6" } else { "ICMP" };
+    let finding = finding.seen(format!("{from} answered GRE with {icmp} type {kind} code {code}"));
     Some(if finding.id == "protocol-47-filtered" { finding.seen(ASK) } else { finding })
 }
 
+/// What an ICMP error comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    /// The protocol is not known there.
+    NoProtocol,
+    /// What the kernel's GRE says where it has no such tunnel.
+    NoPort,
+    /// There is no way, or nobody.
+    NoWay,
+    /// It is not allowed.
+    Forbidden,
+}
+
+impl Said {
+    /// By the types and codes of RFC 792 and 1812, or of RFC 4443.
+    fn of(remote: IpAddr, kind: u8, code: u8) -> Option<Self> {
+        Some(match (remote.is_ipv6(), kind, code) {
+            (false, UNREACHABLE, 2) | (true, V6_PARAMETER_PROBLEM, 1) => Self::NoProtocol,
+            (false, UNREACHABLE, 3) | (true, V6_UNREACHABLE, 4) => Self::NoPort,
+            (false, UNREACHABLE, 0 | 1 | 5..=8 | 11 | 12) | (true, V6_UNREACHABLE, 0 | 2 | 3) => Self::NoWay,
+            (false, UNREACHABLE, 9 | 10 | 13) | (true, V6_UNREACHABLE, 1 | 5 | 6) => Self::Forbidden,
+            _ => return None,
+        })
+    }
+}
+
 /// The last hop that answers GRE, and the first behind it that answers ICMP only. The remote itself does not
-/// count: a tunnel's end says nothing to GRE.
-fn filtered(trace: &Trace, remote: Ipv4Addr) -> Option<(Option<Ipv4Addr>, Ipv4Addr)> {
+/// count: a tunnel's end says nothing to GRE. Over IPv6 no GRE asks.
+fn filtered(trace: &Trace, remote: IpAddr) -> Option<(Option<IpAddr>, IpAddr)> {
+    if remote.is_ipv6() {
+        return None;
+    }
     let between = trace.hops.iter().take_while(|hop| hop.icmp != Some(remote)).collect::<Vec<_>>();
     let last = between.iter().rposition(|hop| hop.gre.is_some());
     let behind = between.get(last.map_or(0, |last| last + 1)..)?;
@@ -179,11 +209,12 @@ fn filtered(trace: &Trace, remote: Ipv4Addr) -> Option<(Option<Ipv4Addr>, Ipv4Ad
 }
 
 /// The way, hop by hop.
-fn way(trace: &Trace) -> String {
+fn way(trace: &Trace, remote: IpAddr) -> String {
     let address =
-        |address: Option<Ipv4Addr>| address.map_or_else(|| "*".to_owned(), |address| address.to_string());
-    let hop = |(number, hop): (usize, &Hop)| {
-        format!("{number}: ICMP {}, GRE {}", address(hop.icmp), address(hop.gre))
+        |address: Option<IpAddr>| address.map_or_else(|| "*".to_owned(), |address| address.to_string());
+    let hop = |(number, hop): (usize, &Hop)| match remote {
+        IpAddr::V4(_) => format!("{number}: ICMP {}, GRE {}", address(hop.icmp), address(hop.gre)),
+        IpAddr::V6(_) => format!("{number}: ICMPv6 {}", address(hop.icmp)),
     };
     let hops = (1..).zip(&trace.hops).map(hop).collect::<Vec<_>>();
     format!("hops: {}", hops.join("; "))
@@ -193,10 +224,16 @@ fn way(trace: &Trace) -> String {
 mod tests {
     use super::*;
 
-    const REMOTE: Ipv4Addr = Ipv4Addr::new(100, 0, 2, 100);
+    use std::net::Ipv4Addr;
+
+    const REMOTE: IpAddr = IpAddr::V4(Ipv4Addr::new(100, 0, 2, 100));
+
+    fn hop(last: u8) -> IpAddr {
+        Ipv4Addr::new(100, 0, 2, last).into()
+    }
 
     fn trace(hops: &[(Option<u8>, Option<u8>)]) -> Trace {
-        let address = |last: Option<u8>| last.map(|last| Ipv4Addr::new(100, 0, 2, last));
+        let address = |last: Option<u8>| last.map(hop);
         let hops = hops.iter().map(|(icmp, gre)| Hop { icmp: address(*icmp), gre: address(*gre) });
         Trace { remote_answers: true, hops: hops.collect(), refused: false }
     }
@@ -204,9 +241,9 @@ mod tests {
     #[test]
     fn a_hop_that_answers_icmp_alone_is_where_gre_ends() {
         let found = filtered(&trace(&[(Some(1), Some(1)), (Some(2), None), (Some(100), None)]), REMOTE);
-        assert_eq!(found, Some((Some(Ipv4Addr::new(100, 0, 2, 1)), Ipv4Addr::new(100, 0, 2, 2))));
+        assert_eq!(found, Some((Some(hop(1)), hop(2))));
         let first = filtered(&trace(&[(Some(1), None), (Some(100), None)]), REMOTE);
-        assert_eq!(first, Some((None, Ipv4Addr::new(100, 0, 2, 1))));
+        assert_eq!(first, Some((None, hop(1))));
     }
 
     #[test]

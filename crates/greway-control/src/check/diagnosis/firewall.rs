@@ -29,7 +29,7 @@ pub(super) fn cure(ruleset: &Ruleset, place: &Place, wanted: Wanted<'_>) -> Vec<
         return ufw_words(wanted);
     }
     let is_xtables = place.legacy
-        || (place.table.family == Family::Ip
+        || (matches!(place.table.family, Family::Ip | Family::Ip6)
             && matches!(place.table.name.as_str(), "filter" | "mangle" | "raw" | "security")
             && place.base.chars().all(|letter| letter.is_ascii_uppercase()));
     if is_xtables { xtables(ruleset, place, wanted) } else { nft(place, wanted) }
@@ -38,9 +38,12 @@ pub(super) fn cure(ruleset: &Ruleset, place: &Place, wanted: Wanted<'_>) -> Vec<
 fn firewalld(wanted: Wanted<'_>) -> Vec<String> {
     let first = match wanted {
         Wanted::In(_) => "firewall-cmd --permanent --add-protocol=gre".to_owned(),
-        Wanted::Out(remote) => format!(
-            "firewall-cmd --permanent --direct --add-rule ipv4 filter OUTPUT 0 -p gre -d {remote} -j ACCEPT"
-        ),
+        Wanted::Out(remote) => {
+            let family = if is_ipv6(remote) { "ipv6" } else { "ipv4" };
+            format!(
+                "firewall-cmd --permanent --direct --add-rule {family} filter OUTPUT 0 -p gre -d {remote} -j ACCEPT"
+            )
+        }
         Wanted::Through(tunnel) => {
             format!("firewall-cmd --permanent --zone=trusted --add-interface={}", word(tunnel))
         }
@@ -60,7 +63,11 @@ fn ufw_words(wanted: Wanted<'_>) -> Vec<String> {
 }
 
 fn xtables(ruleset: &Ruleset, place: &Place, wanted: Wanted<'_>) -> Vec<String> {
-    let program = if place.legacy { "iptables-legacy" } else { "iptables" };
+    let program = match (place.legacy, place.table.family) {
+        (true, _) => "iptables-legacy",
+        (false, Family::Ip6) => "ip6tables",
+        (false, _) => "iptables",
+    };
     let table = match place.table.name.as_str() {
         "filter" => String::new(),
         other => format!(" -t {other}"),
@@ -79,13 +86,23 @@ fn xtables(ruleset: &Ruleset, place: &Place, wanted: Wanted<'_>) -> Vec<String> 
     }
 }
 
+/// Whether this is the text of an IPv6 address.
+fn is_ipv6(address: &str) -> bool {
+    address.contains(':')
+}
+
+/// The word of nft for the header that has this address.
+fn header(address: &str) -> &'static str {
+    if is_ipv6(address) { "ip6" } else { "ip" }
+}
+
 fn nft(place: &Place, wanted: Wanted<'_>) -> Vec<String> {
     let family = place.table.family;
     let (table, chain) = (word(&place.table.name), word(&place.base));
     let insert = |matches: String| format!("nft insert rule {family} {table} {chain} {matches} accept");
     match wanted {
-        Wanted::In(remote) => vec![insert(format!("ip saddr {remote} meta l4proto gre"))],
-        Wanted::Out(remote) => vec![insert(format!("ip daddr {remote} meta l4proto gre"))],
+        Wanted::In(remote) => vec![insert(format!("{} saddr {remote} meta l4proto gre", header(remote)))],
+        Wanted::Out(remote) => vec![insert(format!("{} daddr {remote} meta l4proto gre", header(remote)))],
         Wanted::Through(tunnel) => {
             let tunnel = nft_name(tunnel);
             vec![insert(format!("iifname {tunnel}")), insert(format!("oifname {tunnel}"))]
@@ -129,6 +146,13 @@ mod tests {
             cure(&none, &legacy, input),
             ["iptables-legacy -t mangle -I PREROUTING -p gre -s 100.0.2.100 -j ACCEPT"]
         );
+        let six = Wanted::Out("fd00:47::2");
+        assert_eq!(
+            cure(&none, &place(Family::Inet, "filter", "out", false), six),
+            ["nft insert rule inet filter out ip6 daddr fd00:47::2 meta l4proto gre accept"]
+        );
+        let ip6tables = place(Family::Ip6, "filter", "OUTPUT", false);
+        assert_eq!(cure(&none, &ip6tables, six), ["ip6tables -I OUTPUT -p gre -d fd00:47::2 -j ACCEPT"]);
         let ufw = chain(&xtables, "ufw-before-input");
         assert_eq!(cure(&ufw, &xtables, input), ["ufw allow proto gre from 100.0.2.100"]);
         let firewalld = place(Family::Inet, "firewalld", "filter_INPUT", false);

@@ -130,5 +130,5 @@ fn packet<'a>(
     output: InDevice<'a>,
     state: State,
 ) -> Packet<'a> {
-    Packet { protocol: 1, source, destination, input, output, state }
+    Packet { protocol: 1, source: source.into(), destination: destination.into(), input, output, state }
 }

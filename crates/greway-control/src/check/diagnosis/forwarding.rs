@@ -81,8 +81,8 @@ fn translated(facts: &Facts) -> Option<String> {
     behind(facts).into_iter().find_map(|(device, own)| {
         let packet = Packet {
             protocol: 1,
-            source: peer,
-            destination: sample(own)?,
+            source: peer.into(),
+            destination: sample(own)?.into(),
             input: InDevice::None,
             output: InDevice::Known(&device.name, device.index),
             state: State::New,

@@ -13,7 +13,7 @@ use crate::check::{Facts, Finding, Outcome};
 
 pub(super) fn find(facts: &Facts) -> Outcome {
     let Some((_, remote)) = facts.ends() else {
-        return Outcome::NotLooked("only looked at for tunnels over IPv4 with one remote".to_owned());
+        return Outcome::NotLooked(super::ONE_FAR_END.to_owned());
     };
     // Who passes by the firewall is not hindered by it.
     let by_packet_socket = facts.tunnel().is_some_and(|tunnel| {
@@ -28,7 +28,7 @@ pub(super) fn find(facts: &Facts) -> Outcome {
     let lost =
         arrived.is_some_and(|packet| packet.count > 0) && facts.tunnel().is_some() && took_nothing(facts);
     let way = facts.host.free_way.as_ref();
-    let Some(destination) = facts.source_v4() else {
+    let Some(destination) = facts.source() else {
         return Outcome::NotLooked("there is no way to the remote".to_owned());
     };
     let index = arrived.map(|packet| packet.ifindex).or_else(|| way.map(|way| way.ifindex));
@@ -40,10 +40,10 @@ pub(super) fn find(facts: &Facts) -> Outcome {
         )),
         _ => finding,
     };
-    let ruleset = match &facts.host.ruleset {
+    let ruleset = match facts.host.ruleset_for(remote) {
         Ok(ruleset) => ruleset,
-        Err(reason) if lost => return Some(on_wire(base(remote)).seen(reason.clone())).into(),
-        Err(reason) => return Outcome::NotLooked(reason.clone()),
+        Err(reason) if lost => return Some(on_wire(base(remote)).seen(reason)).into(),
+        Err(reason) => return Outcome::NotLooked(reason),
     };
     let packet = |state| Packet {
         protocol: 47,
@@ -98,7 +98,7 @@ pub(super) fn find(facts: &Facts) -> Outcome {
     }
 }
 
-fn base(remote: std::net::Ipv4Addr) -> Finding {
+fn base(remote: IpAddr) -> Finding {
     Finding::stops("input-drops-gre", format!("this host's firewall does not let GRE of {remote} in"))
 }
 
@@ -106,8 +106,7 @@ fn base(remote: std::net::Ipv4Addr) -> Finding {
 fn arrived(facts: &Facts) -> Option<&WirePacket> {
     let wire = facts.probes.wire.as_ref().ok()?;
     let ours = |packet: &&WirePacket| {
-        packet.key == facts.spec.ikey
-            && facts.spec.local.is_none_or(|local| local == IpAddr::V4(packet.destination))
+        packet.key == facts.spec.ikey && facts.spec.local.is_none_or(|local| local == packet.destination)
     };
     wire.packets.iter().filter(ours).max_by_key(|packet| packet.count)
 }

@@ -9,7 +9,11 @@ pub(super) fn find(facts: &Facts) -> Outcome {
     let spec = &facts.spec;
     let same = kernel.tunnels.iter().filter(|tunnel| {
         let local = tunnel.local.is_none() || spec.local.is_none() || tunnel.local == spec.local;
-        tunnel.remote.is_some() && tunnel.remote == spec.remote && local && tunnel.ikey == spec.ikey
+        // Ethernet tunnels and others have tables of their own (linux net/ipv4/ip_gre.c `ipgre_rcv`), and the device
+        // that comes with the module has neither ends nor key.
+        let made = tunnel.remote.is_some() || tunnel.local.is_some() || tunnel.ikey.is_some();
+        let kind = tunnel.kind == spec.mode.word();
+        kind && made && tunnel.remote == spec.remote && local && tunnel.ikey == spec.ikey
     });
     let mut findings = same
         .map(|tunnel| {
@@ -24,16 +28,20 @@ pub(super) fn find(facts: &Facts) -> Outcome {
             .cure(format!("ip link del {}", word(&tunnel.name)))
         })
         .collect::<Vec<_>>();
+    let (module, is_there) = match spec.mode.over_ipv6() {
+        true => ("ip6_gre", kernel.module_v6),
+        false => ("ip_gre", kernel.module),
+    };
     let others = kernel.tunnels.iter().filter(|tunnel| tunnel.remote.is_some()).count();
-    if kernel.module && findings.is_empty() && others == 0 {
+    if is_there && findings.is_empty() && others == 0 {
         findings.push(
             Finding::note(
                 "module-ip-gre",
                 "the kernel's GRE module is loaded and serves no tunnel: it tells peers of greway's tunnels that \
                  there is none",
             )
-            .seen("/sys/module/ip_gre is there")
-            .cure("modprobe -r ip_gre"),
+            .seen(format!("/sys/module/{module} is there"))
+            .cure(format!("modprobe -r {module}")),
         );
     }
     Outcome::of(findings)
@@ -65,7 +73,19 @@ mod tests {
         Arc::make_mut(&mut facts.host.kernel_gre).tunnels =
             vec![tunnel("10.0.0.3", None), tunnel("10.0.0.2", Some(7))];
         assert_eq!(ids(find(&facts)), [""; 0]);
+        // An Ethernet tunnel takes other packets.
+        let gretap = KernelTunnel { kind: "gretap".to_owned(), ..tunnel("10.0.0.2", None) };
+        Arc::make_mut(&mut facts.host.kernel_gre).tunnels.push(gretap);
+        assert_eq!(ids(find(&facts)), [""; 0]);
         Arc::make_mut(&mut facts.host.kernel_gre).tunnels.push(tunnel("10.0.0.2", None));
+        assert_eq!(ids(find(&facts)), ["kernel-tunnel"]);
+        // Without a remote it is one with a local address or a key: the module's own device has neither.
+        facts.spec.remote = None;
+        let any = |ikey| KernelTunnel { remote: None, ..tunnel("10.0.0.2", ikey) };
+        Arc::make_mut(&mut facts.host.kernel_gre).tunnels = vec![any(None)];
+        assert_eq!(ids(find(&facts)), ["module-ip-gre"]);
+        facts.spec.ikey = Some(7);
+        Arc::make_mut(&mut facts.host.kernel_gre).tunnels.push(any(Some(7)));
         assert_eq!(ids(find(&facts)), ["kernel-tunnel"]);
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn find(facts: &Facts) -> Outcome {
         return Outcome::NotLooked("the tunnel is not carried".to_owned());
     };
     let Some((local, remote)) = facts.ends() else {
-        return Outcome::NotLooked("only looked at for tunnels over IPv4 with one remote".to_owned());
+        return Outcome::NotLooked(super::ONE_FAR_END.to_owned());
     };
     // A far end that is heard by this tunnel may have others to this host, which are not configured here.
     if facts.is_alive() {
@@ -45,15 +45,13 @@ pub(super) fn find(facts: &Facts) -> Outcome {
     }
     if let Ok(wire) = &facts.probes.wire {
         for packet in &wire.packets {
-            let seen = Sent { destination: packet.destination.into(), key: packet.key };
+            let seen = Sent { destination: packet.destination, key: packet.key };
             if !sent.iter().any(|(known, _)| *known == seen) {
                 sent.push((seen, u64::from(packet.count)));
             }
         }
     }
-    let ours = |sent: &Sent| {
-        sent.key == spec.ikey && local.is_none_or(|local| sent.destination == IpAddr::V4(local))
-    };
+    let ours = |sent: &Sent| sent.key == spec.ikey && local.is_none_or(|local| sent.destination == local);
     if sent.iter().any(|(sent, _)| ours(sent)) {
         return Outcome::Fine;
     }

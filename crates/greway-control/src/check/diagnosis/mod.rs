@@ -32,6 +32,9 @@ pub mod way_back;
 
 use super::{Facts, Outcome};
 
+/// Why nothing is said about a far end of a tunnel that has many.
+const ONE_FAR_END: &str = "the tunnel has no one far end: its remote is any, or a group";
+
 /// One diagnosis.
 #[derive(Clone, Copy, Debug)]
 pub struct Diagnosis {
@@ -114,7 +117,10 @@ pub(super) mod tests {
             counters: Counters { sent_packets: 3, ..Counters::default() },
             last_received_seconds: None,
             last_sent_seconds: None,
+            sequence: None,
             drops: Vec::new(),
+            icmp_errors: Vec::new(),
+            unreachable_told: 0,
             peer: None,
             notes: Vec::new(),
             findings: Vec::new(),
@@ -134,6 +140,7 @@ pub(super) mod tests {
                 reverse_path: Arc::default(),
                 ruleset: Ok(Arc::default()),
                 ipsec: Ok(Default::default()),
+                ip6tables_legacy: false,
                 kernel_gre: Arc::default(),
                 connections: Ok(Arc::default()),
             },

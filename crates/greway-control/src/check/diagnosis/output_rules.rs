@@ -10,7 +10,7 @@ use crate::check::{Facts, Finding, Outcome};
 
 pub(super) fn find(facts: &Facts) -> Outcome {
     let Some((_, remote)) = facts.ends() else {
-        return Outcome::NotLooked("only looked at for tunnels over IPv4 with one remote".to_owned());
+        return Outcome::NotLooked(super::ONE_FAR_END.to_owned());
     };
     // What a policy of IPsec refuses, the kernel refuses with the same word.
     if facts.host.ipsec.as_ref().is_ok_and(|ipsec| !ipsec.policies.is_empty())
@@ -21,16 +21,16 @@ pub(super) fn find(facts: &Facts) -> Outcome {
     let refused = facts.probes.trace.as_ref().is_ok_and(|trace| trace.refused);
     let (total, now) = facts.drops("firewall-refused");
     let measured = refused || now > 0 || (total > 0 && !facts.was_heard());
-    let ruleset = match &facts.host.ruleset {
+    let ruleset = match facts.host.ruleset_for(remote) {
         Ok(ruleset) => ruleset,
         Err(reason) if measured => {
-            return Some(base(remote.into()).seen(evidence(total, now)).seen(reason.clone())).into();
+            return Some(base(remote).seen(evidence(total, now)).seen(reason)).into();
         }
-        Err(reason) => return Outcome::NotLooked(reason.clone()),
+        Err(reason) => return Outcome::NotLooked(reason),
     };
     let way = facts.host.free_way.as_ref();
     let out = way.and_then(|way| facts.host.device_by_index(way.ifindex));
-    let (Some(out), Some(source)) = (out, facts.source_v4()) else {
+    let (Some(out), Some(source)) = (out, facts.source()) else {
         return Outcome::NotLooked("there is no way to the remote".to_owned());
     };
     let packet = |state| Packet {
@@ -54,11 +54,11 @@ pub(super) fn find(facts: &Facts) -> Outcome {
             };
         }
         (Fate::Accepted, true) => {
-            return Some(base(remote.into()).seen(evidence(total, now)).cure("nft list ruleset")).into();
+            return Some(base(remote).seen(evidence(total, now)).cure("nft list ruleset")).into();
         }
         (Fate::Accepted, false) => return Outcome::Fine,
     };
-    let mut finding = base(remote.into()).seen(place.to_string());
+    let mut finding = base(remote).seen(place.to_string());
     if measured {
         finding = finding.seen(evidence(total, now));
     }

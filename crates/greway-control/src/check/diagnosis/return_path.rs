@@ -64,7 +64,7 @@ pub(super) fn find(facts: &Facts) -> Outcome {
 
 /// Whether a rule of now translates what goes from the peer to a host behind this one.
 fn is_translated(facts: &Facts, peer: IpAddr, destination: IpAddr) -> bool {
-    let (Ok(ruleset), IpAddr::V4(source), IpAddr::V4(to)) = (&facts.host.ruleset, peer, destination) else {
+    let (Ok(ruleset), IpAddr::V4(_), IpAddr::V4(_)) = (&facts.host.ruleset, peer, destination) else {
         return false;
     };
     let leads = |device: &&crate::check::facts::Device| {
@@ -77,6 +77,6 @@ fn is_translated(facts: &Facts, peer: IpAddr, destination: IpAddr) -> bool {
         .find(leads)
         .map_or(InDevice::Unknown, |device| InDevice::Known(&device.name, device.index));
     let packet =
-        Packet { protocol: 1, source, destination: to, input: InDevice::None, output, state: State::New };
+        Packet { protocol: 1, source: peer, destination, input: InDevice::None, output, state: State::New };
     ruleset.translates_source(&packet) == Some(true)
 }

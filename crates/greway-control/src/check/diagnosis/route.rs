@@ -1,5 +1,7 @@
 //! The way to the remote: there must be one, and not through the tunnel itself.
 
+use std::net::IpAddr;
+
 use greway_netlink::RouteKind;
 
 use crate::check::facts::Device;
@@ -20,7 +22,7 @@ pub(super) fn find(facts: &Facts) -> Outcome {
         Err(reason) => Err(reason),
     };
     // With a device that is down its routes are gone, and asked for by name it is an error of the kernel's.
-    let leads = way.is_ok_and(|way| matches!(way.kind, RouteKind::Unicast | RouteKind::Local));
+    let leads = way.is_ok_and(|way| passes(way.kind, remote));
     if let Some(out) = underlay(facts).filter(|out| !leads && !out.up) {
         return Some(
             Finding::stops(
@@ -53,7 +55,7 @@ pub(super) fn find(facts: &Facts) -> Outcome {
         .into();
     }
     let (what, cure) = match way.kind {
-        RouteKind::Unicast | RouteKind::Local => return Outcome::Fine,
+        kind if passes(kind, remote) => return Outcome::Fine,
         RouteKind::Blackhole => ("a blackhole route", format!("ip route del blackhole {remote}/{prefix}")),
         RouteKind::Prohibit => ("a prohibiting route", format!("ip route del prohibit {remote}/{prefix}")),
         _ => ("no route", cure),
@@ -64,6 +66,15 @@ pub(super) fn find(facts: &Facts) -> Outcome {
             .cure(cure),
     )
     .into()
+}
+
+/// Whether GRE goes out by a route of this kind.
+fn passes(kind: RouteKind, remote: IpAddr) -> bool {
+    match kind {
+        RouteKind::Unicast | RouteKind::Local => true,
+        RouteKind::Multicast => remote.is_multicast(),
+        _ => false,
+    }
 }
 
 /// The device that the tunnel is to leave by: its `dev`, or the one that has its `local`.

@@ -29,9 +29,7 @@ pub(super) fn find(facts: &Facts) -> Outcome {
     }
     // Whatever comes out of the tunnel with our own source address was sent by another that has it.
     if let Ok(wire) = &facts.probes.wire {
-        let own = |packet: &&super::super::facts::WirePacket| {
-            packet.inner_source.is_some_and(|source| peer.own.local == std::net::IpAddr::V4(source))
-        };
+        let own = |packet: &&super::super::facts::WirePacket| packet.inner_source == Some(peer.own.local);
         if let Some(packet) = wire.packets.iter().find(own) {
             let evidence = format!("{} packets from {} came out of the tunnel", packet.count, peer.own.local);
             return Some(finding(evidence)).into();

@@ -4,12 +4,16 @@ use crate::check::shell;
 use crate::check::{Facts, Finding, Outcome};
 
 pub(super) fn find(facts: &Facts) -> Outcome {
+    if facts.spec.mode.over_ipv6() {
+        // There is no rp_filter of IPv6.
+        return Outcome::Fine;
+    }
     let wire = match &facts.probes.wire {
         Ok(wire) => wire,
         Err(reason) => return Outcome::NotLooked(reason.clone()),
     };
     let Some((_, remote)) = facts.ends() else {
-        return Outcome::NotLooked("only looked at for tunnels over IPv4 with one remote".to_owned());
+        return Outcome::NotLooked(super::ONE_FAR_END.to_owned());
     };
     let leads = facts.host.free_way.as_ref().map(|way| way.ifindex);
     let wrong = wire.packets.iter().find_map(|packet| {

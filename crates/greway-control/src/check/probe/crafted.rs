@@ -57,20 +57,22 @@ enum Crafted {
 }
 
 impl Crafted {
-    fn open(
-        spec: &TunnelSpec,
-        ends: (Option<Ipv4Addr>, Ipv4Addr),
-        host: &HostFacts,
-        device: &Device,
-    ) -> Seen<Self> {
+    fn open(spec: &TunnelSpec, host: &HostFacts, device: &Device) -> Seen<Self> {
         // A tunnel that takes its hops from what is inside would give the outer packet none either.
         let on_link = host.way.as_ref().is_ok_and(|way| way.as_ref().is_some_and(|way| way.via.is_none()));
-        match (spec.ttl != Ttl::Inherit || on_link, spec.oseq) {
-            (true, _) => Ok(Self::Overlay(Overlay::open(device)?)),
-            (false, false) => Ok(Self::Beside(Sender::open(spec, ends.0, ends.1)?)),
-            (false, true) => Err("this tunnel numbers its packets and takes their hops from what is inside \
+        match (spec.ttl != Ttl::Inherit || on_link, spec.oseq, spec.ipv4_ends()) {
+            (true, ..) => Ok(Self::Overlay(Overlay::open(device)?)),
+            (false, false, Some((local, remote))) => Ok(Self::Beside(Sender::open(spec, local, remote)?)),
+            (false, false, None) => {
+                Err("this tunnel is over IPv6 and takes its hops from what is inside (hoplimit \
+                                         inherit): a packet with no hops left would not reach the far end"
+                    .to_owned())
+            }
+            (false, true, _) => {
+                Err("this tunnel numbers its packets and takes their hops from what is inside \
                                   (ttl inherit): a packet with no hops left would not reach the far end"
-                .to_owned()),
+                    .to_owned())
+            }
         }
     }
 
@@ -108,7 +110,6 @@ pub(super) fn twin(device: &Device, peer: &InnerPeer, listener: &mut Listener) -
 /// Asks whether the far end hands on what is for the networks behind it: with no hop left it has to say so.
 pub(super) fn onward(
     spec: &TunnelSpec,
-    ends: (Option<Ipv4Addr>, Ipv4Addr),
     host: &HostFacts,
     device: &Device,
     peer: &InnerPeer,
@@ -125,7 +126,7 @@ pub(super) fn onward(
     if questions.is_empty() {
         return Ok(Vec::new());
     }
-    let mut sender = Crafted::open(spec, ends, host, device)?;
+    let mut sender = Crafted::open(spec, host, device)?;
     let id = identifier();
     let answer = |heard: &[Heard], number: usize| {
         heard.iter().find_map(|heard| match heard {

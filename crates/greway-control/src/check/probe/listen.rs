@@ -10,10 +10,11 @@ use greway_linux::batch::{ReceiveBatch, Source};
 use greway_linux::event::{Events, Interest, Poller};
 use greway_linux::filter;
 use greway_linux::packet::{Config, Kind, PacketSocket, Protocol};
+use greway_wire::extension::{self, Chain};
 use greway_wire::gre::{self, GreHeader};
-use greway_wire::icmp::{self, Echo, Quote};
+use greway_wire::icmp::{self, Echo, Quote, QuoteV6};
 use greway_wire::ipv4::Ipv4Header;
-use greway_wire::ipv6;
+use greway_wire::ipv6::{self, Ipv6Header};
 
 use crate::check::deadline::{Deadline, NO_TIME};
 use crate::check::facts::{OuterError, Seen, WirePacket};
@@ -73,8 +74,7 @@ pub(super) enum Heard {
 
 /// The sockets, and what they heard.
 pub(super) struct Listener {
-    tunnel: u32,
-    remote: Ipv4Addr,
+    remote: IpAddr,
     poller: Poller,
     sockets: Vec<PacketSocket>,
     batch: ReceiveBatch,
@@ -91,10 +91,12 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Listens for GRE of `remote` and ICMP everywhere, and for ICMPv6 on the tunnel device.
-    pub(super) fn open(tunnel: u32, remote: Ipv4Addr, deadline: Deadline) -> io::Result<Self> {
+    /// Listens for GRE of `remote` and ICMP everywhere, and for ICMPv6 on the tunnel device, or everywhere where the
+    /// remote is reached over IPv6.
+    pub(super) fn open(tunnel: u32, remote: IpAddr, deadline: Deadline) -> io::Result<Self> {
         let poller = Poller::new()?;
-        let (gre, icmp) = (filter::ip_protocol(gre::PROTOCOL), filter::ip_protocol(icmp::PROTOCOL));
+        let (gre_v4, gre_v6) = (filter::ip_protocol(gre::PROTOCOL), filter::ipv6_protocol(gre::PROTOCOL));
+        let (icmp, icmp_v6) = (filter::ip_protocol(icmp::PROTOCOL), filter::ipv6_protocol(icmp::PROTOCOL_V6));
         // Before tc and the netdev hooks: what arrived, whatever becomes of it.
         let everywhere = Config {
             protocol: Protocol::All,
@@ -103,11 +105,16 @@ impl Listener {
             receive_buffer: Some(1 << 20),
             ..Config::default()
         };
-        let configs = [
-            Config { filter: Some(&gre), ..everywhere },
-            Config { filter: Some(&icmp), ..everywhere },
-            Config { protocol: Protocol::Ethertype(IPV6), ifindex: Some(tunnel), ..everywhere },
-        ];
+        let icmp = Config { filter: Some(&icmp), ..everywhere };
+        let inside_v6 = Config { protocol: Protocol::Ethertype(IPV6), ifindex: Some(tunnel), ..everywhere };
+        let configs = match remote {
+            IpAddr::V4(_) => [Config { filter: Some(&gre_v4), ..everywhere }, icmp, inside_v6],
+            IpAddr::V6(_) => [
+                Config { filter: Some(&gre_v6), ..everywhere },
+                icmp,
+                Config { filter: Some(&icmp_v6), ..everywhere },
+            ],
+        };
         let mut sockets = Vec::new();
         for config in &configs {
             let socket = PacketSocket::open(config).map_err(io::Error::other)?;
@@ -115,7 +122,6 @@ impl Listener {
             sockets.push(socket);
         }
         Ok(Self {
-            tunnel,
             remote,
             poller,
             sockets,
@@ -191,28 +197,32 @@ impl Listener {
                 let end = packet.len().min(usize::from(header.total_length));
                 let Some(payload) = packet.get(header.header_len()..end) else { return };
                 match header.protocol {
-                    gre::PROTOCOL if header.source == self.remote => self.take_gre(&header, payload, ifindex),
+                    gre::PROTOCOL if self.remote == header.source => {
+                        self.take_gre([header.source.into(), header.destination.into()], payload, ifindex);
+                    }
                     icmp::PROTOCOL => self.take_icmp(header.source.into(), payload),
                     _ => {}
                 }
             }
-            Some(6) if ifindex == self.tunnel => self.take_v6(packet),
+            Some(6) => self.take_v6(packet, ifindex),
             _ => {}
         }
     }
 
-    fn take_gre(&mut self, outer: &Ipv4Header<'_>, payload: &[u8], ifindex: u32) {
+    fn take_gre(&mut self, [source, destination]: [IpAddr; 2], payload: &[u8], ifindex: u32) {
         let Ok((header, length)) = GreHeader::parse(payload) else { return };
         let inner = payload.get(length..).unwrap_or_default();
         let inside = (header.protocol_type == IPV4).then(|| Ipv4Header::parse(inner).ok()).flatten();
+        let inside_v6 = || Ipv6Header::parse(inner).ok().map(|inside| inside.source.into());
+        let inside_v6 = (header.protocol_type == IPV6).then(inside_v6).flatten();
         let packet = WirePacket {
-            source: outer.source,
-            destination: outer.destination,
+            source,
+            destination,
             ifindex,
             key: header.key,
             checksum: header.checksum.is_some(),
             sequence: header.sequence_number.is_some(),
-            inner_source: inside.map(|inside| inside.source),
+            inner_source: inside.map(|inside| inside.source.into()).or(inside_v6),
             count: 1,
         };
         let kind = format!("{packet:?}").into_bytes();
@@ -248,10 +258,10 @@ impl Listener {
         let (Some(protocol), Some(length)) = (packet.get(9).copied(), field(2)) else { return };
         let to = packet.get(16..20).and_then(|bytes| bytes.first_chunk::<4>()).copied();
         match (protocol, from) {
-            (gre::PROTOCOL, IpAddr::V4(from)) if to == Some(self.remote.octets()) => {
+            (gre::PROTOCOL, IpAddr::V4(from)) if to.is_some_and(|to| self.remote == IpAddr::from(to)) => {
                 let (kind, code) = (quote.kind, quote.code);
                 self.heard.push(Heard::RefusedGre { from, kind, code, length });
-                let error = OuterError { from, kind, code, mtu: quote.next_hop_mtu };
+                let error = OuterError { from: from.into(), kind, code, mtu: quote.next_hop_mtu.into() };
                 if kind != TIME_EXCEEDED && !self.errors.contains(&error) {
                     self.errors.push(error);
                 }
@@ -266,28 +276,46 @@ impl Listener {
         }
     }
 
-    fn take_v6(&mut self, packet: &[u8]) {
-        let Ok(header) = ipv6::Ipv6Header::parse(packet) else { return };
-        let message = packet.get(ipv6::LEN..).unwrap_or_default();
-        if header.next_header != icmp::PROTOCOL_V6 {
+    fn take_v6(&mut self, packet: &[u8], ifindex: u32) {
+        let Ok(header) = Ipv6Header::parse(packet) else { return };
+        // Short frames are padded.
+        let end = packet.len().min(ipv6::LEN + usize::from(header.payload_length));
+        let Chain::To { protocol, at, .. } = extension::follow(packet) else { return };
+        let Some(payload) = packet.get(at..end) else { return };
+        let source = IpAddr::V6(header.source);
+        match protocol {
+            gre::PROTOCOL if source == self.remote => {
+                self.take_gre([source, header.destination.into()], payload, ifindex);
+            }
+            icmp::PROTOCOL_V6 => self.take_icmp_v6(source, payload),
+            _ => {}
+        }
+    }
+
+    fn take_icmp_v6(&mut self, from: IpAddr, message: &[u8]) {
+        // Length and checksum are the stack's to verify: a merged or padded packet is not ours to judge.
+        if let (Some(129), Some(&[a, b, c, d])) = (message.first(), message.get(4..8)) {
+            let (identifier, sequence) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+            self.heard.push(Heard::Reply { from, identifier, sequence });
             return;
         }
-        let from = IpAddr::V6(header.source);
-        // Length and checksum are the stack's to verify: a merged or padded packet is not ours to judge.
-        match (message.first(), message.get(4..8)) {
-            (Some(129), Some(&[a, b, c, d])) => {
-                let (identifier, sequence) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-                self.heard.push(Heard::Reply { from, identifier, sequence });
-            }
-            (Some(kind @ 1..=4), Some(_)) => {
-                let quoted = message.get(8 + ipv6::LEN..).unwrap_or_default();
-                if let Some(&[a, b, c, d]) = quoted.get(4..8)
-                    && quoted.first() == Some(&128)
-                {
-                    let (kind, code) = (*kind, message.get(1).copied().unwrap_or(0));
-                    let (identifier, sequence) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-                    self.heard.push(Heard::Refused { from, kind, code, identifier, sequence });
+        let Some(QuoteV6 { kind, code, word, packet }) = QuoteV6::parse(message) else { return };
+        let (Ok(quoted), Chain::To { protocol, at, .. }) =
+            (Ipv6Header::parse(packet), extension::follow(packet))
+        else {
+            return;
+        };
+        match (protocol, packet.get(at..at + 8)) {
+            (gre::PROTOCOL, _) if self.remote == quoted.destination => {
+                let mtu = if kind == icmp::V6_PACKET_TOO_BIG { word } else { 0 };
+                let error = OuterError { from, kind, code, mtu };
+                if kind != icmp::V6_TIME_EXCEEDED && !self.errors.contains(&error) {
+                    self.errors.push(error);
                 }
+            }
+            (icmp::PROTOCOL_V6, Some(&[128, _, _, _, a, b, c, d])) => {
+                let (identifier, sequence) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+                self.heard.push(Heard::Refused { from, kind, code, identifier, sequence });
             }
             _ => {}
         }

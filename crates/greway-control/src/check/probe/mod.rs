@@ -68,13 +68,13 @@ pub fn run(plan: &Plan<'_>) -> Probes {
     let Some(device) = host.device(spec.name.as_str()) else {
         return Probes::none("the tunnel has no device here");
     };
-    let Some(ends) = spec.ipv4_ends() else {
-        return Probes::none("only a tunnel over IPv4 to one remote is probed");
+    let Some(remote) = spec.remote.filter(|remote| !remote.is_multicast()) else {
+        return Probes::none("only a tunnel to one remote is probed");
     };
     if plan.deadline.is_over() {
         return Probes::none(NO_TIME);
     }
-    let mut listener = match Listener::open(device.index, ends.1, plan.deadline) {
+    let mut listener = match Listener::open(device.index, remote, plan.deadline) {
         Ok(listener) => listener,
         Err(error) => return Probes::none(&format!("packets cannot be listened to: {error}")),
     };
@@ -102,7 +102,7 @@ pub fn run(plan: &Plan<'_>) -> Probes {
             probes.sizes = listener.in_time(|heard| Inside::new(device, heard).sizes(peer, device.mtu));
             probes.ways_back = listener.in_time(|heard| Inside::new(device, heard).ways_back(host, peer));
             probes.far_forwarding =
-                listener.in_time(|heard| crafted::onward(spec, ends, host, device, peer, heard));
+                listener.in_time(|heard| crafted::onward(spec, host, device, peer, heard));
         } else {
             let silent = if asked { "the inner peer does not answer" } else { NO_TIME };
             probes.sizes = Err(silent.to_owned());
@@ -122,7 +122,7 @@ pub fn run(plan: &Plan<'_>) -> Probes {
         listener.in_time(|heard| Inside::new(device, heard).destination(&netlink, address))
     });
     if !answered {
-        probes.trace = listener.in_time(|heard| outside::trace(spec, ends, heard));
+        probes.trace = listener.in_time(|heard| outside::trace(spec, remote, heard));
     }
     listener.collect(Duration::ZERO, |_| false);
     probes.wire = Ok(Wire { packets: listener.wire.clone(), errors: listener.errors.clone() });

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use greway_linux::batch::{Control, SendStorage, Target};
 use greway_linux::echo::{EchoSocket, Options};
-use greway_linux::raw::RawSocket;
+use greway_linux::raw::{MtuDiscovery, RawSocket};
 use greway_spec::TunnelSpec;
 use greway_wire::gre::{self, GreHeader};
 use greway_wire::icmp;
@@ -39,6 +39,8 @@ impl Sender {
             .map_err(|error| format!("GRE cannot be sent: {error}"))?;
         // What comes back is heard elsewhere.
         socket.set_error_queue(false).map_err(text)?;
+        // The data plane knows by it that an error is about none of its own packets (engine::errors::is_about).
+        socket.set_mtu_discovery(MtuDiscovery::Dont).map_err(text)?;
         if spec.fwmark != 0 {
             socket.set_mark(spec.fwmark).map_err(text)?;
         }
@@ -110,19 +112,15 @@ fn unasked(local: Option<Ipv4Addr>, remote: Ipv4Addr, id: u16, size: usize) -> V
     bytes
 }
 
-/// Who answers at each hop on the way to the remote, to ICMP and to GRE.
-pub(super) fn trace(
-    spec: &TunnelSpec,
-    ends: (Option<Ipv4Addr>, Ipv4Addr),
-    listener: &mut Listener,
-) -> Seen<Trace> {
-    let (local, remote) = ends;
-    let to = IpAddr::V4(remote);
+/// Who answers at each hop on the way to the remote, to ICMP and over IPv4 to GRE. Over IPv6 no GRE asks: without a
+/// DF bit the data plane could not tell an error about it from one about a packet of its own.
+pub(super) fn trace(spec: &TunnelSpec, to: IpAddr, listener: &mut Listener) -> Seen<Trace> {
+    let expired = if to.is_ipv6() { icmp::V6_TIME_EXCEEDED } else { TIME_EXCEEDED };
     let id = identifier();
     for ttl in 1..=MOST_HOPS {
         let options = Options {
             device: spec.dev.as_ref().map(|dev| dev.as_str()),
-            source: local.map(IpAddr::V4),
+            source: spec.local,
             ttl: Some(ttl),
             dont_fragment: false,
         };
@@ -133,12 +131,12 @@ pub(super) fn trace(
     // Until every hop before the remote has answered, or the time is over.
     let icmp_hop = |heard: &[Heard], ttl: u8| {
         heard.iter().find_map(|heard| match heard {
-            Heard::Refused { from: IpAddr::V4(from), kind, identifier, sequence, .. }
-                if *identifier == id && *sequence == u16::from(ttl) && *kind == TIME_EXCEEDED =>
+            Heard::Refused { from, kind, identifier, sequence, .. }
+                if *identifier == id && *sequence == u16::from(ttl) && *kind == expired =>
             {
                 Some(*from)
             }
-            Heard::Reply { from: IpAddr::V4(from), identifier, sequence }
+            Heard::Reply { from, identifier, sequence }
                 if *identifier == id && *sequence == u16::from(ttl) =>
             {
                 Some(*from)
@@ -146,7 +144,7 @@ pub(super) fn trace(
             _ => None,
         })
     };
-    let reached = |heard: &[Heard]| (1..=MOST_HOPS).find(|ttl| icmp_hop(heard, *ttl) == Some(remote));
+    let reached = |heard: &[Heard]| (1..=MOST_HOPS).find(|ttl| icmp_hop(heard, *ttl) == Some(to));
     let whole = |heard: &[Heard]| {
         reached(heard).is_some_and(|end| (1..=end).all(|ttl| icmp_hop(heard, ttl).is_some()))
     };
@@ -155,6 +153,13 @@ pub(super) fn trace(
     let last_known = (1..=MOST_HOPS).rev().find(|ttl| icmp_hop(&listener.heard, *ttl).is_some()).unwrap_or(0);
     let length = reached(&listener.heard).unwrap_or_else(|| (last_known + 1).min(MOST_HOPS));
 
+    let (local, remote) = match (spec.ipv4_ends(), to) {
+        (Some(ends), IpAddr::V4(_)) => ends,
+        _ => {
+            let hop = |ttl| Hop { icmp: icmp_hop(&listener.heard, ttl), gre: None };
+            return Ok(Trace { remote_answers, hops: (1..=length).map(hop).collect(), refused: false });
+        }
+    };
     let mut refused = false;
     let mut sender = Sender::open(spec, local, remote)?;
     // What comes back is told apart by the length of the datagram that it quotes.
@@ -185,7 +190,10 @@ pub(super) fn trace(
             break;
         }
     }
-    let hop = |ttl| Hop { icmp: icmp_hop(&listener.heard, ttl), gre: gre_hop(&listener.heard, ttl) };
+    let hop = |ttl| Hop {
+        icmp: icmp_hop(&listener.heard, ttl),
+        gre: gre_hop(&listener.heard, ttl).map(IpAddr::V4),
+    };
     Ok(Trace { remote_answers, hops: (1..=length).map(hop).collect(), refused })
 }
 

@@ -4,17 +4,17 @@ use greway_netlink::nftables::{Comparison, Decision, Hook, Load, NftElement, Nft
 
 use super::{Base, Chain, Place, Ruleset};
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A packet to ask about.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
-    /// IP protocol.
+    /// IP protocol, behind all extension headers.
     pub protocol: u8,
     /// Source address.
-    pub source: Ipv4Addr,
-    /// Destination address.
-    pub destination: Ipv4Addr,
+    pub source: IpAddr,
+    /// Destination address, of the same family.
+    pub destination: IpAddr,
     /// Device it came in by.
     pub input: InDevice<'a>,
     /// Device it leaves by.
@@ -71,7 +71,7 @@ impl Ruleset {
     /// What becomes of a packet at these hooks, one after the other.
     pub fn fate(&self, hooks: &[Hook], packet: &Packet<'_>) -> Fate {
         for hook in hooks {
-            let mut chains = self.chains.iter().filter(|chain| chain.sees(*hook, false)).collect::<Vec<_>>();
+            let mut chains = self.chains_at(*hook, false, packet);
             chains.sort_by_key(|chain| chain.base.map(|base| base.priority));
             for chain in chains {
                 let Some(base) = chain.base else { continue };
@@ -84,10 +84,14 @@ impl Ruleset {
         Fate::Accepted
     }
 
+    fn chains_at(&self, hook: Hook, translating: bool, packet: &Packet<'_>) -> Vec<&Chain> {
+        let ipv6 = packet.source.is_ipv6();
+        self.chains.iter().filter(|chain| chain.sees(hook, translating, ipv6)).collect()
+    }
+
     /// Whether the source of a packet is translated as it leaves; `None` where that is not known.
     pub fn translates_source(&self, packet: &Packet<'_>) -> Option<bool> {
-        let mut chains =
-            self.chains.iter().filter(|chain| chain.sees(Hook::Postrouting, true)).collect::<Vec<_>>();
+        let mut chains = self.chains_at(Hook::Postrouting, true, packet);
         chains.sort_by_key(|chain| chain.base.map(|base| base.priority));
         let mut known = true;
         for chain in chains {
@@ -374,13 +378,14 @@ impl<'r> Walk<'r> {
                 Loaded::Bytes((offset..offset.saturating_add(length)).map(at).collect())
             }
             // NFT_META_PROTOCOL, IIF, OIF, IIFNAME, OIFNAME, NFPROTO, L4PROTO, PKTTYPE.
+            Load::Meta(1) if packet.source.is_ipv6() => Loaded::known(&0x86dd_u16.to_be_bytes()),
             Load::Meta(1) => Loaded::known(&0x0800_u16.to_be_bytes()),
             Load::Meta(4) => index(packet.input),
             Load::Meta(5) => index(packet.output),
             Load::Meta(6) => device(packet.input),
             Load::Meta(7) => device(packet.output),
-            // NFPROTO_IPV4.
-            Load::Meta(15) => Loaded::known(&[2]),
+            // NFPROTO_IPV6, NFPROTO_IPV4.
+            Load::Meta(15) => Loaded::known(&[if packet.source.is_ipv6() { 10 } else { 2 }]),
             Load::Meta(16) => Loaded::known(&[packet.protocol]),
             // PACKET_HOST.
             Load::Meta(19) => Loaded::known(&[0]),
@@ -392,17 +397,23 @@ impl<'r> Walk<'r> {
         }
     }
 
-    /// What is known of the packet's IPv4 header.
-    fn header(&self) -> [Option<u8>; 20] {
-        let mut header = [None; 20];
+    /// What is known of the packet's IP header.
+    fn header(&self) -> Vec<Option<u8>> {
+        match (self.packet.source, self.packet.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => self.ipv4_header(source, destination),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => ipv6_header(source, destination),
+            // There is no such packet.
+            _ => Vec::new(),
+        }
+    }
+
+    fn ipv4_header(&self, source: Ipv4Addr, destination: Ipv4Addr) -> Vec<Option<u8>> {
+        let mut header = vec![None; 12];
         header[0] = Some(0x45);
         // No fragment; DF may be set.
         header[7] = Some(0);
         header[9] = Some(self.packet.protocol);
-        let addresses = [self.packet.source.octets(), self.packet.destination.octets()].concat();
-        for (slot, byte) in header[12..].iter_mut().zip(addresses) {
-            *slot = Some(byte);
-        }
+        header.extend([source.octets(), destination.octets()].concat().into_iter().map(Some));
         header
     }
 
@@ -431,6 +442,14 @@ impl<'r> Walk<'r> {
             _ => Truth::Maybe,
         }
     }
+}
+
+/// Whether GRE follows at once or behind an encapsulation limit is the sender's choice, so the next header is not
+/// known. Traffic class and flow label are neither.
+fn ipv6_header(source: Ipv6Addr, destination: Ipv6Addr) -> Vec<Option<u8>> {
+    let mut header = vec![None; 8];
+    header.extend([source.octets(), destination.octets()].concat().into_iter().map(Some));
+    header
 }
 
 fn truth_of_protocol(protocol: u8, wanted: u8) -> Truth {

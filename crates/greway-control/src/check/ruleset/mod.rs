@@ -99,7 +99,7 @@ impl Ruleset {
 
     /// Whether some chain sees IPv4 packets at a hook.
     pub fn has(&self, hook: Hook) -> bool {
-        self.chains.iter().any(|chain| chain.sees(hook, false))
+        self.chains.iter().any(|chain| chain.sees(hook, false, false))
     }
 
     /// Whether there is a chain of this name in this table.
@@ -110,8 +110,9 @@ impl Ruleset {
 }
 
 impl Chain {
-    fn sees(&self, hook: Hook, translating: bool) -> bool {
-        matches!(self.table.family, Family::Ip | Family::Inet)
+    fn sees(&self, hook: Hook, translating: bool, ipv6: bool) -> bool {
+        let own = if ipv6 { Family::Ip6 } else { Family::Ip };
+        (self.table.family == own || self.table.family == Family::Inet)
             && self.base.is_some_and(|base| base.hook == hook && base.translates == translating)
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use greway_spec::dsfield::dsfield_name;
-use greway_spec::{FlowLabel, Mode, Ttl, TunnelSpec};
+use greway_spec::{FlowLabel, Mode, SeqMode, Ttl, TunnelSpec};
 
 use super::{Options, Shown, Statistics};
 use crate::iproute2::abort::{Abort, Errno};
@@ -180,20 +180,29 @@ fn merged_list(real: &str, ours: &[&Shown<'_>], options: &Options) -> String {
         return real.to_owned();
     }
     if inside.trim().is_empty() {
-        return list(Json::new(options.pretty), "", ours, options);
+        return list(Json::new(options.pretty), "", ours, options, Words::Tool);
     }
     let before = trimmed.strip_suffix(']').unwrap_or_default();
     let before = if options.pretty { before.strip_suffix(' ').unwrap_or(before) } else { before };
-    list(Json::within(options.pretty, 1, true), before, ours, options)
+    list(Json::within(options.pretty, 1, true), before, ours, options, Words::Tool)
 }
 
-fn list(mut json: Json, before: &str, ours: &[&Shown<'_>], options: &Options) -> String {
+/// Whose words are printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Words {
+    /// The tool's alone.
+    Tool,
+    /// Ours as well.
+    Ours,
+}
+
+fn list(mut json: Json, before: &str, ours: &[&Shown<'_>], options: &Options, words: Words) -> String {
     json.out.push_str(before);
     if before.is_empty() {
         json.open_list();
     }
     for shown in ours {
-        object(&mut json, shown.spec, options.numeric);
+        object(&mut json, shown.spec, options.numeric, words);
         // The counters are printed in between as text, which is no JSON any more: so does the tool.
         json.out += &counters(shown, options);
         json.out.push('\n');
@@ -203,14 +212,15 @@ fn list(mut json: Json, before: &str, ours: &[&Shown<'_>], options: &Options) ->
     json.out
 }
 
-/// A list of tunnels in JSON, as `ip -j tunnel show` has it.
+/// A list of tunnels in JSON, as `ip -j tunnel show` has it, and with our own words.
 pub(in crate::iproute2) fn json_list<'s>(specs: impl IntoIterator<Item = &'s TunnelSpec>) -> String {
     let shown: Vec<_> =
         specs.into_iter().map(|spec| Shown { spec, statistics: Statistics::default() }).collect();
-    list(Json::new(false), "", &shown.iter().collect::<Vec<_>>(), &Options::default())
+    let shown = shown.iter().collect::<Vec<_>>();
+    list(Json::new(false), "", &shown, &Options::default(), Words::Ours)
 }
 
-fn object(json: &mut Json, spec: &TunnelSpec, numeric: bool) {
+fn object(json: &mut Json, spec: &TunnelSpec, numeric: bool, words: Words) {
     json.open_object();
     json.string_field("ifname", spec.name.as_str());
     json.string_field("mode", what(spec.mode));
@@ -242,6 +252,9 @@ fn object(json: &mut Json, spec: &TunnelSpec, numeric: bool) {
         }
     }
     json.close_list();
+    if words == Words::Ours && spec.seq_mode != SeqMode::Linux {
+        json.string_field("seq_mode", spec.seq_mode.word());
+    }
     json.close_object();
 }
 

@@ -16,7 +16,7 @@ use greway_engine::{
     TunnelTable, UnderlayCounters, Unmatched, Verdict, decapsulate, encapsulate,
 };
 use greway_spec::{InnerAddress, TunnelSpec};
-use greway_wire::{ethertype, ipv4};
+use greway_wire::ethertype;
 
 use crate::demo::world::Status;
 
@@ -173,7 +173,10 @@ impl Tunnel {
             },
             last_received_seconds: since(counted.last_rx_ms),
             last_sent_seconds: since(counted.last_tx_ms),
+            sequence: None,
             drops: drops.collect(),
+            icmp_errors: Vec::new(),
+            unreachable_told: 0,
             peer: self.peer().map(|peer| Peer {
                 address: peer.to_string(),
                 answers: Some(echo.is_some()),

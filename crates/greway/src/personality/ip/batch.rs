@@ -14,7 +14,7 @@ use std::thread;
 
 use greway_dialects::iproute2::args::Concern;
 use greway_dialects::iproute2::front::{self, Object};
-use greway_dialects::iproute2::{link, tunnel};
+use greway_dialects::iproute2::{link, neigh, tunnel};
 
 use super::ours::Ours;
 use super::show::Listing;
@@ -196,6 +196,9 @@ fn concerns_us(call: &Call<'_>, words: &[String]) -> bool {
         },
         Object::Address => {
             Listing::of_addresses(words).map_or(Concern::None, |listing| listing.concern(call))
+        }
+        Object::Neighbour => {
+            neigh::parse(words).map_or(Concern::None, |found| Concern::Named(found.dev.to_owned()))
         }
         Object::Route | Object::Other => Concern::None,
     };

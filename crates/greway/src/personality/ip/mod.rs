@@ -8,6 +8,7 @@
 //! - `ip link add|replace|change|set|del` with a GRE kind, and `ip link del` of a name that is greway's;
 //! - what lists tunnels, where there are some of greway's: the real output with ours put in ([`show`]);
 //! - batches with such a line in them ([`batch`]);
+//! - `ip neigh add … lladdr A.B.C.D dev NAME` of a tunnel without a remote ([`neigh`]);
 //! - `ip address|route add … dev NAME`, only to wait for a device that was announced ([`pending`]).
 //!
 //! What is read to decide is the state directory, never the daemon: a daemon that is dead or hangs makes GRE
@@ -16,6 +17,7 @@
 mod batch;
 pub(crate) mod kernel;
 mod link;
+mod neigh;
 mod ours;
 mod pending;
 mod show;
@@ -90,6 +92,7 @@ impl Call<'_> {
                 done => done,
             },
             Object::Route => pending::wait_for_device(self, words),
+            Object::Neighbour => neigh::serve(self, words),
             Object::Other => Outcome::Real,
         }
     }

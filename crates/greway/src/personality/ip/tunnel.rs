@@ -6,7 +6,7 @@ use greway_dialects::iproute2::args::{Concern, Family};
 use greway_dialects::iproute2::output::{self, Options, Shown, Statistics};
 use greway_dialects::iproute2::tunnel::{self, Show, TunnelCommand};
 use greway_netlink::LinkStatistics;
-use greway_spec::{Draft, Mode, TunnelSpec};
+use greway_spec::{Change, Draft, Mode, Problem, RecreateReason, TunnelSpec};
 
 use super::ours::{self, Failure, Ours};
 use super::{Call, Outcome, TOOL, abort, abort_because, in_installed_words, kernel};
@@ -104,7 +104,11 @@ pub(super) fn make(
     if ours.clashes(&spec) {
         return Err(exists());
     }
-    spec.carried().map_err(|error| cannot(error.to_string()))?;
+    spec.carried().map_err(|error| match error.problem {
+        // CF-04.
+        Problem::AnyRemote { .. } => abort_because(&refused(Errno::Invalid), &error.to_string()),
+        _ => cannot(error.to_string()),
+    })?;
     ask(&Request::Add { spec: Box::new(spec.clone()) }, refused)?;
     Ok(spec)
 }
@@ -133,6 +137,10 @@ pub(super) fn change(draft: &Draft, present: &TunnelSpec, refused: &dyn Fn(Errno
     };
     if let Err(error) = spec.carried() {
         return cannot(error.to_string());
+    }
+    // CF-02.
+    if let Change::Recreate(reason @ RecreateReason::Remote) = Change::between(present, &spec) {
+        return abort_because(&refused(Errno::Invalid), &format!("{}: {reason}; delete it first", spec.name));
     }
     ask(&Request::Change { spec: Box::new(spec) }, refused).map_or_else(|done| done, |()| Outcome::Done(0))
 }

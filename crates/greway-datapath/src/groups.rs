@@ -1,0 +1,43 @@
+//! The multicast groups that tunnels have as their far end: joined as long as one of them is there.
+//!
+//! As the kernel's own tunnel does when it is opened (linux net/ipv4/ip_gre.c v6.18, `ipgre_open`): on the device that
+//! the tunnel is bound to, else on the one that has its local address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use greway_linux::multicast::Membership;
+
+use crate::local::LocalAddresses;
+use crate::port::Port;
+
+/// Group, local address and device.
+type Place = (IpAddr, Option<IpAddr>, Option<u32>);
+
+/// The memberships. A group that could not be joined is tried again with the next change of tunnels or addresses.
+#[derive(Debug, Default)]
+pub(crate) struct Groups(HashMap<Place, Option<Membership>>);
+
+impl Groups {
+    /// Joins what the tunnels need and leaves what none needs.
+    pub(crate) fn follow(&mut self, ports: &[Option<Port>], here: &LocalAddresses) {
+        let place = |port: &Port| Some((port.tunnel.group()?, port.tunnel.local(), port.bound_to));
+        let wanted = ports.iter().flatten().filter_map(place).collect::<Vec<_>>();
+        self.0.retain(|place, _| wanted.contains(place));
+        for place in wanted {
+            let (group, local, ifindex) = place;
+            let membership = self.0.entry(place).or_default();
+            // An address that moved is on another device: joined there.
+            if local.is_some_and(|local| !here.has(local, ifindex)) {
+                *membership = None;
+                continue;
+            }
+            if membership.is_none() {
+                match Membership::join(group, local, ifindex) {
+                    Ok(joined) => *membership = Some(joined),
+                    Err(error) => tracing::warn!(%group, %error, "the group cannot be joined"),
+                }
+            }
+        }
+    }
+}
