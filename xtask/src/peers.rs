@@ -41,7 +41,7 @@ pub(crate) const PEERS: &[Peer] = &[
 ];
 
 /// A program that is unpacked beside what is built and not installed: installing it would start a service that
-/// takes this machine's network over.
+/// takes this machine's network over, or that nobody asked for.
 struct Unpacked {
     /// Where below the folder it is.
     program: &'static str,
@@ -75,6 +75,26 @@ const UNPACKED: &[Unpacked] = &[
         folder: "ifupdown",
         from: &["ifupdown"],
         purpose: "Debian's ifup, which calls ip by its name",
+    },
+    Unpacked {
+        program: "usr/lib/openvswitch-switch/ovs-vswitchd",
+        folder: "openvswitch",
+        from: &[
+            "openvswitch-switch",
+            "openvswitch-common",
+            "libbpf1",
+            "libcap-ng0",
+            "libelf1",
+            "libevent-2.1-7",
+            "libgmp10",
+            "libhogweed6",
+            "libnettle8",
+            "libnuma1",
+            "libssl3",
+            "libunbound8",
+            "libxdp1",
+        ],
+        purpose: "Open vSwitch's own GRE, in userspace",
     },
 ];
 

@@ -17,10 +17,12 @@ use greway_linux::event::{Events, Interest, Poller, Waker};
 use greway_linux::packet::{Config, PacketSocket, Protocol};
 use rustix::net::SendFlags;
 
-use crate::{Deadline, Error, Host, pcap};
+use crate::{Deadline, Error, Host, build, pcap};
 
 /// Where a test's pcap files go; the directory for temporary files otherwise.
 pub const DIRECTORY: &str = "GREWAY_PCAP_DIR";
+/// The next-header value of IPv6 destination options (RFC 8200 §4.6).
+const DESTINATION_OPTIONS: u8 = 60;
 const SOCKET: u64 = 0;
 const WAKER: u64 = 1;
 /// Frames taken with one system call.
@@ -64,17 +66,18 @@ impl CapturedPacket {
         }
     }
 
-    /// The GRE header and what follows it, of an IPv4 or IPv6 packet (without extension headers) that
-    /// carries GRE and is no later fragment.
+    /// The GRE header and what follows it, of an IPv4 or IPv6 packet that carries GRE and is no later fragment. An
+    /// IPv6 destination options header before it is skipped: Linux puts the tunnel encapsulation limit there.
     pub fn gre(&self) -> Option<&[u8]> {
         let payload = self.payload();
-        if self.protocol() != Some(crate::build::GRE) {
-            return None;
-        }
-        match self.ethertype() {
-            0x0800 if u16::from_be_bytes([payload[6], payload[7]]) & 0x1fff != 0 => None,
-            0x0800 => payload.get(usize::from(payload[0] & 0x0f) * 4..),
-            _ => payload.get(40..),
+        match (self.ethertype(), self.protocol()?) {
+            (0x0800, build::GRE) if u16::from_be_bytes([payload[6], payload[7]]) & 0x1fff != 0 => None,
+            (0x0800, build::GRE) => payload.get(usize::from(payload[0] & 0x0f) * 4..),
+            (0x86dd, build::GRE) => payload.get(40..),
+            (0x86dd, DESTINATION_OPTIONS) if payload.get(40) == Some(&build::GRE) => {
+                payload.get(40 + (usize::from(*payload.get(41)?) + 1) * 8..)
+            }
+            _ => None,
         }
     }
 }
@@ -145,6 +148,11 @@ impl Capture {
     /// What has been captured so far, in order.
     pub fn packets(&self) -> Vec<CapturedPacket> {
         self.shared.lock().packets.clone()
+    }
+
+    /// What has been captured since the last call, in order, and forgets it.
+    pub fn take(&self) -> Vec<CapturedPacket> {
+        std::mem::take(&mut self.shared.lock().packets)
     }
 
     /// How many of the packets so far are `wanted`.

@@ -2,8 +2,8 @@
 //! peer. `greway demo` is made of it, and so are the tests that need whole tunnels.
 //!
 //! It needs no program of the system (no `ip`, no `ping`, PATH may be empty), leaves nothing behind, and touches
-//! no namespace but its own. The exceptions are for tests only: [`uml`], which starts User Mode Linux, and [`qemu`],
-//! which starts whole Debian machines.
+//! no namespace but its own. The exceptions are for tests only: [`uml`], which starts User Mode Linux, [`ovs`], which
+//! starts Open vSwitch, and [`qemu`], which starts whole Debian machines.
 //!
 //! It knows nothing of tunnels: those are made by what is shown or tested, never by the lab. It asserts nothing
 //! either; it reports, and the caller decides what is right.
@@ -26,6 +26,7 @@ mod error;
 pub mod guide;
 mod host;
 mod link;
+pub mod ovs;
 pub mod pattern;
 pub mod pcap;
 mod ping;

@@ -30,6 +30,8 @@ exec 3<>/dev/ttyS0
 stty -F /dev/ttyS0 raw -echo
 echo "@@greway 0 0" >&3
 while read -r number <&3; do
+	# An empty line only wakes us: see wait_for_command.
+	[ -n "$number" ] || continue
 	[ "$number" = off ] && break
 	sh -e "$dir/$number.sh" >&3 2>&1 </dev/null
 	printf '\n@@greway %s %s\n' "$number" "$?" >&3

@@ -241,13 +241,17 @@ fn import_of_commands_keyfiles_and_toml() {
     let toml = node.file("tun4.toml", HERE);
     words(&node, &format!("import toml {toml}")).ok();
     words(&node, "import toml nosuch.toml").refused(&["cannot read nosuch.toml"]);
-    let v6 = "ip -6 tunnel add tun5 mode ip6gre remote fd00::2 local fd00::1";
-    greway(&node, &["import", "ip", v6, "--up"]).refused(&["tun5", "mode"]);
+    let nobody = "ip link add tun5 type gretap local 100.0.1.100";
+    greway(&node, &["import", "ip", nobody, "--up"]).refused(&["tun5", "remote"]);
     assert!(!own(&node, "tun5").exists(), "nothing is written for what cannot be brought up");
-    greway(&node, &["import", "ip", v6, "--stdout"])
+    greway(&node, &["import", "ip", nobody, "--stdout"])
         .ok()
-        .says(&["mode = \"ip6gre\""])
+        .says(&["mode = \"gretap\""])
         .remarks(&["will refuse"]);
+    let v6 = "ip -6 tunnel add tun5 mode ip6gre remote fd00::2 local fd00::1";
+    let imported = greway(&node, &["import", "ip", v6, "--stdout"]).ok();
+    assert_eq!(imported.stderr, "", "nothing to remark");
+    imported.says(&["mode = \"ip6gre\""]);
     words(&node, &format!("import toml {toml} --eval --stdout")).refused(&["--eval is for ifcfg"]);
 }
 

@@ -196,7 +196,7 @@ fn what_is_wrong_is_named() {
         (&[&script], "script: this is no capture: pcap or pcapng is right"),
         (&[&cut], "cut.pcap: the capture is cut: it ends in the middle of what follows frame 1"),
         (&[&good, "--tunnel", "remote 100.0.1.100 key lichenhao"], "\"lichenhao\""),
-        (&[&good, "--tunnel", "mode ip6gre remote fd00::1"], "ip6gre"),
+        (&[&good, "--tunnel", "mode ip6gre remote 100.0.1.100"], "100.0.1.100"),
     ];
     for (arguments, message) in cases {
         let output = inspect(arguments);

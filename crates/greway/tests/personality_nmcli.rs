@@ -213,11 +213,6 @@ fn errors_and_what_is_not_ours() {
             4,
         ),
         (
-            "c add type ip-tunnel ifname t mode ip6gre remote fd00::2".to_owned(),
-            "Failed to add 'ip-tunnel-t' connection: tunnel t: mode \"ip6gre\": this version carries modes gre and gretap only",
-            4,
-        ),
-        (
             format!("{add} remote 1.2.3.4 save no"),
             "Failed to add 'tun0' connection: 'save no' needs NetworkManager; leave it out",
             4,

@@ -34,7 +34,14 @@ fn words_that_cannot_be() {
             ("tunnel add tun0 mode grr ENDS", &["tunnel tun0", "grr", "gre"]),
             ("tunnel add tun0 mode ipip ENDS", &["ipip", "not there yet", "gre"]),
             ("tunnel add tun0 mode gre local 100.0.1.100", &["tun0", "remote", "missing"]),
-            ("tunnel add tun0 mode gre local 100.0.1.100 remote any", &["tun0", "remote", "explicit peer"]),
+            (
+                "tunnel add tun0 mode gretap local 100.0.1.100 remote any",
+                &["tun0", "remote", "any", "one far end"],
+            ),
+            (
+                "tunnel add tun0 mode gre local 100.0.1.100 remote any underlay packet",
+                &["tun0", "underlay", "packet", "auto or raw"],
+            ),
             ("tunnel add mode gre ENDS", &["name", "missing"]),
             (
                 "tunnel add tun0 mode gre local 100.0.1.100 remote fd00::1",
@@ -44,10 +51,7 @@ fn words_that_cannot_be() {
                 "tunnel add tun0 mode gre local fd00::1 remote 100.0.2.100",
                 &["tun0", "local", "fd00::1", "IPv4"],
             ),
-            (
-                "tunnel add tun0 mode gre local 100.0.1.100 remote 224.0.0.1",
-                &["tun0", "224.0.0.1", "multicast"],
-            ),
+            ("tunnel add tun0 mode gre remote 224.0.0.1", &["tun0", "224.0.0.1", "multicast", "local"]),
             (
                 "tunnel add tun0 mode gre local 100.0.1.100 remote 100.0.1.100",
                 &["tun0", "100.0.1.100", "local"],
@@ -148,11 +152,6 @@ fn files_that_cannot_be() {
         ("t.toml", format!("{ends}name = \"wan0\"\n"), &["wan0", "not greway's"]),
         ("t.toml", format!("{ends}dev = \"wan7\"\n"), &["dev wan7", "no such device"]),
         ("t.toml", format!("{ends}datapath = \"ebpf\"\n"), &["datapath ebpf"]),
-        (
-            "ifcfg-t",
-            "DEVICE=t\nTYPE=GRE\nMY_OUTER_IPADDR=100.0.1.100\n".to_owned(),
-            &["ifcfg-t", "explicit peer"],
-        ),
         (
             "ifcfg-t",
             "DEVICE=t\nTYPE=gre\nPEER_OUTER_IPADDR=100.0.2.100\n".to_owned(),

@@ -18,8 +18,10 @@
 mod ping;
 mod shim;
 mod transfer;
+mod vector;
 
 pub use ping::GuestPing;
+pub use vector::GreVector;
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -41,6 +43,8 @@ const MODULES: &str = "/usr/lib/uml/modules";
 /// What a guest uses of its host, and the packages that have it.
 const PROGRAMS: [(&str, &str); 4] =
     [("linux.uml", "user-mode-linux"), ("modprobe", "kmod"), ("ip", "iproute2"), ("ping", "iputils-ping")];
+/// After this much silence of a command the guest's serial line is given an empty line.
+const NUDGE_TIME: Duration = Duration::from_secs(5);
 /// The longest that a guest's command may take unless said otherwise.
 const COMMAND_TIME: Duration = Duration::from_secs(60);
 
@@ -77,6 +81,8 @@ pub struct UmlOptions {
     pub memory: u32,
     /// Kernel modules to load besides ipv6, in order.
     pub modules: Vec<String>,
+    /// Ethernet devices `vec1`, `vec2`, … whose frames the guest's process itself carries in GRE.
+    pub vectors: Vec<GreVector>,
     /// The longest that booting may take.
     pub boot_time: Duration,
     /// Use the xstate shim even where the processor does not need it.
@@ -89,6 +95,7 @@ impl Default for UmlOptions {
             name: "uml".to_owned(),
             memory: 128,
             modules: vec!["ip_gre".to_owned()],
+            vectors: Vec::new(),
             boot_time: Duration::from_secs(90),
             force_shim: false,
         }
@@ -265,6 +272,7 @@ impl UmlGuest {
             // Console to standard error; the first serial line, our command channel, to 0 and 1.
             .args(["con0=null,fd:2", "con=null", "ssl0=fd:0,fd:1", "ssl=null"])
             .arg(format!("vec0:transport=raw,ifname={dev},depth=128"))
+            .args(options.vectors.iter().zip(1..).map(|(vector, number)| vector.argument(number)))
             .arg(format!("dir={}", directory.display()))
             .arg(format!("modules={}", options.modules.join(",")))
             .stdin(Stdio::piped())
@@ -312,6 +320,7 @@ impl UmlGuest {
 
     fn wait_for_command(&self, number: u64, what: &str, within: Duration) -> Result<CommandOutput, Error> {
         let deadline = Deadline::within(within);
+        let mut waited = Deadline::within(NUDGE_TIME);
         let mut state = self.state.lock();
         loop {
             match state.finished.take() {
@@ -330,7 +339,16 @@ impl UmlGuest {
                     let what = format!("guest {}: end of `{what}`", self.name);
                     return Err(Error::TimedOut { what, waited: within, detail });
                 }
-                _ => state = self.state.wait(state, deadline.remaining()),
+                _ => {
+                    let lines = state.lines.len();
+                    state = self.state.wait(state, deadline.remaining().min(NUDGE_TIME));
+                    if state.finished.is_none() && state.lines.len() == lines && waited.passed() {
+                        // On a busy host a guest now and then misses that its serial line has something for it, and
+                        // would sleep for ever. If the line is broken, the reader has seen its end.
+                        let _ = (&self.serial).write_all(b"\n");
+                        waited = Deadline::within(NUDGE_TIME);
+                    }
+                }
             }
         }
     }

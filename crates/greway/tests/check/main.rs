@@ -15,6 +15,7 @@ mod healthy;
 mod here;
 mod remains;
 mod report;
+mod six;
 
 use std::process::Command;
 

@@ -7,12 +7,12 @@ use std::net::Ipv4Addr;
 
 use greway_linux::MacAddr;
 use greway_testbed::{
-    Capture, LinkOptions, PingOptions, build, inject, ping, poll_until, privilege, require,
+    Capture, CapturedPacket, LinkOptions, PingOptions, build, inject, ping, poll_until, privilege, require,
 };
 use greway_wire::gre::GreHeader;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::pair::{INNER, OUTER, Pair, drops, inner, is_unreachable, mac, seen, udp};
+use crate::pair::{INNER, OUTER, Pair, drops, inner, is_unreachable, mac, seen, udp, unreachable};
 use crate::support::SOON;
 
 /// A payload packet that is known again by `mark`.
@@ -159,13 +159,17 @@ fn nobody_is_told_that_the_protocol_is_unreachable_while_greway_runs() {
         inject(&pair.right, "wan0", &stranger).unwrap();
         // The kernel's answers come in order: what it says to the echo is behind what it said before.
         assert!(ping(&pair.right, OUTER[0].into(), &PingOptions::default()).unwrap().complete());
-        assert_eq!(seen(cable, is_unreachable), 0, "{underlay}");
+        assert_eq!(seen(cable, is_protocol_unreachable), 0, "{underlay}");
     }
     let cable = Capture::start(&pair.right, "wan0").unwrap();
     // The other way round: without us it does answer.
     pair.daemons[0].take().unwrap().kill();
     inject(&pair.right, "wan0", &stranger).unwrap();
-    cable.wait_for(SOON, "protocol unreachable", is_unreachable).unwrap();
+    cable.wait_for(SOON, "protocol unreachable", is_protocol_unreachable).unwrap();
+}
+
+fn is_protocol_unreachable(packet: &CapturedPacket) -> bool {
+    unreachable(packet) == Some(greway_wire::icmp::PROTOCOL_UNREACHABLE)
 }
 
 #[test]

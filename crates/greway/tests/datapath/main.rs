@@ -10,6 +10,8 @@ mod support;
 mod bulk;
 mod counts;
 mod guards;
+mod in_order;
+mod live_change;
 mod outer;
 mod overlay;
 mod tcpdump;

@@ -67,6 +67,25 @@ fn a_device_that_was_named_is_the_way_out() {
 }
 
 #[test]
+fn tx04_two_tunnels_that_lead_into_each_other_do_not_nest_for_ever() {
+    require!(privilege::check());
+    let pair = Pair::bare(&LinkOptions::default());
+    let node = &pair.nodes[0];
+    node.words("tunnel add tun0 mode gre local 10.0.0.1 remote 10.8.0.1").ok();
+    node.words("tunnel add tun1 mode gre local 10.0.0.1 remote 10.8.0.2 key 5").ok();
+    pair.left.address("tun0", "172.16.0.1 peer 172.16.0.2/30").unwrap();
+    pair.left.address("tun1", "172.17.0.1 peer 172.17.0.2/30").unwrap();
+    pair.left.route("10.8.0.1/32", "dev tun1").unwrap();
+    pair.left.route("10.8.0.2/32", "dev tun0").unwrap();
+    let before = [counted(&pair.left, "tun0").1, counted(&pair.left, "tun1").1];
+    assert_eq!(pair.ping(&in_vain()).received(), 0);
+    // Into tun0, from there into tun1, and again into tun0, which knows it.
+    pair.wait_for_drops(0, "recursion", 2);
+    let after = [counted(&pair.left, "tun0").1, counted(&pair.left, "tun1").1];
+    assert_eq!([after[0] - before[0], after[1] - before[1]], [4, 2]);
+}
+
+#[test]
 fn a_route_into_the_tunnel_itself_is_a_counted_drop_and_no_loop() {
     require!(privilege::check());
     let pair = Pair::new("");

@@ -8,6 +8,7 @@
 mod faults;
 mod guide;
 mod install;
+mod kernel_gre;
 mod lab;
 mod removal;
 mod upgrade;
@@ -43,6 +44,7 @@ fn two_debian_machines_from_installing_to_purging() {
     lab.step("kill -9, and a daemon that hangs: systemd restarts it", faults::killed_and_hung);
     lab.step("an upgrade while packets pass", upgrade::under_load);
     lab.step("what a tunnel may ask for works in the unit's sandbox", faults::sandbox);
+    lab.step("a kernel that gets its own GRE, beside", kernel_gre::beside);
     lab.step("the guide's ip commands, by shims", guide::ip_commands);
     lab.step("apt remove and apt purge leave nothing", removal::by_apt);
     lab.step("greway purge by hand leaves nothing", removal::by_hand);

@@ -55,9 +55,7 @@ fn profiles_that_cannot_be_carried_are_told_and_left_alone() {
     let Some(single) = Single::new(test, Debian::Bookworm, true) else { return };
     let machine = &single.machine;
     let cases = [
-        ("mode ip6gre remote fd00::1", "ip6gre"),
-        ("mode ip6gretap remote fd00::1", "ip6gretap"),
-        ("mode gre remote 0.0.0.0", "remote"),
+        ("mode gretap remote 0.0.0.0", "remote"),
         ("mode gre remote 100.0.2.100 local 100.0.2.100", "remote"),
     ];
     for (words, why) in cases {
@@ -91,6 +89,33 @@ fn profiles_that_cannot_be_carried_are_told_and_left_alone() {
     machine.run(LINUX1.lines().next().unwrap()).ok();
     machine.until("the refusal", || machine.run("cat /run/watch.log").stdout.contains("somebody else made"));
     assert!(machine.run("/bin/ip -d link show tun0").ok().contains("tun0@other"));
+}
+
+#[test]
+fn profiles_of_tunnels_over_ipv6_come_up() {
+    let Some(single) = Single::new("profiles_of_tunnels_over_ipv6_come_up", Debian::Bookworm, true) else {
+        return;
+    };
+    let machine = &single.machine;
+    for (mode, kind) in [("ip6gre", "gre/ipv6"), ("ip6gretap", "gretap/ipv6")] {
+        let ends = format!("mode {mode} remote fd00:47::2 local fd00:47::1 ip-tunnel.encapsulation-limit 3");
+        machine
+            .run(&format!(
+                "{} ipv4.method manual ipv4.addresses 172.16.9.1/30 ipv6.method disabled",
+                add(&ends)
+            ))
+            .ok();
+        machine.until("the tunnel", || {
+            let shown = machine.run("greway tunnel show").stdout;
+            shown.contains(&format!("tun0: {kind} remote fd00:47::2 local fd00:47::1 encaplimit 3"))
+        });
+        machine.until("its address", || {
+            machine.run("ip -4 -o address show dev tun0").stdout.contains("172.16.9.1/30")
+        });
+        assert!(machine.run("nmcli -g GENERAL.STATE device show tun0").ok().contains("connected"), "{mode}");
+        machine.run("nmcli connection delete tun0").ok();
+        machine.until("the end", || !machine.run("greway tunnel show").stdout.contains("tun0"));
+    }
 }
 
 #[test]

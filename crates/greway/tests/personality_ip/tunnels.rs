@@ -146,30 +146,13 @@ fn refusals_in_the_kernels_words() {
     assert_eq!(ours.node.belongings(), before);
     for (words, code, stock, reason) in [
         (
-            "tunnel add tun4 mode gre",
-            1,
-            "add tunnel \"gre0\" failed: Operation not supported\n",
-            "remote \"any\"",
-        ),
-        (
-            "-6 tunnel add t6 mode ip6gre remote fd00::1",
-            1,
-            "add tunnel \"ip6gre0\" failed: Operation not supported\n",
-            "ip6gre",
-        ),
-        (
-            "link add tap0 type ip6gretap remote fd00::1 local fd00::2",
+            "link add tun4 type gretap",
             2,
-            "RTNETLINK answers: Operation not supported\n",
-            "ip6gretap",
+            "RTNETLINK answers: Invalid argument\n",
+            "an Ethernet tunnel has one far end",
         ),
         ("link add tun4 type gre external", 2, "RTNETLINK answers: Operation not supported\n", "external"),
-        (
-            "tunnel change tun1 remote any",
-            1,
-            "add tunnel \"tun1\" failed: Operation not supported\n",
-            "remote \"any\"",
-        ),
+        ("tunnel change tun1 remote any", 1, "add tunnel \"tun1\" failed: Invalid argument\n", "remote any"),
     ] {
         let refused = ours.ip(words);
         assert_eq!(refused.code, Some(code), "{words}: {refused}");

@@ -171,10 +171,15 @@ impl Node {
 
     /// Starts `greway daemon` in the foreground of its own process, and waits until it answers.
     pub(crate) fn daemon(&self) -> Daemon {
+        self.daemon_with(&[])
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) fn daemon_with(&self, environment: &[(&str, &str)]) -> Daemon {
         let log = self.folder.join("daemon.log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
         let mut command = self.command(&["daemon"]);
-        command.stdout(file.try_clone().unwrap()).stderr(file);
+        command.stdout(file.try_clone().unwrap()).stderr(file).envs(environment.iter().copied());
         let child = self.run(|| command.spawn()).unwrap();
         self.watch(child.id());
         let mut daemon = Daemon { child, log };

@@ -218,10 +218,17 @@ pub fn seen(capture: Capture, wanted: impl Fn(&CapturedPacket) -> bool) -> usize
 
 /// Whether a packet is an ICMP "unreachable" of any kind, not inside GRE.
 pub fn is_unreachable(packet: &CapturedPacket) -> bool {
-    packet.ethertype() == 0x0800 && packet.protocol() == Some(1) && {
-        let header = usize::from(packet.payload()[0] & 0x0f) * 4;
-        packet.payload().get(header) == Some(&3)
+    unreachable(packet).is_some()
+}
+
+/// The code of an ICMP "unreachable", not inside GRE.
+pub fn unreachable(packet: &CapturedPacket) -> Option<u8> {
+    if packet.ethertype() != 0x0800 || packet.protocol() != Some(1) {
+        return None;
     }
+    let header = usize::from(packet.payload()[0] & 0x0f) * 4;
+    let message = packet.payload().get(header..)?;
+    (message.first() == Some(&3)).then(|| message.get(1).copied())?
 }
 
 /// The payload packet behind a GRE header, and the protocol type in it.

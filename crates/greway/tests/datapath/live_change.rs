@@ -1,0 +1,128 @@
+//! A tunnel is changed while it carries a stream: each change holds from the next packet on, and none is lost,
+//! repeated or overtaken.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+use greway_testbed::{poll_until, privilege, require};
+
+use crate::pair::{INNER, Pair, inner, udp};
+use crate::support::SOON;
+
+/// Packets on their way at most: fewer than any queue holds, so that one that is missing was lost by a change.
+const WINDOW: u32 = 32;
+/// Packets that must come through between two changes.
+const BETWEEN: u32 = 200;
+
+/// What both ends of the stream know.
+#[derive(Default)]
+struct Stream {
+    /// Numbers that arrived, in order and without a gap.
+    arrived: AtomicU32,
+    stop: AtomicBool,
+}
+
+impl Stream {
+    /// Sends numbers, no more than [`WINDOW`] ahead of what arrived; says how many.
+    fn send(&self, socket: &UdpSocket, to: SocketAddr) -> u32 {
+        let mut next = 0_u32;
+        while !self.stop.load(Ordering::Acquire) {
+            if next - self.arrived.load(Ordering::Acquire) < WINDOW {
+                socket.send_to(&next.to_be_bytes(), to).unwrap();
+                next += 1;
+            } else {
+                thread::yield_now();
+            }
+        }
+        next
+    }
+
+    /// Takes numbers; the first that is not the next one ends it.
+    fn receive(&self, socket: &UdpSocket) -> Result<(), String> {
+        let mut buffer = [0; 4];
+        loop {
+            if let Err(error) = socket.recv(&mut buffer) {
+                // The stream has ended, or a packet is lost for good: the sender waits for it.
+                return if self.stop.load(Ordering::Acquire) { Ok(()) } else { Err(error.to_string()) };
+            }
+            let (number, next) = (u32::from_be_bytes(buffer), self.arrived.load(Ordering::Acquire));
+            if number != next {
+                return Err(format!("number {number} came where {next} was due"));
+            }
+            self.arrived.store(next + 1, Ordering::Release);
+        }
+    }
+
+    /// Waits until so many more have come through.
+    fn flows(&self, what: &str) {
+        let begin = self.arrived.load(Ordering::Acquire);
+        let came = || self.arrived.load(Ordering::Acquire) - begin;
+        poll_until(SOON, what, || (came() >= BETWEEN).then_some(()))
+            .unwrap_or_else(|error| panic!("after {what}: {error}; {} came", came()));
+    }
+}
+
+/// Ends the stream however the test ends: its threads would wait for ever.
+struct Ending<'a>(&'a Stream);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Release);
+    }
+}
+
+#[test]
+fn changes_take_effect_without_losing_repeating_or_reordering_a_packet() {
+    require!(privilege::check());
+    let pair = Pair::new("");
+    pair.answers(&greway_testbed::PingOptions::default());
+    let (from, to) = (udp(&pair.left, inner(0)), udp(&pair.right, inner(1)));
+    let destination = to.local_addr().unwrap();
+    assert_eq!(destination.ip(), INNER[1]);
+    let stream = Stream::default();
+    thread::scope(|scope| {
+        let ending = Ending(&stream);
+        let sender = scope.spawn(|| stream.send(&from, destination));
+        let receiver = scope.spawn(|| stream.receive(&to));
+        stream.flows("the start");
+        // Each end alone: what both must agree on (key, csum, seq) has no moment at which both change.
+        let changes = [
+            (0, "ttl 33"),
+            (0, "tos 0x10"),
+            (0, "ttl inherit tos inherit"),
+            (0, "nopmtudisc"),
+            (0, "ignore-df"),
+            (0, "pmtudisc noignore-df"),
+            (0, "dev wan0"),
+            (0, "nodev"),
+            (0, "mtu 1400"),
+            (0, "mss 1200"),
+            (1, "ttl 9"),
+            (1, "dev wan0"),
+            (1, "mtu 1300"),
+            (1, "nodev"),
+            (1, "underlay raw"),
+            (1, "underlay packet"),
+            (1, "underlay auto"),
+        ];
+        for (node, words) in changes {
+            pair.nodes[node].words(&format!("tunnel change tun0 {words}")).ok();
+            stream.flows(words);
+        }
+        // Not a change at all, and a refused one.
+        pair.nodes[0].words("tunnel change tun0 mtu 1400").ok();
+        pair.nodes[0].words("tunnel change tun0 ttl 300").refused(&["ttl", "300"]);
+        stream.flows("a refused change");
+        drop(ending);
+        let sent = sender.join().unwrap();
+        let all = poll_until(SOON, "the last packets", || {
+            (stream.arrived.load(Ordering::Acquire) == sent).then_some(())
+        });
+        to.set_read_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
+        assert_eq!(receiver.join().unwrap(), Ok(()));
+        all.unwrap();
+    });
+}
