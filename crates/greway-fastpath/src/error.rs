@@ -71,11 +71,13 @@ pub enum FastpathError {
         /// The kernel's words.
         kernel: String,
     },
-    /// The counters map could not be read.
-    #[error("cannot read the counters of the {} program: {kernel}", point.name())]
-    Counters {
-        /// Whose counters.
-        point: Point,
+    /// One of the maps could not be read or written.
+    #[error("cannot {action} the map {map}: {kernel}")]
+    Map {
+        /// What was tried: `open`, `read`, `write to`, `remove from`.
+        action: &'static str,
+        /// The map's name.
+        map: &'static str,
         /// The kernel's words.
         kernel: String,
     },

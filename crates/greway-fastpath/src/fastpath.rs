@@ -3,18 +3,18 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::PerCpuArray,
     programs::{
         ProgramError, SchedClassifier,
         links::{FdLink, LinkError, PinnedLink},
     },
 };
-use greway_ebpf_abi::{COUNTERS_MAP, CounterWords, Counters, Point};
+use greway_ebpf_abi::{MAPS, Point};
 
 use crate::{
     bpffs,
@@ -38,6 +38,9 @@ pub struct Options {
     pub clsact_priority: u16,
     /// Another ELF object in the place of the embedded one: one just built, or a test's.
     pub object: Option<Cow<'static, [u8]>>,
+    /// How many of the flags that newer kernels have for decapsulating are tried, 2 at most; the programs find out
+    /// which are there. Fewer make them do as on an older kernel, for tests.
+    pub decap_flags: u32,
 }
 
 impl Default for Options {
@@ -47,6 +50,7 @@ impl Default for Options {
             hook: HookChoice::default(),
             clsact_priority: CLSACT_PRIORITY,
             object: None,
+            decap_flags: DECAP_FLAGS,
         }
     }
 }
@@ -124,7 +128,7 @@ pub struct Adopted {
 /// Without lasting pins, dropping it takes all its programs off their devices.
 #[derive(Debug)]
 pub struct Fastpath {
-    bpf: Ebpf,
+    pub(crate) bpf: Ebpf,
     held: BTreeMap<(u32, Point), (Attachment, Held)>,
     pins: Option<Pins>,
     pinning: Pinning,
@@ -158,7 +162,7 @@ impl Fastpath {
             Err(reason) => (None, Pinning::Process(reason)),
         };
         let object = options.object.as_deref().unwrap_or(OBJECT);
-        let loaded = load_object(object, pins.as_ref());
+        let loaded = load_object(object, pins.as_ref(), options.decap_flags);
         match loaded {
             Ok(bpf) => {
                 let wanted =
@@ -255,20 +259,24 @@ impl Fastpath {
         adopted
     }
 
-    /// The counters of `point`, all CPUs together, in packets since the map was made.
+    /// The program of `point`, for a test run of it (`BPF_PROG_TEST_RUN`).
     ///
     /// # Errors
-    /// [`FastpathError::Counters`].
-    pub fn counters(&self, point: Point) -> Result<Counters, FastpathError> {
-        let refused = |kernel: String| FastpathError::Counters { point, kernel };
-        let map = self.bpf.map(COUNTERS_MAP).ok_or_else(|| refused(format!("no map {COUNTERS_MAP}")))?;
-        let map = PerCpuArray::<_, CounterWords>::try_from(map).map_err(|error| refused(words(&error)))?;
-        let per_cpu = map.get(&point.index(), 0).map_err(|error| refused(words(&error)))?;
-        let mut sum = Counters::default();
-        for words in per_cpu.iter() {
-            sum.add(&Counters::from_words(words));
-        }
-        Ok(sum)
+    /// [`FastpathError::Load`] where the object has no such program.
+    pub fn program_fd(&mut self, point: Point) -> Result<OwnedFd, FastpathError> {
+        let refused = |kernel: String| FastpathError::Load { kernel };
+        let fd = self.program(point)?.fd().map_err(|error| refused(words(&error)))?;
+        fd.as_fd().try_clone_to_owned().map_err(|error| refused(error.to_string()))
+    }
+
+    /// Takes off what a version of greway with another layout of the maps has left pinned in this network namespace.
+    /// To be called once the own programs are attached: until then the others carry on. Goes on after an error.
+    ///
+    /// # Errors
+    /// All that went wrong.
+    pub fn remove_other_layouts(&self) -> Result<(), Vec<FastpathError>> {
+        let errors = self.pins.as_ref().map(remove::of_other_layouts).unwrap_or_default();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     /// Takes every program off, and everything of ours out of this network namespace and its folder of pins,
@@ -378,6 +386,9 @@ impl Fastpath {
 /// What [`Options::clsact_priority`] is by default.
 pub(crate) const CLSACT_PRIORITY: u16 = 60_000;
 
+/// What [`Options::decap_flags`] is by default.
+pub(crate) const DECAP_FLAGS: u32 = 2;
+
 /// The bpffs that `policy` means, or why there is none.
 pub(crate) fn bpffs_for(policy: &PinPolicy) -> Result<PathBuf, String> {
     match policy {
@@ -388,11 +399,14 @@ pub(crate) fn bpffs_for(policy: &PinPolicy) -> Result<PathBuf, String> {
     }
 }
 
-/// Loads the map and both programs; the error is in the kernel's words.
-pub(crate) fn load_object(object: &[u8], pins: Option<&Pins>) -> Result<Ebpf, String> {
+/// Loads the maps and both programs; the error is in the kernel's words.
+pub(crate) fn load_object(object: &[u8], pins: Option<&Pins>, decap_flags: u32) -> Result<Ebpf, String> {
     let mut loader = EbpfLoader::new();
+    loader.override_global("GREWAY_DECAP_FLAGS", &decap_flags, true);
     if let Some(pins) = pins {
-        loader.map_pin_path(COUNTERS_MAP, pins.counters());
+        for name in MAPS {
+            loader.map_pin_path(name, pins.map(name));
+        }
     }
     let mut bpf = loader.load(object).map_err(|error| words(&error))?;
     for point in Point::ALL {

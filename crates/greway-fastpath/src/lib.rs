@@ -12,23 +12,35 @@
 //!  only clsact works   filter of priority 60000: outlives kill -9, adopted by its name
 //! ```
 //!
-//! Pins are at `/sys/fs/bpf/greway/v<layout>/net-<inode of the network namespace>/`: the counters map, and
-//! one link a device and point. They are used only in a bpffs that lasts, which is one in the mount
+//! Pins are at `/sys/fs/bpf/greway/v<layout>/net-<inode of the network namespace>/`: the maps, and one link a
+//! device and point. They are used only in a bpffs that lasts, which is one in the mount
 //! namespace of PID 1: a pin in the private mount namespace of `ip netns exec` would die with it.
+//!
+//! What the programs carry is told to them as a whole ([`Table`]), from each tunnel's definition and its [`Place`].
+//! A daemon that starts loads, applies its table and addresses, then adopts, so that no adopted program sees empty
+//! maps; then it attaches what is missing, removes what other layouts have left, and gives a sign of life
+//! ([`Fastpath::beat`]) every second or two.
 
 mod bpffs;
+mod entry;
 mod error;
 mod fastpath;
 mod filter;
 mod link;
+mod maps;
 mod netns;
 mod object;
 mod pins;
 mod probe;
 mod remove;
+mod table;
 
+pub use entry::{Entry, NextHop, Place, WhyNot};
 pub use error::FastpathError;
 pub use fastpath::{Adopted, Attachment, Fastpath, Hook, HookChoice, Options, PinPolicy, Pinning};
-pub use greway_ebpf_abi::{Counters, Decline, LAYOUT, Point};
+pub use greway_ebpf_abi::{
+    Counters, Decline, Dropped, EgressEntry, IngressEntry, IngressKey, LAYOUT, Point, State, TunnelCounters,
+};
 pub use probe::{Ability, Probe, probe};
 pub use remove::remove_all;
+pub use table::{Member, Table};

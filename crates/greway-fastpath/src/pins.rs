@@ -1,7 +1,7 @@
 //! The names of our pins in a bpffs, and the folders they stand in.
 //!
 //! ```text
-//! <bpffs>/greway/v1/net-4026531840/counters       the map that both programs write
+//! <bpffs>/greway/v2/net-4026531840/greway_counters and the other maps
 //!                                  overlay-12     the link on device 12's peer end
 //!                                  underlay-2     the link on device 2
 //! ```
@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use greway_ebpf_abi::{LAYOUT, Point};
+use greway_ebpf_abi::{LAYOUT, MAPS, Point};
 
 use crate::{bpffs, error::FastpathError, netns};
 
@@ -44,8 +44,8 @@ impl Pins {
         &self.folder
     }
 
-    pub(crate) fn counters(&self) -> PathBuf {
-        self.folder.join("counters")
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
 
     pub(crate) fn link(&self, point: Point, index: u32) -> PathBuf {
@@ -84,9 +84,40 @@ impl Pins {
         }
     }
 
-    /// Removes the counters and every folder of ours that is empty then.
+    /// The folders of this network namespace that other layouts of the maps have left in the bpffs.
+    pub(crate) fn of_other_layouts(&self) -> Result<Vec<Self>, FastpathError> {
+        let root = self.bpffs.join("greway");
+        let entries = match fs::read_dir(&root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(self.error("read", &root, &source)),
+        };
+        let mut others = Vec::new();
+        for entry in entries {
+            let layout = entry.map_err(|source| self.error("read", &root, &source))?.path();
+            let folder = self.folder.file_name().map(|namespace| layout.join(namespace));
+            let other = folder.filter(|folder| *folder != self.folder && folder.is_dir());
+            others.extend(other.map(|folder| Self { bpffs: self.bpffs.clone(), folder }));
+        }
+        Ok(others)
+    }
+
+    /// Removes everything from the folder, and it. A link without its pin is let go by the kernel.
+    pub(crate) fn remove_everything(&self) -> Result<(), FastpathError> {
+        let entries =
+            fs::read_dir(&self.folder).map_err(|source| self.error("read", &self.folder, &source))?;
+        for entry in entries {
+            let path = entry.map_err(|source| self.error("read", &self.folder, &source))?.path();
+            self.remove(&path)?;
+        }
+        self.remove_folder()
+    }
+
+    /// Removes the maps and every folder of ours that is empty then.
     pub(crate) fn remove_folder(&self) -> Result<(), FastpathError> {
-        self.remove(&self.counters())?;
+        for name in MAPS {
+            self.remove(&self.map(name))?;
+        }
         for folder in self.folder.ancestors().take_while(|folder| *folder != self.bpffs) {
             match fs::remove_dir(folder) {
                 // Another namespace's pins, or another layout's, are in it.
@@ -120,7 +151,7 @@ mod tests {
     #[test]
     fn a_links_name_tells_its_point_and_device() {
         let pins = Pins::of_this_namespace(Path::new("/bpf")).unwrap();
-        assert!(pins.folder().starts_with("/bpf/greway/v1"), "{}", pins.folder().display());
+        assert!(pins.folder().starts_with("/bpf/greway/v2"), "{}", pins.folder().display());
         for point in Point::ALL {
             let path = pins.link(point, 12);
             assert_eq!(LinkPin::parse(&path), Some(LinkPin { point, index: 12, path }));
@@ -129,7 +160,7 @@ mod tests {
 
     #[test]
     fn other_names_are_no_links() {
-        for name in ["counters", "overlay", "overlay-", "overlay-x", "egress-3"] {
+        for name in ["greway_counters", "overlay", "overlay-", "overlay-x", "egress-3"] {
             assert_eq!(LinkPin::parse(&Path::new("/bpf").join(name)), None, "{name}");
         }
     }

@@ -10,7 +10,7 @@ use greway_ebpf_abi::Point;
 
 use crate::{
     HookChoice, bpffs,
-    fastpath::{CLSACT_PRIORITY, load_object, program},
+    fastpath::{CLSACT_PRIORITY, DECAP_FLAGS, load_object, program},
     link::{self, Wanted},
     netns::Device,
     object::OBJECT,
@@ -83,7 +83,7 @@ impl fmt::Display for Probe {
 pub fn probe() -> Probe {
     let lasting_bpffs = bpffs::lasting().map(drop).into();
     let mount_bpffs = bpffs::may_mount().into();
-    let (load, tcx, clsact) = match load_object(OBJECT, None) {
+    let (load, tcx, clsact) = match load_object(OBJECT, None, DECAP_FLAGS) {
         Ok(mut bpf) => {
             let mut try_hook = |hook| -> Ability {
                 let wanted = Wanted { hook, priority: CLSACT_PRIORITY, lasting: false };

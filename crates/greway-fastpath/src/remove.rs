@@ -28,10 +28,25 @@ pub(crate) fn left_by_others(pins: Option<&Pins>) -> Vec<FastpathError> {
     if let Some(pins) = pins {
         errors.extend(remove_links(pins));
         errors.extend(pins.remove_folder().err());
+        errors.extend(of_other_layouts(pins));
     }
     match Device::all() {
         Ok(devices) => errors.extend(devices.iter().flat_map(remove_filters)),
         Err(error) => errors.push(error),
+    }
+    errors
+}
+
+/// Removes what versions of greway with another layout of the maps have pinned for this network namespace.
+pub(crate) fn of_other_layouts(pins: &Pins) -> Vec<FastpathError> {
+    let others = match pins.of_other_layouts() {
+        Ok(others) => others,
+        Err(error) => return vec![error],
+    };
+    let mut errors = Vec::new();
+    for other in others {
+        errors.extend(remove_links(&other));
+        errors.extend(other.remove_everything().err());
     }
     errors
 }

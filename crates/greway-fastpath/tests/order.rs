@@ -32,7 +32,7 @@ fn a_declined_packet_reaches_everybody() {
             assert_eq!(ip_stack.until(PACKETS - 1), all, "{way}");
             let counters = sound(fastpath.counters(point).unwrap());
             assert_eq!(counters.seen, u64::from(PACKETS), "{way}");
-            assert_eq!(counters.declined_for(Decline::CountsOnly), u64::from(PACKETS), "{way}");
+            assert_eq!(counters.declined_for(Decline::NoTunnel), u64::from(PACKETS), "{way}");
             let gre = if point == Point::Underlay { PACKETS } else { 0 };
             assert_eq!(counters.gre, u64::from(gre), "{way}");
             fastpath.detach(&attachment).unwrap();

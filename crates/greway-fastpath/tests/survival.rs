@@ -7,23 +7,19 @@ mod support;
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use greway_fastpath::{
-    Ability, Fastpath, FastpathError, Hook, HookChoice, Options, PinPolicy, Pinning, Point, probe, remove_all,
+    Ability, Fastpath, FastpathError, Hook, HookChoice, LAYOUT, Options, PinPolicy, Pinning, Point, probe,
+    remove_all,
 };
 use rustix::{
-    fd::OwnedFd,
-    mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, fsconfig_create,
-        fsmount, fsopen, mount, mount_change,
-    },
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     thread::UnshareFlags,
 };
-use support::*;
+use support::{bpffs::Bpffs, *};
 
 const POINT: Point = Point::Underlay;
 
@@ -63,6 +59,38 @@ fn pinned_links_count_on_and_are_adopted() {
         second.remove_all().unwrap();
         assert_eq!(tcx_chain(FAR), []);
         assert!(!bpffs.has_pins());
+    });
+}
+
+/// A version of greway with other maps left its programs: they carry until ours are there, and go then.
+#[test]
+fn what_another_layout_left_goes_once_ours_is_there() {
+    let name = "what_another_layout_left_goes_once_ours_is_there";
+    in_namespace(name, |wire| {
+        let Some(bpffs) = Bpffs::new(name) else { return };
+        let options = bpffs.options(HookChoice::Tcx);
+        let (first, _attachment) = attached(&options, POINT);
+        drop(first);
+        let layout = |number: u32| bpffs.path.join(format!("greway/v{number}"));
+        std::fs::rename(layout(LAYOUT), layout(LAYOUT + 1)).unwrap();
+
+        let (mut second, attachment) = attached(&options, POINT);
+        assert!(!attachment.adopted);
+        assert_eq!(tcx_chain(FAR).len(), 2, "both are there for a while");
+        send_and_count(wire, &second, 5);
+        second.remove_other_layouts().unwrap();
+        assert_eq!(tcx_chain(FAR).len(), 1);
+        assert!(!layout(LAYOUT + 1).exists() && layout(LAYOUT).exists());
+        send_and_count(wire, &second, 10);
+        second.detach(&attachment).unwrap();
+        drop(second);
+
+        // And an uninstaller finds them too.
+        let (third, _attachment) = attached(&options, POINT);
+        drop(third);
+        std::fs::rename(layout(LAYOUT), layout(LAYOUT + 1)).unwrap();
+        remove_all(&PinPolicy::At(bpffs.path.clone())).unwrap();
+        assert_nothing_left(&bpffs, "another layout");
     });
 }
 
@@ -265,39 +293,5 @@ fn assert_nothing_left(bpffs: &Bpffs, way: &str) {
     assert!(!bpffs.has_pins(), "{way}");
     if let Some(lists) = tc_lists() {
         assert_eq!(lists, "", "{way}");
-    }
-}
-
-/// A bpffs that no mount namespace has, reached through a descriptor of this process.
-struct Bpffs {
-    path: PathBuf,
-    _mount: OwnedFd,
-}
-
-impl Bpffs {
-    fn new(test: &str) -> Option<Self> {
-        let mount = || {
-            let context = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
-            fsconfig_create(&context)?;
-            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-        };
-        match mount() {
-            Ok(mount) => {
-                let path = format!("/proc/{}/fd/{}", std::process::id(), mount.as_raw_fd());
-                Some(Self { path: path.into(), _mount: mount })
-            }
-            Err(errno) => {
-                not_run(test, &format!("no bpffs may be mounted: {errno}"));
-                None
-            }
-        }
-    }
-
-    fn options(&self, hook: HookChoice) -> Options {
-        Options { pins: PinPolicy::At(self.path.clone()), hook, ..options() }
-    }
-
-    fn has_pins(&self) -> bool {
-        self.path.join("greway").exists()
     }
 }

@@ -7,6 +7,8 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
 
+pub(crate) mod bpffs;
+
 use std::{
     borrow::Cow,
     collections::BTreeSet,
@@ -84,10 +86,10 @@ pub(crate) fn options_with_verdict(verdict: i32) -> Options {
     let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/obj/greway.bpf.o");
     let mut object = options().object.map_or_else(|| fs::read(committed).unwrap(), Cow::into_owned);
     let mut patched = 0;
-    for at in (0..object.len() - 8).step_by(4) {
-        // r0 = -1: as 64 bits from two words, as 64 bits sign-extended, or as 32 bits
-        // (Documentation/bpf/standardization/instruction-set.rst, v6.6).
-        if let [0x18 | 0xb7 | 0xb4, 0, 0, 0, 0xff, 0xff, 0xff, 0xff] = object[at..at + 8] {
+    for at in (0..object.len() - 8).step_by(8) {
+        // A register becomes -1: as 64 bits from two words, as 64 bits sign-extended, or as 32 bits
+        // (Documentation/bpf/standardization/instruction-set.rst, v6.6). Nothing but the verdict does.
+        if let [0x18 | 0xb7 | 0xb4, 0..=9, 0, 0, 0xff, 0xff, 0xff, 0xff] = object[at..at + 8] {
             object[at + 4..at + 8].copy_from_slice(&verdict.to_le_bytes());
             patched += 1;
         }
@@ -214,10 +216,15 @@ pub(crate) fn ipv4(protocol: u8, len: usize, fragment: u16) -> Vec<u8> {
     header.extend([64, protocol, 0, 0]);
     header.extend(NEAR_IP.octets());
     header.extend(FAR_IP.octets());
-    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    let folded = !((sum & 0xffff) + (sum >> 16)) as u16;
-    header[10..12].copy_from_slice(&folded.to_be_bytes());
+    let sum = header_checksum(&header);
+    header[10..12].copy_from_slice(&sum);
     header
+}
+
+/// The checksum of an IPv4 header whose field is zero.
+pub(crate) fn header_checksum(header: &[u8]) -> [u8; 2] {
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
 }
 
 fn number(packet: &[u8]) -> Option<u32> {
@@ -255,7 +262,8 @@ pub(crate) fn seen(fastpath: &Fastpath, point: Point) -> u64 {
 
 /// Counters whose parts add up.
 pub(crate) fn sound(counters: Counters) -> Counters {
-    assert_eq!(counters.seen, counters.declined.iter().sum::<u64>(), "{counters:?}");
+    let ends = counters.carried + counters.dropped + counters.declined.iter().sum::<u64>();
+    assert_eq!(counters.seen, ends, "{counters:?}");
     assert!(counters.gre <= counters.seen, "{counters:?}");
     counters
 }

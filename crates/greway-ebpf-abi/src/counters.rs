@@ -1,0 +1,150 @@
+//! What the programs count, each CPU for itself.
+//!
+//! ```text
+//! Counters (one attach point)
+//!  0        8        16       24       32             + 8 × Decline::COUNT
+//!  +--------+--------+--------+--------+------ ... ------+
+//!  |  seen  |  gre   |carried |dropped |    declined     |
+//!  +--------+--------+--------+--------+------ ... ------+
+//!
+//! TunnelCounters (one tunnel, both directions)
+//!  0          8         16         24        32         40         48
+//!  +----------+---------+----------+---------+----------+----------+-- ... --+--- ... ---+
+//!  |rx_packets|rx_bytes |tx_packets|tx_bytes |last_rx_ns|last_tx_ns| dropped | declined  |
+//!  +----------+---------+----------+---------+----------+----------+-- ... --+--- ... ---+
+//! ```
+
+use crate::{Decline, Dropped};
+
+/// One CPU's counters of one point, in packets since the map was made. `seen` is the sum of `carried`, `dropped`
+/// and all of `declined`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counters {
+    /// Packets the program looked at. A super-packet counts once.
+    pub seen: u64,
+    /// At the underlay, those of them whose IP protocol is 47.
+    pub gre: u64,
+    /// Packets the program encapsulated or decapsulated and sent on.
+    pub carried: u64,
+    /// Packets the program dropped.
+    pub dropped: u64,
+    /// Packets left to those behind, by reason.
+    pub declined: [u64; Decline::COUNT],
+}
+
+/// One CPU's counters of one tunnel. Bytes are of payload packets (RX-25), a super-packet counts once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct TunnelCounters {
+    /// Payload packets delivered to the tunnel device.
+    pub rx_packets: u64,
+    /// Bytes of payload packets delivered.
+    pub rx_bytes: u64,
+    /// Payload packets sent.
+    pub tx_packets: u64,
+    /// Bytes of payload packets sent.
+    pub tx_bytes: u64,
+    /// When the last packet was delivered, in nanoseconds of CLOCK_MONOTONIC; 0: never.
+    pub last_rx_ns: u64,
+    /// When the last packet was sent, in nanoseconds of CLOCK_MONOTONIC; 0: never.
+    pub last_tx_ns: u64,
+    /// Packets dropped, by [`Dropped`].
+    pub dropped: [u64; Dropped::COUNT],
+    /// Packets known to be this tunnel's that were left to userspace, by [`Decline`].
+    pub declined: [u64; Decline::COUNT],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { seen: 0, gre: 0, carried: 0, dropped: 0, declined: [0; Decline::COUNT] }
+    }
+}
+
+impl Default for TunnelCounters {
+    fn default() -> Self {
+        Self {
+            rx_packets: 0,
+            rx_bytes: 0,
+            tx_packets: 0,
+            tx_bytes: 0,
+            last_rx_ns: 0,
+            last_tx_ns: 0,
+            dropped: [0; Dropped::COUNT],
+            declined: [0; Decline::COUNT],
+        }
+    }
+}
+
+impl Counters {
+    /// Packets declined for `reason`.
+    pub fn declined_for(&self, reason: Decline) -> u64 {
+        self.declined[reason as usize]
+    }
+
+    /// Adds another CPU's counters to these. Wraps, as the kernel's do.
+    pub fn add(&mut self, other: &Self) {
+        self.seen = self.seen.wrapping_add(other.seen);
+        self.gre = self.gre.wrapping_add(other.gre);
+        self.carried = self.carried.wrapping_add(other.carried);
+        self.dropped = self.dropped.wrapping_add(other.dropped);
+        add_each(&mut self.declined, &other.declined);
+    }
+}
+
+impl TunnelCounters {
+    /// Packets declined for `reason`.
+    pub fn declined_for(&self, reason: Decline) -> u64 {
+        self.declined[reason as usize]
+    }
+
+    /// Packets dropped for `reason`.
+    pub fn dropped_for(&self, reason: Dropped) -> u64 {
+        self.dropped[reason as usize]
+    }
+
+    /// Adds another CPU's counters to these; of the times the later one counts. Wraps, as the kernel's do.
+    pub fn add(&mut self, other: &Self) {
+        self.rx_packets = self.rx_packets.wrapping_add(other.rx_packets);
+        self.rx_bytes = self.rx_bytes.wrapping_add(other.rx_bytes);
+        self.tx_packets = self.tx_packets.wrapping_add(other.tx_packets);
+        self.tx_bytes = self.tx_bytes.wrapping_add(other.tx_bytes);
+        self.last_rx_ns = self.last_rx_ns.max(other.last_rx_ns);
+        self.last_tx_ns = self.last_tx_ns.max(other.last_tx_ns);
+        add_each(&mut self.dropped, &other.dropped);
+        add_each(&mut self.declined, &other.declined);
+    }
+}
+
+fn add_each(sums: &mut [u64], others: &[u64]) {
+    for (sum, more) in sums.iter_mut().zip(others) {
+        *sum = sum.wrapping_add(*more);
+    }
+}
+
+const _: () = assert!(size_of::<Counters>() == 32 + 8 * Decline::COUNT);
+const _: () = assert!(core::mem::offset_of!(Counters, declined) == 32);
+const _: () = assert!(size_of::<TunnelCounters>() == 48 + 8 * (Dropped::COUNT + Decline::COUNT));
+const _: () = assert!(core::mem::offset_of!(TunnelCounters, dropped) == 48);
+const _: () = assert!(align_of::<Counters>() == 8 && align_of::<TunnelCounters>() == 8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_cpus_add_up() {
+        let mut sum = TunnelCounters { rx_packets: 3, last_rx_ns: 9, ..TunnelCounters::default() };
+        let mut other = TunnelCounters { rx_packets: 4, last_rx_ns: 5, ..TunnelCounters::default() };
+        other.declined[Decline::TooBig as usize] = 2;
+        other.dropped[Dropped::EcnCorrupted as usize] = 1;
+        sum.add(&other);
+        sum.add(&other);
+        assert_eq!((sum.rx_packets, sum.last_rx_ns), (11, 9));
+        assert_eq!((sum.declined_for(Decline::TooBig), sum.dropped_for(Dropped::EcnCorrupted)), (4, 2));
+
+        let mut point = Counters { seen: u64::MAX, ..Counters::default() };
+        point.add(&Counters { seen: 2, carried: 2, ..Counters::default() });
+        assert_eq!((point.seen, point.carried), (1, 2));
+    }
+}

@@ -1,0 +1,80 @@
+//! Each packet is counted once at its point, and once for its tunnel where that is known.
+
+use aya_ebpf::helpers::r#gen::bpf_ktime_get_coarse_ns;
+use greway_ebpf_abi::Point;
+
+use crate::{COUNTERS, End, Stop, TUNNELS};
+
+/// What a look at a packet found.
+pub(crate) struct Seen {
+    point: Point,
+    /// Its IP protocol is 47.
+    pub(crate) gre: bool,
+    /// The peer end of its tunnel; 0: not known.
+    pub(crate) tunnel: u32,
+    /// Bytes of the payload packet.
+    pub(crate) bytes: u32,
+}
+
+impl Seen {
+    #[inline(always)]
+    pub(crate) fn at(point: Point) -> Self {
+        Self { point, gre: false, tunnel: 0, bytes: 0 }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn count(seen: &Seen, end: &End) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(seen.point.index()) {
+        // SAFETY: the pointer is to this CPU's element, which the map keeps alive while the program runs, and
+        // tc ingress runs in softirq context, which is not re-entered on the same CPU.
+        let counters = unsafe { &mut *counters };
+        counters.seen += 1;
+        counters.gre += u64::from(seen.gre);
+        match end {
+            Ok(_) => counters.carried += 1,
+            Err(Stop::Drop(_)) => counters.dropped += 1,
+            Err(Stop::Decline(reason)) => {
+                if let Some(declined) = counters.declined.get_mut(*reason as usize) {
+                    *declined += 1;
+                }
+            }
+        }
+    }
+    if seen.tunnel == 0 {
+        return;
+    }
+    let Some(counters) = TUNNELS.get_ptr_mut(&seen.tunnel) else {
+        return;
+    };
+    // SAFETY: as above.
+    let counters = unsafe { &mut *counters };
+    match end {
+        Ok(_) => {
+            // SAFETY: it only reads a clock.
+            let now = unsafe { bpf_ktime_get_coarse_ns() };
+            match seen.point {
+                Point::Overlay => {
+                    counters.tx_packets += 1;
+                    counters.tx_bytes += u64::from(seen.bytes);
+                    counters.last_tx_ns = now;
+                }
+                Point::Underlay => {
+                    counters.rx_packets += 1;
+                    counters.rx_bytes += u64::from(seen.bytes);
+                    counters.last_rx_ns = now;
+                }
+            }
+        }
+        Err(Stop::Drop(reason)) => {
+            if let Some(dropped) = counters.dropped.get_mut(*reason as usize) {
+                *dropped += 1;
+            }
+        }
+        Err(Stop::Decline(reason)) => {
+            if let Some(declined) = counters.declined.get_mut(*reason as usize) {
+                *declined += 1;
+            }
+        }
+    }
+}

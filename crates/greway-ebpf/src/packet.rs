@@ -1,0 +1,149 @@
+//! What is read of a packet, and the numbers that headers consist of.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::bpf_hdr_start_off::{BPF_HDR_START_MAC, BPF_HDR_START_NET},
+    helpers::r#gen::{bpf_skb_load_bytes_relative, bpf_skb_store_bytes},
+    programs::TcContext,
+};
+
+/// EtherTypes (the IANA registry); numbers in host order.
+pub(crate) const IPV4: u16 = 0x0800;
+pub(crate) const IPV6: u16 = 0x86dd;
+pub(crate) const VLAN: u16 = 0x8100;
+pub(crate) const QINQ: u16 = 0x88a8;
+pub(crate) const TEB: u16 = 0x6558;
+pub(crate) const WCCP: u16 = 0x883e;
+pub(crate) const ERSPAN: u16 = 0x88be;
+pub(crate) const ERSPAN2: u16 = 0x22eb;
+/// Below this the field is a length (IEEE 802.3 §3.2.6).
+pub(crate) const LEAST_ETHERTYPE: u16 = 0x0600;
+
+/// Protocol numbers.
+pub(crate) const HOP_BY_HOP: u8 = 0;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const ROUTING: u8 = 43;
+pub(crate) const FRAGMENT: u8 = 44;
+pub(crate) const GRE: u8 = 47;
+pub(crate) const DESTINATION_OPTIONS: u8 = 60;
+
+/// Bytes of headers.
+pub(crate) const ETHERNET_LEN: u32 = 14;
+pub(crate) const IPV4_LEN: u32 = 20;
+pub(crate) const IPV6_LEN: u32 = 40;
+
+/// The largest datagram in bytes, either family's (no jumbograms).
+pub(crate) const LARGEST: u32 = 65_535;
+
+const PACKET_HOST: u32 = 0;
+
+/// `N` bytes from `offset`, counted from the network header; `None` when the packet has fewer.
+#[inline(always)]
+pub(crate) fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Option<[u8; N]> {
+    load_from(ctx, offset, BPF_HDR_START_NET)
+}
+
+/// The same, counted from the link header.
+#[inline(always)]
+pub(crate) fn load_link<const N: usize>(ctx: &TcContext) -> Option<[u8; N]> {
+    load_from(ctx, 0, BPF_HDR_START_MAC)
+}
+
+#[inline(always)]
+fn load_from<const N: usize>(ctx: &TcContext, offset: u32, start: u32) -> Option<[u8; N]> {
+    let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+    // SAFETY: the helper writes exactly N bytes to the buffer, or fails.
+    let failed = unsafe {
+        bpf_skb_load_bytes_relative(ctx.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as u32, start)
+    };
+    if failed != 0 {
+        return None;
+    }
+    // SAFETY: all N bytes were written, see above.
+    Some(unsafe { bytes.assume_init() })
+}
+
+/// Writes `bytes` at `offset`, counted from the first byte. `flags`: `BPF_F_RECOMPUTE_CSUM` behind the link
+/// header, which what the device summed does not cover.
+#[inline(always)]
+pub(crate) fn store(ctx: &TcContext, offset: u32, bytes: &[u8], flags: u64) -> bool {
+    // SAFETY: the helper reads `bytes.len()` bytes.
+    let failed = unsafe {
+        bpf_skb_store_bytes(ctx.as_ptr().cast(), offset, bytes.as_ptr().cast(), bytes.len() as u32, flags)
+    };
+    failed == 0
+}
+
+/// The EtherType of the network packet, as the device read it.
+#[inline(always)]
+pub(crate) fn ethertype(ctx: &TcContext) -> u16 {
+    // SAFETY: the context outlives the program's run.
+    u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16)
+}
+
+#[inline(always)]
+pub(crate) fn vlan_tagged(ctx: &TcContext) -> bool {
+    // SAFETY: as in `ethertype`.
+    unsafe { (*ctx.skb.skb).vlan_present != 0 }
+}
+
+#[inline(always)]
+pub(crate) fn to_this_host(ctx: &TcContext) -> bool {
+    // SAFETY: as in `ethertype`.
+    unsafe { (*ctx.skb.skb).pkt_type == PACKET_HOST }
+}
+
+/// Bytes from the link header on.
+#[inline(always)]
+pub(crate) fn length(ctx: &TcContext) -> u32 {
+    // SAFETY: as in `ethertype`.
+    unsafe { (*ctx.skb.skb).len }
+}
+
+/// Bytes of payload in each segment of a super-packet, 0 where it is none.
+#[inline(always)]
+pub(crate) fn gso_size(ctx: &TcContext) -> u32 {
+    // SAFETY: as in `ethertype`.
+    unsafe { (*ctx.skb.skb).gso_size }
+}
+
+/// Index of the device it is on.
+#[inline(always)]
+pub(crate) fn ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: as in `ethertype`.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+#[inline(always)]
+pub(crate) fn mark(ctx: &TcContext) -> u32 {
+    // SAFETY: as in `ethertype`.
+    unsafe { (*ctx.skb.skb).mark }
+}
+
+#[inline(always)]
+pub(crate) fn set_mark(ctx: &TcContext, mark: u32) {
+    // SAFETY: as in `ethertype`; the mark may be written.
+    unsafe { (*ctx.skb.skb).mark = mark };
+}
+
+#[inline(always)]
+pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// An IPv4 address in the form of the maps.
+#[inline(always)]
+pub(crate) fn mapped(address: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = address;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// A sum of 16-bit words in one word (RFC 1071).
+#[inline(always)]
+pub(crate) fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}

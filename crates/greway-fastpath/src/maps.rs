@@ -1,0 +1,366 @@
+//! What userspace writes into the maps and reads from them.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
+    util::nr_cpus,
+};
+use greway_ebpf_abi::{
+    COUNTERS_MAP, Counters, EGRESS_MAP, EgressEntry, INGRESS_MAP, IngressEntry, IngressKey, LOCAL_MAP, Point,
+    STATE_MAP, State, TUNNELS_MAP, TunnelCounters,
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{Fastpath, FastpathError, Table, entry::bytes, error::words};
+
+impl Fastpath {
+    /// Makes the maps say what `table` says, and removes what it does not name. Packets on their way see the old
+    /// entry of a tunnel or the new one; none sees half of it. Goes on after an error.
+    ///
+    /// # Errors
+    /// All that went wrong: the kernel has no memory, or there are too many tunnels.
+    pub fn apply(&mut self, table: &Table) -> Result<(), Vec<FastpathError>> {
+        let mut errors = Vec::new();
+        for (key, entry) in &table.ingress {
+            errors.extend(self.set_ingress(key, entry).err());
+        }
+        for (peer, entry) in &table.egress {
+            errors.extend(self.set_egress(*peer, entry).err());
+        }
+        match self.ingress_keys() {
+            Ok(keys) => {
+                for key in keys.iter().filter(|key| !table.ingress.contains_key(key)) {
+                    errors.extend(self.remove_ingress(key).err());
+                }
+            }
+            Err(error) => errors.push(error),
+        }
+        match self.peers() {
+            Ok(peers) => {
+                for peer in peers.into_iter().filter(|peer| !table.egress.contains_key(peer)) {
+                    errors.extend(self.remove_egress(peer).err());
+                }
+            }
+            Err(error) => errors.push(error),
+        }
+        let known: BTreeSet<u32> =
+            table.egress.keys().copied().chain(table.ingress.values().map(|entry| entry.peer)).collect();
+        match self.counted() {
+            Ok(counted) => {
+                for peer in counted.into_iter().filter(|peer| !known.contains(peer)) {
+                    errors.extend(self.forget_counters(peer).err());
+                }
+            }
+            Err(error) => errors.push(error),
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// How the packets that come out of the peer end `peer` are encapsulated. An entry that differs in nothing but
+    /// a running [`Self::decline_next`] is left alone.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn set_egress(&mut self, peer: u32, entry: &EgressEntry) -> Result<(), FastpathError> {
+        self.make_counters(peer)?;
+        let mut map = self.hash_mut::<u32, EgressEntry>(EGRESS_MAP)?;
+        let now = found(EGRESS_MAP, map.get(&peer, 0))?;
+        if now.is_some_and(|Plain(now)| EgressEntry { decline_next: entry.decline_next, ..now } == *entry) {
+            return Ok(());
+        }
+        map.insert(peer, Plain(*entry), ANY).map_err(refused("write to", EGRESS_MAP))
+    }
+
+    /// What becomes of the packets with this key.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn set_ingress(&mut self, key: &IngressKey, entry: &IngressEntry) -> Result<(), FastpathError> {
+        self.make_counters(entry.peer)?;
+        let mut map = self.hash_mut::<Plain<IngressKey>, IngressEntry>(INGRESS_MAP)?;
+        if found(INGRESS_MAP, map.get(&Plain(*key), 0))?.is_some_and(|Plain(now)| now == *entry) {
+            return Ok(());
+        }
+        map.insert(Plain(*key), Plain(*entry), ANY).map_err(refused("write to", INGRESS_MAP))
+    }
+
+    /// What is known of the packets that come out of `peer`.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn egress(&self, peer: u32) -> Result<Option<EgressEntry>, FastpathError> {
+        let map = self.hash::<u32, EgressEntry>(EGRESS_MAP)?;
+        Ok(found(EGRESS_MAP, map.get(&peer, 0))?.map(|Plain(entry)| entry))
+    }
+
+    /// What is known of the packets with this key.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn ingress(&self, key: &IngressKey) -> Result<Option<IngressEntry>, FastpathError> {
+        let map = self.hash::<Plain<IngressKey>, IngressEntry>(INGRESS_MAP)?;
+        Ok(found(INGRESS_MAP, map.get(&Plain(*key), 0))?.map(|Plain(entry)| entry))
+    }
+
+    /// Takes the tunnel of the peer end `peer` out of all maps, its counters too. Its packets are userspace's from
+    /// then on.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`]; what is not there is no error.
+    pub fn remove(&mut self, peer: u32) -> Result<(), FastpathError> {
+        for key in self.ingress_keys()? {
+            if self.ingress(&key)?.is_some_and(|entry| entry.peer == peer) {
+                self.remove_ingress(&key)?;
+            }
+        }
+        self.remove_egress(peer)?;
+        self.forget_counters(peer)
+    }
+
+    /// Takes one key out: its packets are userspace's, or those of a tunnel that matches with less.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`]; a key that is not there is no error.
+    pub fn remove_ingress(&mut self, key: &IngressKey) -> Result<(), FastpathError> {
+        let mut map = self.hash_mut::<Plain<IngressKey>, IngressEntry>(INGRESS_MAP)?;
+        gone(INGRESS_MAP, map.remove(&Plain(*key)))
+    }
+
+    /// Leaves what comes out of `peer` to userspace.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`]; a tunnel that is not there is no error.
+    pub fn remove_egress(&mut self, peer: u32) -> Result<(), FastpathError> {
+        gone(EGRESS_MAP, self.hash_mut::<u32, EgressEntry>(EGRESS_MAP)?.remove(&peer))
+    }
+
+    /// The peer ends whose packets are encapsulated.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn peers(&self) -> Result<Vec<u32>, FastpathError> {
+        let map = self.hash::<u32, EgressEntry>(EGRESS_MAP)?;
+        map.keys().collect::<Result<_, _>>().map_err(refused("read", EGRESS_MAP))
+    }
+
+    /// The keys whose packets are known.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn ingress_keys(&self) -> Result<Vec<IngressKey>, FastpathError> {
+        let map = self.hash::<Plain<IngressKey>, IngressEntry>(INGRESS_MAP)?;
+        let keys = map.keys().map(|key| key.map(|Plain(key)| key));
+        keys.collect::<Result<_, _>>().map_err(refused("read", INGRESS_MAP))
+    }
+
+    /// Lets the next `packets` that come out of `peer` go to userspace (T18). `false`: there is no such tunnel.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn decline_next(&mut self, peer: u32, packets: u32) -> Result<bool, FastpathError> {
+        let mut map = self.hash_mut::<u32, EgressEntry>(EGRESS_MAP)?;
+        let Some(Plain(entry)) = found(EGRESS_MAP, map.get(&peer, 0))? else { return Ok(false) };
+        let entry = EgressEntry { decline_next: packets, ..entry };
+        map.insert(peer, Plain(entry), ANY).map_err(refused("write to", EGRESS_MAP))?;
+        Ok(true)
+    }
+
+    /// The addresses of this host, asked for packets to a tunnel without a `local`.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn set_local_addresses(
+        &mut self,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> Result<(), FastpathError> {
+        let wanted: BTreeSet<[u8; 16]> = addresses.into_iter().map(bytes).collect();
+        let map = self.map_mut(LOCAL_MAP)?;
+        let mut map = HashMap::<_, [u8; 16], u32>::try_from(map).map_err(refused("open", LOCAL_MAP))?;
+        let known: BTreeSet<[u8; 16]> =
+            map.keys().collect::<Result<_, _>>().map_err(refused("read", LOCAL_MAP))?;
+        for address in wanted.difference(&known) {
+            map.insert(address, 0, ANY).map_err(refused("write to", LOCAL_MAP))?;
+        }
+        for address in known.difference(&wanted) {
+            gone(LOCAL_MAP, map.remove(address))?;
+        }
+        Ok(())
+    }
+
+    /// The addresses that [`Self::set_local_addresses`] has set, ascending.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn local_addresses(&self) -> Result<Vec<IpAddr>, FastpathError> {
+        let map = HashMap::<_, [u8; 16], u32>::try_from(self.map(LOCAL_MAP)?)
+            .map_err(refused("open", LOCAL_MAP))?;
+        let addresses: BTreeSet<[u8; 16]> =
+            map.keys().collect::<Result<_, _>>().map_err(refused("read", LOCAL_MAP))?;
+        Ok(addresses.into_iter().map(|bytes| IpAddr::from(bytes).to_canonical()).collect())
+    }
+
+    /// A sign of life: until five seconds after it the programs trust the next hops they were told.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn beat(&mut self) -> Result<(), FastpathError> {
+        let now = clock_gettime(ClockId::Monotonic);
+        // Positive on every machine that has booted.
+        let heartbeat_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        let map = self.map_mut(STATE_MAP)?;
+        let mut map = Array::<_, Plain<State>>::try_from(map).map_err(refused("open", STATE_MAP))?;
+        map.set(0, Plain(State { heartbeat_ns }), ANY).map_err(refused("write to", STATE_MAP))
+    }
+
+    /// What concerns all tunnels.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn state(&self) -> Result<State, FastpathError> {
+        let map =
+            Array::<_, Plain<State>>::try_from(self.map(STATE_MAP)?).map_err(refused("open", STATE_MAP))?;
+        map.get(&0, 0).map(|Plain(state)| state).map_err(refused("read", STATE_MAP))
+    }
+
+    /// The counters of `point`, all CPUs together, in packets since the map was made.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn counters(&self, point: Point) -> Result<Counters, FastpathError> {
+        let map = self.map(COUNTERS_MAP)?;
+        let map = PerCpuArray::<_, Plain<Counters>>::try_from(map).map_err(refused("open", COUNTERS_MAP))?;
+        let per_cpu = map.get(&point.index(), 0).map_err(refused("read", COUNTERS_MAP))?;
+        let mut sum = Counters::default();
+        for Plain(counters) in per_cpu.iter() {
+            sum.add(counters);
+        }
+        Ok(sum)
+    }
+
+    /// The counters of the tunnel of the peer end `peer`, all CPUs together; `None` where there is no such tunnel.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn tunnel_counters(&self, peer: u32) -> Result<Option<TunnelCounters>, FastpathError> {
+        let map = self.map(TUNNELS_MAP)?;
+        let map = PerCpuHashMap::<_, u32, Plain<TunnelCounters>>::try_from(map)
+            .map_err(refused("open", TUNNELS_MAP))?;
+        let Some(per_cpu) = found(TUNNELS_MAP, map.get(&peer, 0))? else { return Ok(None) };
+        let mut sum = TunnelCounters::default();
+        for Plain(counters) in per_cpu.iter() {
+            sum.add(counters);
+        }
+        Ok(Some(sum))
+    }
+
+    /// The programs count into what is there only.
+    fn make_counters(&mut self, peer: u32) -> Result<(), FastpathError> {
+        let mut map = self.tunnels_mut()?;
+        if found(TUNNELS_MAP, map.get(&peer, 0))?.is_some() {
+            return Ok(());
+        }
+        let cpus = nr_cpus().map_err(|(what, error)| FastpathError::Map {
+            action: "write to",
+            map: TUNNELS_MAP,
+            kernel: format!("{what}: {error}"),
+        })?;
+        let zero = vec![Plain(TunnelCounters::default()); cpus];
+        let zero = PerCpuValues::try_from(zero).map_err(|source| FastpathError::Map {
+            action: "write to",
+            map: TUNNELS_MAP,
+            kernel: source.to_string(),
+        })?;
+        map.insert(peer, zero, ANY).map_err(refused("write to", TUNNELS_MAP))
+    }
+
+    fn forget_counters(&mut self, peer: u32) -> Result<(), FastpathError> {
+        gone(TUNNELS_MAP, self.tunnels_mut()?.remove(&peer))
+    }
+
+    /// The peer ends that have counters.
+    fn counted(&self) -> Result<Vec<u32>, FastpathError> {
+        let map = PerCpuHashMap::<_, u32, Plain<TunnelCounters>>::try_from(self.map(TUNNELS_MAP)?)
+            .map_err(refused("open", TUNNELS_MAP))?;
+        map.keys().collect::<Result<_, _>>().map_err(refused("read", TUNNELS_MAP))
+    }
+
+    fn tunnels_mut(
+        &mut self,
+    ) -> Result<PerCpuHashMap<&mut MapData, u32, Plain<TunnelCounters>>, FastpathError> {
+        PerCpuHashMap::try_from(self.map_mut(TUNNELS_MAP)?).map_err(refused("open", TUNNELS_MAP))
+    }
+
+    fn hash<K: Pod, V>(&self, name: &'static str) -> Result<HashMap<&MapData, K, Plain<V>>, FastpathError>
+    where
+        Plain<V>: Pod,
+    {
+        HashMap::try_from(self.map(name)?).map_err(refused("open", name))
+    }
+
+    fn hash_mut<K: Pod, V>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<HashMap<&mut MapData, K, Plain<V>>, FastpathError>
+    where
+        Plain<V>: Pod,
+    {
+        HashMap::try_from(self.map_mut(name)?).map_err(refused("open", name))
+    }
+
+    fn map(&self, name: &'static str) -> Result<&Map, FastpathError> {
+        self.bpf.map(name).ok_or_else(|| missing(name))
+    }
+
+    fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, FastpathError> {
+        self.bpf.map_mut(name).ok_or_else(|| missing(name))
+    }
+}
+
+/// `BPF_ANY`: add or replace.
+const ANY: u64 = 0;
+
+fn missing(map: &'static str) -> FastpathError {
+    FastpathError::Map { action: "open", map, kernel: "the object has no such map".to_owned() }
+}
+
+fn refused(action: &'static str, map: &'static str) -> impl Fn(MapError) -> FastpathError {
+    move |error| FastpathError::Map { action, map, kernel: words(&error) }
+}
+
+/// `None` for a key that is not there.
+fn found<V>(map: &'static str, result: Result<V, MapError>) -> Result<Option<V>, FastpathError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(refused("read", map)(error)),
+    }
+}
+
+/// A key that is not there needs no removing.
+fn gone(map: &'static str, result: Result<(), MapError>) -> Result<(), FastpathError> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(refused("remove from", map)(error)),
+    }
+}
+
+/// What is in a map, as aya wants it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Plain<T>(T);
+
+macro_rules! plain {
+    ($($kind:ty),+) => {
+        $(
+            // SAFETY: repr(C), of numbers only, without padding (greway-ebpf-abi asserts the sizes), so any bytes
+            // are a value and all of them may be read.
+            #[expect(unsafe_code, reason = "the marker of aya's that a map type needs")]
+            unsafe impl Pod for Plain<$kind> {}
+        )+
+    };
+}
+
+plain!(Counters, EgressEntry, IngressEntry, IngressKey, State, TunnelCounters);
