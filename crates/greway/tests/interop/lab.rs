@@ -169,10 +169,22 @@ impl Interop {
             for (near, far) in inner(number, 1).into_iter().zip(inner(number, 2)) {
                 let report = ping(&self.host, far, &options).unwrap();
                 assert!(report.complete(), "{name}, {size} bytes to {far}: {report}");
-                let report = self.guest.ping(near, &quick(&options)).unwrap();
-                assert_eq!((report.sent, report.received), (3, 3), "{name}, {size} bytes: {}", report.text);
+                self.answered(name, near, &options);
             }
         }
+    }
+
+    /// Pings from the guest until all of one run are answered: on a busy host its device loses an answer now and then
+    /// that has been on the wire. What greway loses is asked by [`Interop::no_errors`].
+    pub(crate) fn answered(&mut self, name: &str, near: IpAddr, options: &PingOptions) {
+        let mut last = String::new();
+        let complete =
+            poll_until(SOON, &format!("{name}, {} bytes: answers of {near}", options.size), || {
+                let report = self.guest.ping(near, &quick(options)).unwrap();
+                last = report.text;
+                (report.received == report.sent).then_some(())
+            });
+        complete.unwrap_or_else(|error| panic!("{error}: {last}"));
     }
 
     /// A bulk each way in each inner family, compared byte for byte; gives the rates of IPv4 in Mbit/s.
