@@ -234,6 +234,9 @@ pub struct Unmatched {
     pub last_seen_seconds: f64,
 }
 
+/// The reason for what names no endpoint. A host says much to everybody, so that this counts least.
+const NO_ENDPOINT: &str = "no-endpoint";
+
 /// What a verdict is drawn from.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
@@ -284,7 +287,7 @@ impl Facts<'_> {
         if let Some(cause) = self.cause_of_silence() {
             return (State::NoAnswer, format!("{name} not working · sent {sent}, received 0: {cause}"));
         }
-        if sent == 0 && tunnel.drops.is_empty() {
+        if sent == 0 && self.telling_drops().next().is_none() {
             let hint = match peer {
                 None => " · no inner peer address is known, so nothing was asked",
                 Some(_) => "",
@@ -301,10 +304,20 @@ impl Facts<'_> {
         (State::NoAnswer, format!("{name} no answer · sent {sent}, received 0: {why}"))
     }
 
+    /// The drops that may be why nothing arrives. A tunnel without a remote finds no endpoint for what this
+    /// host says to everybody, such as router solicitations; that explains nothing where it has endpoints.
+    fn telling_drops(&self) -> impl Iterator<Item = &Drop> {
+        let spec = &self.tunnel.spec;
+        let named =
+            !spec.inner.neighbours.is_empty() || spec.inner.routes.iter().any(|route| route.via.is_some());
+        let has_endpoints = spec.remote.is_none() && (named || self.tunnel.counters.sent_packets > 0);
+        self.tunnel.drops.iter().filter(move |drop| !(has_endpoints && drop.reason == NO_ENDPOINT))
+    }
+
     /// What this end can see of why nothing arrives.
     fn cause_of_silence(&self) -> Option<String> {
         let spec = &self.tunnel.spec;
-        let most = self.tunnel.drops.iter().max_by_key(|drop| drop.packets);
+        let most = self.telling_drops().max_by_key(|drop| (drop.reason != NO_ENDPOINT, drop.packets));
         if let Some(drop) = most {
             return Some(format!("{} dropped, {}: {}", drop.packets, drop.reason, drop.explanation));
         }
@@ -378,5 +391,70 @@ impl fmt::Display for Milliseconds {
             ms if ms < 10.0 => write!(f, "{ms:.1} ms"),
             ms => write!(f, "{ms:.0} ms"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use greway_spec::{Draft, InnerNeighbour};
+
+    use super::*;
+
+    /// A tunnel without a remote whose host has told everybody that it is there.
+    fn without_remote(neighbours: Vec<InnerNeighbour>) -> TunnelStatus {
+        let address = |text: &str| text.parse().unwrap();
+        let mut draft = Draft::new("tun0".parse().unwrap(), address("10.0.0.1"), address("0.0.0.0"));
+        draft.neighbours = Some(neighbours.into_iter().map(Into::into).collect());
+        let solicitations = Drop {
+            reason: "no-endpoint".to_owned(),
+            direction: "transmit".to_owned(),
+            packets: 5,
+            explanation: "no neighbour names one".to_owned(),
+        };
+        TunnelStatus {
+            spec: draft.into_spec().unwrap(),
+            verdict: String::new(),
+            state: State::Idle,
+            device: Some(Device { index: 4, up: true, mtu: 1_476, addresses: Vec::new() }),
+            moved: false,
+            datapath: Carried {
+                datapath: "userspace".to_owned(),
+                overlay: "veth".to_owned(),
+                underlay: "raw".to_owned(),
+                why: String::new(),
+            },
+            counters: Counters::default(),
+            last_received_seconds: None,
+            last_sent_seconds: None,
+            sequence: None,
+            drops: vec![solicitations],
+            icmp_errors: Vec::new(),
+            unreachable_told: 0,
+            peer: None,
+            notes: Vec::new(),
+            findings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_a_host_says_to_everybody_is_no_reason_where_endpoints_are_named() {
+        let verdict = |tunnel: &TunnelStatus| Facts { tunnel, unmatched: &[] }.verdict();
+        let (state, line) = verdict(&without_remote(Vec::new()));
+        assert!(state == State::NoAnswer && line.contains("no neighbour names one"), "{line}");
+
+        let neighbour =
+            InnerNeighbour { address: "172.16.0.2".parse().unwrap(), endpoint: "10.0.0.2".parse().unwrap() };
+        let (state, line) = verdict(&without_remote(vec![neighbour]));
+        assert!(state == State::Idle && line.contains("nothing sent or received yet"), "{line}");
+
+        let mut sent = without_remote(Vec::new());
+        sent.counters.sent_packets = 3;
+        let (state, line) = verdict(&sent);
+        assert!(state == State::NoAnswer && line.contains("nobody has sent into it yet"), "{line}");
+
+        let mut refused = without_remote(Vec::new());
+        refused.drops.push(Drop { reason: "no-route".to_owned(), packets: 1, ..refused.drops[0].clone() });
+        let (_, line) = verdict(&refused);
+        assert!(line.contains("1 dropped, no-route"), "{line}");
     }
 }

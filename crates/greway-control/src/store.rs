@@ -59,8 +59,7 @@ impl Store {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let parsed = fs::read(&path)
-                .and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).map_err(io::Error::from));
+            let parsed = fs::read(&path).and_then(|bytes| read(&bytes));
             match parsed {
                 Ok(stored) => {
                     loaded.tunnels.insert(stored.spec.name.clone(), stored);
@@ -124,6 +123,22 @@ impl Store {
     }
 }
 
+/// A state file. One of a later version may say more than this one knows, and leaving that out would carry
+/// another tunnel than was asked for.
+fn read(bytes: &[u8]) -> io::Result<Stored> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let text = error.to_string();
+        // All that would be right is no help to a person.
+        match text.split_once(", expected") {
+            Some((what, _)) if what.starts_with("unknown ") => io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{what}: another version of greway wrote it"),
+            ),
+            _ => error.into(),
+        }
+    })
+}
+
 /// The file with a tunnel's reserved sequence number.
 #[derive(Debug)]
 pub struct SequenceFile {
@@ -168,6 +183,27 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+
+    #[test]
+    fn an_earlier_version_s_file_is_read_and_a_later_one_s_told_by_the_field() {
+        let earlier = r#"{"spec":{"name":"tun0","mode":"gre","local":null,"remote":"192.0.2.1","ikey":7,"okey":7,
+            "icsum":false,"ocsum":false,"iseq":true,"oseq":true,"ttl":{"fixed":9},"tos":{"inherit":false,"value":0},
+            "pmtudisc":true,"ignore_df":false,"dev":null,"mtu":null,"datapath":"auto","underlay":"auto",
+            "overlay":"auto","firewall":"honour","inner":{"addresses":[],"routes":[],"forward":false,"snat":null},
+            "origin":"command"},"turned_on":[]}"#;
+        let spec = read(earlier.as_bytes()).unwrap().spec;
+        assert_eq!(spec.describe(), "tun0: gre/ip remote 192.0.2.1 local any ttl 9 key 7");
+        assert_eq!(spec.seq_mode, greway_spec::SeqMode::Linux);
+        assert!(spec.inner.neighbours.is_empty() && spec.encaplimit.is_none() && spec.fwmark == 0);
+
+        let later = earlier.replace("\"ikey\"", "\"colour\":3,\"ikey\"");
+        let error = read(later.as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), "unknown field `colour`: another version of greway wrote it");
+        let mode = earlier.replace("\"gre\"", "\"mgre\"");
+        let error = read(mode.as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), "unknown variant `mgre`: another version of greway wrote it");
+        assert!(read(&earlier.as_bytes()[..40]).unwrap_err().to_string().contains("line 1"));
+    }
 
     #[test]
     fn what_lies_where_a_file_is_written_is_not_followed() {

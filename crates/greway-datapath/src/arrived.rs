@@ -109,6 +109,9 @@ impl Gate<'_> {
         if !self.local_addresses.takes(destination, link.ifindex) {
             return None;
         }
+        if is_martian(source, link.ifindex) {
+            return None;
+        }
         if let IpAddr::V4(source) = source
             && !self.reverse_paths.admits(source, link.ifindex)
         {
@@ -171,6 +174,19 @@ impl Gate<'_> {
     }
 }
 
+/// Whether the IP stack takes nothing from this source (linux net/ipv4/route.c v6.18, `ip_route_input_slow`;
+/// net/ipv6/ip6_input.c, `ip6_rcv_core`).
+fn is_martian(source: IpAddr, ifindex: u32) -> bool {
+    /// The loopback device has this index in every namespace.
+    const LOOPBACK: u32 = 1;
+    match source {
+        IpAddr::V4(source) if source.is_multicast() || source.is_broadcast() => true,
+        IpAddr::V4(source) if source.octets()[0] == 0 => true,
+        IpAddr::V6(source) if source.is_multicast() => true,
+        source => source.is_loopback() && ifindex != LOOPBACK,
+    }
+}
+
 /// Source and destination of a packet, where it is one.
 fn ends(datagram: &[u8], over_ipv6: bool) -> Option<(IpAddr, IpAddr)> {
     if over_ipv6 {
@@ -227,4 +243,21 @@ fn parsed(datagram: &[u8]) -> Option<(IpAddr, IpAddr, Option<GreHeader>)> {
         _ => None,
     };
     Some((source.into(), destination.into(), gre))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_stack_takes_nothing_from_is_no_source_here() {
+        let martian = |text: &str, ifindex| is_martian(text.parse().unwrap(), ifindex);
+        for source in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.5", "255.255.255.255", "::1", "ff02::1"] {
+            assert!(martian(source, 2), "{source}");
+        }
+        for source in ["10.0.0.1", "240.0.0.1", "2001:db8::1", "fe80::1"] {
+            assert!(!martian(source, 2), "{source}");
+        }
+        assert!(!martian("127.0.0.1", 1) && !martian("::1", 1));
+    }
 }

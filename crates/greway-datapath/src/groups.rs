@@ -3,7 +3,7 @@
 //! As the kernel's own tunnel does when it is opened (linux net/ipv4/ip_gre.c v6.18, `ipgre_open`): on the device that
 //! the tunnel is bound to, else on the one that has its local address.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use greway_linux::multicast::Membership;
@@ -19,10 +19,18 @@ type Place = (IpAddr, Option<IpAddr>, Option<u32>);
 pub(crate) struct Groups(HashMap<Place, Option<Membership>>);
 
 impl Groups {
+    /// The same after a tunnel was added or changed; nothing is to be done where none has a group.
+    pub(crate) fn follow_one(&mut self, ports: &[Option<Port>], index: usize, here: &LocalAddresses) {
+        let has_group = |port: &Port| port.tunnel.group().is_some();
+        if !self.0.is_empty() || ports.get(index).and_then(Option::as_ref).is_some_and(has_group) {
+            self.follow(ports, here);
+        }
+    }
+
     /// Joins what the tunnels need and leaves what none needs.
     pub(crate) fn follow(&mut self, ports: &[Option<Port>], here: &LocalAddresses) {
         let place = |port: &Port| Some((port.tunnel.group()?, port.tunnel.local(), port.bound_to));
-        let wanted = ports.iter().flatten().filter_map(place).collect::<Vec<_>>();
+        let wanted = ports.iter().flatten().filter_map(place).collect::<BTreeSet<_>>();
         self.0.retain(|place, _| wanted.contains(place));
         for place in wanted {
             let (group, local, ifindex) = place;

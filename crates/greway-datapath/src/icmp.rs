@@ -33,12 +33,6 @@ pub(crate) enum Family {
     Ipv6,
 }
 
-impl Family {
-    fn of(port: &Port) -> Self {
-        if port.tunnel.over_ipv6() { Self::Ipv6 } else { Self::Ipv4 }
-    }
-}
-
 /// What was said about the packets of a tunnel.
 #[derive(Clone, Debug, Default)]
 pub struct TunnelIcmp {
@@ -92,14 +86,19 @@ impl Icmp {
         Self { ipv4: None, ipv6: None, learner: None, sent, relayed: RateLimit::new() }
     }
 
-    /// Hears what concerns these tunnels from now on. `tokens` are those of the two families' sockets.
-    pub(crate) fn follow(&mut self, ports: &[Option<Port>], poller: &Poller, tokens: [u64; 2]) {
-        let numbered = ports.iter().enumerate().filter_map(|(index, port)| {
-            let port = port.as_ref()?;
-            Some((TunnelIndex(index as u32), errors::outgoing(&port.spec), port.bound_to))
-        });
-        self.sent = TunnelTable::from_endpoints(numbered);
-        match ports.iter().flatten().any(|port| port.tunnel.over_ipv6()) {
+    /// Hears what concerns this tunnel, too; the sockets are left as they are.
+    pub(crate) fn enter(&mut self, index: TunnelIndex, port: &Port) {
+        self.sent.insert(index, &errors::outgoing(&port.spec), port.bound_to);
+    }
+
+    /// No longer.
+    pub(crate) fn leave(&mut self, index: TunnelIndex, port: &Port) {
+        self.sent.remove(index, &errors::outgoing(&port.spec));
+    }
+
+    /// Has the sockets that the tunnels need. `tokens` are those of the two families' sockets.
+    pub(crate) fn open_and_close(&mut self, poller: &Poller, tokens: [u64; 2]) {
+        match self.sent.has_any(true) {
             false => self.learner = None,
             true if self.learner.is_none() => match open_learner() {
                 Ok(opened) => self.learner = Some(opened),
@@ -108,7 +107,7 @@ impl Icmp {
             true => {}
         }
         for (family, token) in [Family::Ipv4, Family::Ipv6].into_iter().zip(tokens) {
-            let wanted = ports.iter().flatten().any(|port| Family::of(port) == family);
+            let wanted = self.sent.has_any(family == Family::Ipv6);
             let socket = match family {
                 Family::Ipv4 => &mut self.ipv4,
                 Family::Ipv6 => &mut self.ipv6,
@@ -172,10 +171,11 @@ impl Icmp {
         if error.complaint.is_about_size() {
             // ER-02: of every tunnel that goes there. The kernel may have its copy after us; each asks when it
             // sends next.
-            let goes_there =
-                |port: &&mut Port| port.tunnel.remote().is_none_or(|remote| remote == error.remote);
-            let there = ports.iter_mut().flatten().filter(goes_there);
-            there.for_each(|port| port.paths.ask_again());
+            for index in self.sent.tunnels_to(error.remote) {
+                if let Some(port) = ports.get_mut(index.0 as usize).and_then(Option::as_mut) {
+                    port.paths.ask_again(error.remote, now_ms);
+                }
+            }
         }
         let concerned = errors::concerned(&self.sent, error, ingress);
         let Some(port) = concerned.and_then(|index| ports.get_mut(index.0 as usize)?.as_mut()) else {
@@ -289,15 +289,19 @@ impl Answerer {
     }
 
     /// No tunnel takes this datagram, which came in by `ingress` and begins with its IP header: tells its sender, if
-    /// it may be told. `is_ours`: whether an address is one of this host's, and not one of many.
+    /// it may be told. `vrf`: which one that device belongs to. `is_ours`: whether an address is one of this host's,
+    /// and not one of many.
     pub(crate) fn unmatched(
         &mut self,
         datagram: &[u8],
         ingress: u32,
-        is_ours: impl FnOnce(IpAddr) -> bool,
+        vrf: Option<u32>,
+        is_ours: impl Fn(IpAddr) -> bool,
         now_ms: u64,
     ) {
-        let Some((_, recipient)) = Answer::ends(datagram).filter(|(ours, _)| is_ours(*ours)) else { return };
+        // One who says that he is this host is somebody else, or knows.
+        let tellable = |(to, from): &(IpAddr, IpAddr)| is_ours(*to) && !is_ours(*from) && !from.is_loopback();
+        let Some((_, recipient)) = Answer::ends(datagram).filter(tellable) else { return };
         let way = match recipient {
             IpAddr::V4(_) => &mut self.ipv4,
             IpAddr::V6(_) => &mut self.ipv6,
@@ -313,7 +317,7 @@ impl Answerer {
             return;
         }
         let Some(answer) = Answer::port_unreachable(datagram) else { return };
-        match way.send(answer, ingress, &mut self.storage) {
+        match way.send(answer, ingress, vrf, &mut self.storage) {
             Ok(()) => self.counts.answered += 1,
             Err(error) => {
                 tracing::debug!(%error, %recipient, "not told that no tunnel takes its packet");
@@ -354,20 +358,28 @@ impl Interval {
 }
 
 impl Way {
-    fn send(&mut self, mut answer: Answer, ingress: u32, storage: &mut SendStorage) -> io::Result<()> {
+    fn send(
+        &mut self,
+        mut answer: Answer,
+        ingress: u32,
+        vrf: Option<u32>,
+        storage: &mut SendStorage,
+    ) -> io::Result<()> {
         let socket = match self.socket.take() {
             Some(socket) => socket,
             None => open_sender(answer.source)?,
         };
         let socket = self.socket.insert(socket);
-        let mut control = Control { source: Some(answer.source), tos: Some(answer.tos), ..Control::NONE };
+        // Back by the VRF's own routes.
+        let mut control =
+            Control { source: Some(answer.source), tos: Some(answer.tos), ifindex: vrf, ..Control::NONE };
         let target = match answer.destination {
             IpAddr::V4(address) => Target::Ipv4(address),
             IpAddr::V6(address) => {
                 // The kernel fills it in, and sums up what stands there.
                 answer.message[2..4].fill(0);
                 let scope_id = if address.is_unicast_link_local() { ingress } else { 0 };
-                control.ifindex = (scope_id != 0).then_some(scope_id);
+                control.ifindex = Some(scope_id).filter(|id| *id != 0).or(vrf);
                 Target::Ipv6 { address, scope_id }
             }
         };

@@ -4,7 +4,7 @@
 //! of its own, PPTP's among them (trap T8). And where the kernel's own GRE is loaded, it answers by itself. Neither
 //! tells when it begins, so both are looked at while there is something to answer, and then once a second at most.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::{fmt, fs, io};
 
@@ -47,15 +47,30 @@ pub(crate) struct Others {
     module: &'static str,
     looked_ms: Option<u64>,
     seen: Option<Silence>,
+    /// The sockets that were there at the last look, by inode, and whether they are this process's own: with ten
+    /// thousand tunnels it takes long to find out.
+    known: HashMap<u64, bool>,
 }
 
 impl Others {
     pub(crate) fn over_ipv4() -> Self {
-        Self { sockets: "thread-self/net/raw", module: "ip_gre", looked_ms: None, seen: None }
+        Self {
+            sockets: "thread-self/net/raw",
+            module: "ip_gre",
+            looked_ms: None,
+            seen: None,
+            known: HashMap::new(),
+        }
     }
 
     pub(crate) fn over_ipv6() -> Self {
-        Self { sockets: "thread-self/net/raw6", module: "ip6_gre", looked_ms: None, seen: None }
+        Self {
+            sockets: "thread-self/net/raw6",
+            module: "ip6_gre",
+            looked_ms: None,
+            seen: None,
+            known: HashMap::new(),
+        }
     }
 
     /// Why to be silent, if one must be.
@@ -68,14 +83,11 @@ impl Others {
         self.seen
     }
 
-    fn look(&self, root: &Path) -> Option<Silence> {
+    fn look(&mut self, root: &Path) -> Option<Silence> {
         if root.join("sys/module").join(self.module).exists() || is_in_modules(root, self.module) {
             return Some(Silence::Kernel(self.module));
         }
-        let of_others = fs::read_to_string(root.join("proc").join(self.sockets))
-            .and_then(|table| Ok((gre_sockets(&table), own_sockets(&root.join("proc/self/fd"))?)))
-            .map(|(sockets, own)| sockets.iter().any(|inode| !own.contains(inode)));
-        match of_others {
+        match self.any_of_others(&root.join("proc")) {
             Ok(true) => Some(Silence::OtherProgram),
             Ok(false) => None,
             Err(error) => {
@@ -83,6 +95,16 @@ impl Others {
                 Some(Silence::Unknown)
             }
         }
+    }
+
+    fn any_of_others(&mut self, proc: &Path) -> io::Result<bool> {
+        let sockets = gre_sockets(&fs::read_to_string(proc.join(self.sockets))?);
+        if sockets.iter().any(|inode| !self.known.contains_key(inode)) {
+            let own = own_sockets(&proc.join("self/fd"))?;
+            self.known = sockets.iter().map(|inode| (*inode, own.contains(inode))).collect();
+        }
+        self.known.retain(|inode, _| sockets.contains(inode));
+        Ok(self.known.values().any(|own| !own))
     }
 }
 
@@ -166,6 +188,24 @@ mod tests {
         let both = ours + &row("002F", 300);
         assert_eq!(Root::new("both", Some(&both)).look(), Some(Silence::OtherProgram));
         assert_eq!(Root::new("blind", None).look(), Some(Silence::Unknown));
+    }
+
+    #[test]
+    fn t08_only_a_socket_that_is_new_has_all_descriptors_looked_at() {
+        let ours = HEAD.to_owned() + &row("002F", 100);
+        let root = Root::new("again", Some(&ours));
+        let mut others = Others::over_ipv4();
+        assert_eq!(others.look(&root.0), None);
+        fs::remove_dir_all(root.0.join("proc/self")).unwrap();
+        assert_eq!(others.look(&root.0), None, "known");
+        let table = root.0.join("proc/thread-self/net/raw");
+        fs::write(&table, ours.clone() + &row("002F", 300)).unwrap();
+        assert_eq!(others.look(&root.0), Some(Silence::Unknown));
+        fs::create_dir_all(root.0.join("proc/self/fd")).unwrap();
+        symlink("socket:[100]", root.0.join("proc/self/fd/3")).unwrap();
+        assert_eq!(others.look(&root.0), Some(Silence::OtherProgram));
+        fs::write(&table, ours).unwrap();
+        assert_eq!(others.look(&root.0), None, "it has gone");
     }
 
     #[test]

@@ -41,7 +41,8 @@ impl Strangers {
     fn answer(&mut self, datagram: &[u8], receipt: Receipt, context: &Context<'_>) {
         let (Receipt::Facts { ifindex, .. } | Receipt::Raw { ifindex }) = receipt;
         let is_ours = |address| context.local_addresses.takes(address, ifindex);
-        self.answerer.unmatched(datagram, ifindex, is_ours, context.now_ms);
+        let vrf = context.reverse_paths.vrfs.get(&ifindex).copied();
+        self.answerer.unmatched(datagram, ifindex, vrf, is_ours, context.now_ms);
     }
 }
 

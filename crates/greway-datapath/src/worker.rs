@@ -7,7 +7,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use greway_engine::{DropReason, Reorder, SequenceCounters, TunnelCounters, TunnelIndex, TunnelTable, frame};
+use greway_engine::{
+    DropReason, Endpoint, Reorder, SequenceCounters, TunnelCounters, TunnelIndex, TunnelTable, frame,
+};
 use greway_linux::batch::{ReceiveBatch, SendStorage};
 use greway_linux::event::{Events, Interest, Poller, Waker};
 use greway_linux::{clock, errno};
@@ -259,7 +261,7 @@ impl Worker {
             Some(slot) => *slot = Some(port),
             None => self.ports.push(Some(port)),
         }
-        self.index();
+        self.enter(index);
         Ok(())
     }
 
@@ -272,50 +274,69 @@ impl Worker {
             port.state.reorder.give_up(port.tunnel.counters().sequence());
             self.let_go(clock::monotonic_millis(), |_, _| ());
         }
-        let port = self.port(&name).ok_or_else(unknown)?;
-        port.change(spec, bound_to);
-        self.index();
+        let index = self.position(&name)?;
+        self.leave(index);
+        if let Some(port) = &mut self.ports[index] {
+            port.change(spec, bound_to);
+        }
+        self.enter(index);
         Ok(())
     }
 
     fn remove(&mut self, name: &DeviceName) -> Result<(), DatapathError> {
-        let is_it = |port: &Option<Port>| port.as_ref().is_some_and(|port| port.name == *name);
-        let slot = self.ports.iter_mut().find(|port| is_it(port));
-        let port = slot.and_then(Option::take).ok_or_else(|| DatapathError::Unknown(name.clone()))?;
+        let index = self.position(name)?;
+        self.leave(index);
+        let port = self.ports[index].take().ok_or_else(|| DatapathError::Unknown(name.clone()))?;
         // A descriptor that closes is forgotten anyway; a TUN's may live on elsewhere.
         let _ = self.poller.remove(&port.inside);
         drop(port);
-        self.index();
+        self.icmp.open_and_close(&self.poller, [ICMP, ICMP_V6]);
+        self.groups.follow(&self.ports, &self.local_addresses);
         self.close_unused();
         Ok(())
     }
 
     fn receive_by(&mut self, name: &DeviceName, way: Receive) -> Result<(), DatapathError> {
-        let is_it = |port: &Option<Port>| port.as_ref().is_some_and(|port| port.name == *name);
-        let index = self.ports.iter().position(is_it).ok_or_else(|| DatapathError::Unknown(name.clone()))?;
+        let index = self.position(name)?;
         let Some(before) = self.ports[index].as_ref().map(Port::inlet).filter(|inlet| inlet.way != way)
         else {
             return Ok(());
         };
-        self.open(name, Inlet { way, ..before })?;
+        let after = Inlet { way, ..before };
+        let was_open = self.underlay.is_open(after);
+        self.open(name, after)?;
         let now_ms = clock::monotonic_millis();
-        self.strangers.handover.begin(TunnelIndex(index as u32), way, now_ms);
-        // Emptied, it has nothing that the new one has not got as well.
-        for _ in 0..MOST_BATCHES {
-            if !self.receive(before, now_ms) {
-                break;
-            }
+        if was_open {
+            // Tunnels change one after the other: what it has of those before is compared while that is remembered,
+            // and what it has of this one the old socket brought or brings.
+            self.empty(after, now_ms);
         }
+        self.strangers.handover.begin(number(index), way, now_ms);
+        // Emptied, it has nothing that the new one has not got as well.
+        self.empty(before, now_ms);
         if let Some(port) = &mut self.ports[index] {
             port.receive = way;
         }
-        self.index();
         self.close_unused();
         Ok(())
     }
 
+    /// Carries all that waits in a receiving socket.
+    fn empty(&mut self, inlet: Inlet, now_ms: u64) {
+        for _ in 0..MOST_BATCHES {
+            if !self.receive(inlet, now_ms) {
+                break;
+            }
+        }
+    }
+
     fn port(&mut self, name: &DeviceName) -> Option<&mut Port> {
         self.ports.iter_mut().flatten().find(|port| port.name == *name)
+    }
+
+    fn position(&self, name: &DeviceName) -> Result<usize, DatapathError> {
+        let is_it = |port: &Option<Port>| port.as_ref().is_some_and(|port| port.name == *name);
+        self.ports.iter().position(is_it).ok_or_else(|| DatapathError::Unknown(name.clone()))
     }
 
     /// Opens a receiving socket that a tunnel needs.
@@ -328,7 +349,11 @@ impl Worker {
         let token = FIRST_INLET + inlet.index() as u64;
         let socket = self.underlay.socket(inlet);
         let watched = socket.map_or(Ok(()), |socket| self.poller.add(socket, token, Interest::Readable));
-        watched.map_err(|source| DatapathError::Watch { name: name.clone(), source })
+        watched.map_err(|source| {
+            // Nobody would read it.
+            self.underlay.release(inlet);
+            DatapathError::Watch { name: name.clone(), source }
+        })
     }
 
     /// Closes receiving sockets that no tunnel needs: an unread one fills up, and a raw one that is
@@ -347,23 +372,46 @@ impl Worker {
         }
     }
 
-    /// Makes the lookup table anew.
+    /// Has a tunnel's packets and what concerns it find it. What is done here is done for each of many tunnels: the
+    /// others are not looked at.
+    fn enter(&mut self, index: usize) {
+        let Some(port) = self.ports.get_mut(index).and_then(Option::as_mut) else { return };
+        enter_table(&mut self.table, &self.reverse_paths, index, port);
+        port.look_at_ends(&self.local_addresses);
+        self.icmp.enter(number(index), port);
+        self.icmp.open_and_close(&self.poller, [ICMP, ICMP_V6]);
+        self.groups.follow_one(&self.ports, index, &self.local_addresses);
+    }
+
+    /// The opposite, before a tunnel is changed or removed.
+    fn leave(&mut self, index: usize) {
+        let Some(port) = self.ports.get(index).and_then(Option::as_ref) else { return };
+        self.table.remove(number(index), &Endpoint::of(&port.spec));
+        self.icmp.leave(number(index), port);
+    }
+
+    /// Makes the lookup table anew: what belongs to a VRF has changed.
     fn index(&mut self) {
-        let ports = self.ports.iter().enumerate();
-        let numbered =
-            ports.filter_map(|(index, port)| Some((index, port.as_ref()?))).flat_map(|(index, port)| {
-                // There are never more ports than fit 32 bits: names have 15 bytes, memory ends sooner.
-                let index = TunnelIndex(index as u32);
-                // A packet comes in by a device of the VRF, and by the VRF where the stack had it first.
-                let devs =
-                    port.bound_to.into_iter().flat_map(|dev| self.reverse_paths.devices_of(dev)).map(Some);
-                let anywhere = port.bound_to.is_none().then_some(None);
-                devs.chain(anywhere).map(move |dev| (index, &port.spec, dev))
-            });
-        self.table = TunnelTable::new(numbered);
-        self.groups.follow(&self.ports, &self.local_addresses);
-        self.look_at_ends();
-        self.icmp.follow(&self.ports, &self.poller, [ICMP, ICMP_V6]);
+        self.table = TunnelTable::default();
+        for (index, port) in self.ports.iter().enumerate() {
+            port.iter().for_each(|port| enter_table(&mut self.table, &self.reverse_paths, index, port));
+        }
+    }
+}
+
+/// There are never more ports than fit 32 bits: names have 15 bytes, memory ends sooner.
+fn number(index: usize) -> TunnelIndex {
+    TunnelIndex(index as u32)
+}
+
+/// A packet comes in by a device of the VRF that a tunnel is bound to, and by the VRF where the stack had it first.
+fn enter_table(table: &mut TunnelTable, reverse_paths: &ReversePaths, index: usize, port: &Port) {
+    let endpoint = Endpoint::of(&port.spec);
+    match port.bound_to {
+        None => table.insert(number(index), &endpoint, None),
+        Some(dev) => {
+            reverse_paths.devices_of(dev).for_each(|dev| table.insert(number(index), &endpoint, Some(dev)))
+        }
     }
 }
 

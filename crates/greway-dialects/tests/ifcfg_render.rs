@@ -237,7 +237,7 @@ prop_compose! {
         spec.ikey = ikey;
         spec.okey = if same_key { ikey } else { okey };
         (spec.icsum, spec.ocsum, spec.iseq, spec.oseq) = (csum, csum, seq, seq);
-        spec.ttl = if pmtudisc { Ttl::from(hops) } else { Ttl::Inherit };
+        spec.ttl = Ttl::from(hops);
         spec.tos = Tos { inherit: tos_inherit, value: tos & !1 };
         spec.pmtudisc = pmtudisc;
         spec.dev = dev.and_then(|dev| dev.parse().ok()).filter(|dev| *dev != spec.name);

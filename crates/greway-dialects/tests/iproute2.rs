@@ -207,7 +207,6 @@ fn refused_by_the_model() {
         ("tun1 remote fd00::1", "remote \"fd00::1\": is of the wrong family; an IPv4 address is right"),
         ("tun1", "remote: is missing"),
         ("remote 1.2.3.4", "tunnel: name: is missing"),
-        ("tun1 remote 1.2.3.4 ttl 64 nopmtudisc", "ttl \"64\": a fixed ttl needs pmtudisc"),
         ("gre0 remote 1.2.3.4", "name \"gre0\": is a reserved name"),
     ] {
         let error = draft(Verb::Add, words).unwrap().into_carried_spec().expect_err(words);
@@ -261,7 +260,7 @@ fn seq_mode_is_said_and_shown_and_taken_back() {
 }
 
 #[test]
-fn the_other_kinds_are_understood_and_refused_later() {
+fn the_kinds_over_ipv6_and_of_ethernet_are_read_and_shown() {
     let six = spec(
         "tun6 mode ip6gre remote fd00::1 local any encaplimit none flowlabel 12345 tc 20 dscp inherit \
          allow-localremote fwmark 5 key 7",

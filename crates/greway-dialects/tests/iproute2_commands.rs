@@ -269,7 +269,7 @@ prop_compose! {
             ocsum,
             iseq,
             oseq,
-            ttl: if pmtudisc { Ttl::from(ttl) } else { Ttl::Inherit },
+            ttl: Ttl::from(ttl),
             tos: Tos { inherit: tos_inherit, value },
             pmtudisc,
             ignore_df: ignore_df && !pmtudisc,

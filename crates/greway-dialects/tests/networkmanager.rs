@@ -505,6 +505,11 @@ fn what_cannot_be_honoured_is_refused_with_its_place() {
         ),
         (file(&format!("{ends}\nttl=300"), manual), "f:11:5", &["ip-tunnel.ttl \"300\"", "0 to 255"]),
         (
+            file(&format!("{ends}\nttl=9\npath-mtu-discovery=false"), manual),
+            "f:11:5",
+            &["ip-tunnel.ttl: a fixed TTL is allowed only when path MTU discovery is enabled"],
+        ),
+        (
             file(&format!("{ends}\ninput-key=lichenhao"), manual),
             "f:11:11",
             &["'lichenhao' is not a valid tunnel key"],

@@ -19,7 +19,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use greway_spec::InnerNeighbour;
 use greway_wire::checksum::Checksum;
+use greway_wire::extension::{self, Chain};
+use greway_wire::icmp::PROTOCOL_V6 as ICMPV6;
 use greway_wire::{ethertype, ipv6};
+
+use crate::notice;
 
 /// A hardware address.
 pub type LinkAddress = [u8; 6];
@@ -163,10 +167,7 @@ impl Endpoints {
         }
         let [sender, target] =
             [14, 24].map(|at| Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]));
-        let host = |address: Ipv4Addr| {
-            !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast()
-        };
-        if sender == target || !host(sender) || !host(target) {
+        if sender == target || !notice::is_host(sender) || !notice::is_host(target) {
             return None;
         }
         let answer = link_address(target.into());
@@ -186,7 +187,8 @@ impl Endpoints {
         let (from, _) = ipv6::addresses(packet)?;
         let message = packet.get(ipv6::LEN..ipv6::LEN + 24)?;
         let target = Ipv6Addr::from(*message[8..].first_chunk::<16>()?);
-        if message[0] != SOLICITATION || from.is_unspecified() || from == target {
+        let plain = packet.get(6) == Some(&ICMPV6);
+        if !plain || message[0] != SOLICITATION || from.is_unspecified() || from == target {
             return None;
         }
         let endpoint = self.endpoint_of(target)?;
@@ -240,17 +242,26 @@ impl Endpoints {
     }
 }
 
-/// Whether a packet is ARP or neighbour discovery (RFC 4861), which no tunnel without a remote carries.
+/// Whether a packet is ARP or neighbour discovery (RFC 4861), which no tunnel without a remote carries. Discovery of
+/// routers is part of it: a host takes the hardware address of whoever sends from it, too.
 pub fn is_neighbour_talk(ethertype: u16, packet: &[u8]) -> bool {
-    match ethertype {
-        ethertype::ARP => true,
-        // Discovery has no extension headers before it (RFC 6980 §5 forbids fragments, nobody sends others).
-        ethertype::IPV6 => {
-            packet.get(6) == Some(&ICMPV6)
-                && packet.get(ipv6::LEN).is_some_and(|kind| (SOLICITATION..=REDIRECT).contains(kind))
-        }
-        _ => false,
-    }
+    let at = match ethertype {
+        ethertype::ARP => return true,
+        // Nearly all packets are told by one byte.
+        ethertype::IPV6 => match packet.get(6) {
+            Some(&ICMPV6) => ipv6::LEN,
+            // Nobody sends it behind extension headers but who wants to get past this; a host takes it. What is in
+            // fragments it does not take (RFC 6980 §5).
+            Some(&(extension::HOP_BY_HOP | extension::ROUTING | extension::FRAGMENT))
+            | Some(&(extension::AUTHENTICATION | extension::DESTINATION_OPTIONS)) => {
+                let Chain::To { protocol: ICMPV6, at, .. } = extension::follow(packet) else { return false };
+                at
+            }
+            _ => return false,
+        },
+        _ => return false,
+    };
+    packet.get(at).is_some_and(|kind| (ROUTER_SOLICITATION..=REDIRECT).contains(kind))
 }
 
 fn write_link(bytes: &mut [u8], to: LinkAddress, from: LinkAddress, ethertype: u16) {
@@ -262,7 +273,7 @@ fn write_link(bytes: &mut [u8], to: LinkAddress, from: LinkAddress, ethertype: u
 /// Bytes of an ARP reply and of a neighbour advertisement with its option, link header included.
 const ARP_REPLY: usize = 14 + 28;
 const ADVERTISEMENT: usize = 14 + ipv6::LEN + 32;
-const ICMPV6: u8 = 58;
+const ROUTER_SOLICITATION: u8 = 133;
 const SOLICITATION: u8 = 135;
 const REDIRECT: u8 = 137;
 
@@ -382,6 +393,33 @@ mod tests {
         }
         assert_eq!(endpoints.talk(&request("10.0.0.1", "10.0.0.2")), Talk::Unanswered);
         assert_eq!(endpoints.of([2, 0, 10, 0, 0, 2]), None, "of the other family");
+    }
+
+    #[test]
+    fn discovery_is_known_behind_extension_headers_and_with_routers() {
+        let plain = solicit("2001:db8::1", "2001:db8::5").split_off(14);
+        let of_kind = |kind: u8| {
+            let mut packet = plain.clone();
+            packet[ipv6::LEN] = kind;
+            packet
+        };
+        let talk =
+            [128, 132, 133, 134, 135, 136, 137, 138].map(|kind| is_neighbour_talk(0x86dd, &of_kind(kind)));
+        assert_eq!(talk, [false, false, true, true, true, true, true, false]);
+        for header in [0, 43, 60] {
+            let mut hidden =
+                [&plain[..ipv6::LEN], &[ICMPV6, 0, 1, 4, 0, 0, 0, 0], &plain[ipv6::LEN..]].concat();
+            hidden[6] = header;
+            assert!(is_neighbour_talk(0x86dd, &hidden), "{header}");
+            // Nor is an answer made up of what stands where it does not belong.
+            let frame = [&[0; 12][..], &[0x86, 0xdd], &hidden].concat();
+            assert_eq!(Endpoints::new(true, &[]).talk(&frame), Talk::Unanswered, "{header}");
+            hidden[ipv6::LEN] = 17;
+            assert!(!is_neighbour_talk(0x86dd, &hidden), "{header}");
+        }
+        for cut in 0..=ipv6::LEN {
+            assert!(!is_neighbour_talk(0x86dd, &plain[..cut]));
+        }
     }
 
     #[test]

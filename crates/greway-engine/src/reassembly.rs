@@ -22,6 +22,8 @@ const MOST_BYTES: usize = 16 * 1024 * 1024;
 const PATIENCE_MS: u64 = 60_000;
 /// The longest datagram in bytes, its header apart.
 const LONGEST: usize = 65_535;
+/// Fragments of one datagram whose numbers are kept: more than this many came twice.
+const MOST_NUMBERS: usize = LONGEST / 8 + 1;
 
 /// What became of a packet.
 #[derive(Debug)]
@@ -63,7 +65,10 @@ struct Parts {
     end: Option<usize>,
     numbers: Vec<u64>,
     since_ms: u64,
+    /// Of the pieces.
     bytes: usize,
+    /// All that is kept.
+    kept: usize,
     spoiled: bool,
 }
 
@@ -123,7 +128,7 @@ impl Reassembly {
         std::mem::take(&mut self.given_up)
     }
 
-    /// Bytes that wait.
+    /// Bytes that wait, in pieces, headers and numbers.
     pub fn waiting_bytes(&self) -> usize {
         self.bytes
     }
@@ -217,10 +222,10 @@ impl Reassembly {
             self.order.push_back(key);
         }
         let parts = self.waiting.entry(key).or_insert_with(|| Parts { since_ms: now_ms, ..Parts::default() });
-        parts.numbers.push(number);
-        let before = parts.bytes;
+        let before = parts.kept;
+        parts.note(number);
         parts.take(piece);
-        self.bytes += parts.bytes - before;
+        self.bytes += parts.kept - before;
         let Some((mut head, payload)) = parts.whole() else {
             while self.bytes > self.most_bytes && self.order.len() > 1 {
                 self.give_up_oldest();
@@ -228,6 +233,10 @@ impl Reassembly {
             return Outcome::Waits;
         };
         let fragments = std::mem::take(&mut parts.numbers);
+        // Mostly it began not long ago.
+        if let Some(position) = self.order.iter().rposition(|other| *other == key) {
+            self.order.remove(position);
+        }
         self.forget(&key);
         if finish(&mut head, payload.len()).is_none() {
             // Together they are longer than a datagram can be.
@@ -254,7 +263,7 @@ impl Reassembly {
     }
 
     fn give_up_oldest(&mut self) {
-        if let Some(oldest) = self.order.front().copied() {
+        if let Some(oldest) = self.order.pop_front() {
             self.forget(&oldest);
             self.given_up += 1;
         }
@@ -262,13 +271,20 @@ impl Reassembly {
 
     fn forget(&mut self, key: &Key) {
         if let Some(parts) = self.waiting.remove(key) {
-            self.bytes -= parts.bytes;
+            self.bytes -= parts.kept;
         }
-        self.order.retain(|other| other != key);
     }
 }
 
 impl Parts {
+    /// Keeps the number of a fragment. One that is sent again and again must not cost memory without end.
+    fn note(&mut self, number: u64) {
+        if self.numbers.len() < MOST_NUMBERS {
+            self.numbers.push(number);
+            self.kept += size_of::<u64>();
+        }
+    }
+
     fn take(&mut self, piece: Piece<'_>) {
         let end = piece.at + piece.bytes.len();
         let position = self.pieces.partition_point(|(at, _)| *at < piece.at);
@@ -296,8 +312,12 @@ impl Parts {
         if !piece.more {
             self.end = Some(end);
         }
-        self.head = self.head.take().or(piece.head);
+        if let (None, Some(head)) = (&self.head, piece.head) {
+            self.kept += head.len();
+            self.head = Some(head);
+        }
         self.bytes += piece.bytes.len();
+        self.kept += piece.bytes.len() + size_of::<(usize, Vec<u8>)>();
         self.pieces.insert(position, (piece.at, piece.bytes.to_vec()));
     }
 
@@ -401,6 +421,8 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_in_number_bytes_and_time() {
+        /// The piece, its headers, where it belongs, and its number.
+        const KEPT: usize = 1448 + 48 + 32 + 8;
         let mut reassembly = Reassembly::bounded(4, 10_000);
         let piece = |id: u8| {
             let mut packet = fragment(&datagram(3000), 0, 1448, true);
@@ -409,15 +431,28 @@ mod tests {
         };
         for id in 0..20 {
             assert_eq!(whole(&mut reassembly, &piece(id), 0), None);
-            assert!(reassembly.waiting_bytes() <= 4 * 1448);
+            assert!(reassembly.waiting_bytes() <= 4 * KEPT);
         }
         assert_eq!(reassembly.take_given_up(), 16);
         assert_eq!(whole(&mut reassembly, &piece(99), PATIENCE_MS + 1), None);
-        assert_eq!((reassembly.take_given_up(), reassembly.waiting_bytes()), (4, 1448));
+        assert_eq!((reassembly.take_given_up(), reassembly.waiting_bytes()), (4, KEPT));
         let mut reassembly = Reassembly::bounded(100, 3000);
         for id in 0..20 {
             assert_eq!(whole(&mut reassembly, &piece(id), 0), None);
             assert!(reassembly.waiting_bytes() <= 3000);
         }
+    }
+
+    #[test]
+    fn a_fragment_that_comes_again_and_again_costs_no_memory() {
+        let wanted = datagram(3000);
+        let mut reassembly = Reassembly::new();
+        for _ in 0..3 * MOST_NUMBERS {
+            assert_eq!(whole(&mut reassembly, &fragment(&wanted, 0, 1448, true), 0), None);
+        }
+        assert!(reassembly.waiting_bytes() <= 1448 + 48 + 32 + 8 * MOST_NUMBERS);
+        assert_eq!(whole(&mut reassembly, &fragment(&wanted, 1448, 1448, true), 0), None);
+        assert_eq!(whole(&mut reassembly, &fragment(&wanted, 2896, 104, false), 0), Some(wanted));
+        assert_eq!((reassembly.waiting_bytes(), reassembly.order.len()), (0, 0));
     }
 }

@@ -13,10 +13,11 @@
 //! alone, so that key 0 is no key (net/ipv6/ip6_gre.c v6.18, `ip6gre_tunnel_lookup`). A tunnel to a multicast group
 //! takes what anybody sends to the group.
 //!
-//! The table is built for a set of tunnels and never changed: a new set is a new table. What it costs a
-//! packet is one hash lookup for each step that any tunnel needs.
+//! What it costs a packet is one hash lookup for each step that any tunnel needs. A tunnel comes and goes without the
+//! others being looked at, so that ten thousand can be added one by one.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::net::IpAddr;
 
@@ -60,8 +61,10 @@ impl Endpoint {
 pub struct TunnelTable {
     ipv4: Kinds,
     ipv6: Kinds,
-    /// The only tunnel of a remote, for packets whose key cannot be read.
-    by_remote: Map<IpAddr, Option<TunnelIndex>>,
+    /// The tunnels of a remote, each once: for packets whose key cannot be read, and what concerns all of them.
+    by_remote: Map<IpAddr, Vec<TunnelIndex>>,
+    /// Those without a remote.
+    unnamed: Vec<TunnelIndex>,
 }
 
 /// The tunnels over one family.
@@ -81,7 +84,9 @@ struct Steps {
 }
 
 /// Tunnels that one step finds under one key: mostly a single one.
-type Step<K> = Map<K, Vec<(Option<u32>, TunnelIndex)>>;
+type Step<K> = Map<K, Entries>;
+/// By index, with their `dev`.
+type Entries = Vec<(Option<u32>, TunnelIndex)>;
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 
 impl TunnelTable {
@@ -94,30 +99,48 @@ impl TunnelTable {
     pub fn from_endpoints(endpoints: impl Iterator<Item = (TunnelIndex, Endpoint, Option<u32>)>) -> Self {
         let mut table = Self::default();
         for (index, endpoint, dev) in endpoints {
-            let Endpoint { over_ipv6, local, remote, ikey, ethernet } = endpoint;
-            let kinds = if over_ipv6 { &mut table.ipv6 } else { &mut table.ipv4 };
-            let steps = if ethernet { &mut kinds.ethernet } else { &mut kinds.layer3 };
-            let key = if over_ipv6 { ikey.filter(|key| *key != 0) } else { ikey };
-            let entry = (dev, index);
-            match (local.map(bits), remote) {
-                (_, Some(group)) if group.is_multicast() => {
-                    steps.local.entry((bits(group), key)).or_default().push(entry);
-                }
-                (Some(local), Some(remote)) => {
-                    steps.exact.entry((local, bits(remote), key)).or_default().push(entry);
-                }
-                (None, Some(remote)) => steps.remote.entry((bits(remote), key)).or_default().push(entry),
-                (Some(local), None) => steps.local.entry((local, key)).or_default().push(entry),
-                (None, None) => steps.wildcard.entry(key.unwrap_or(0)).or_default().push(entry),
-            }
-            if let Some(remote) = remote {
-                let only = table.by_remote.entry(remote);
-                // One that is bound to a VRF is there once for each of its devices.
-                let other = |known: &mut Option<_>| *known = known.filter(|known| *known == index);
-                only.and_modify(other).or_insert(Some(index));
-            }
+            table.insert(index, &endpoint, dev);
         }
         table
+    }
+
+    /// Adds a tunnel. One that is bound to a VRF is added once for each of its devices.
+    pub fn insert(&mut self, index: TunnelIndex, endpoint: &Endpoint, dev: Option<u32>) {
+        self.edit(endpoint, |entries| {
+            let position = entries.partition_point(|(_, known)| *known <= index);
+            entries.insert(position, (dev, index));
+        });
+        let known = match endpoint.remote {
+            Some(remote) => self.by_remote.entry(remote).or_default(),
+            None => &mut self.unnamed,
+        };
+        if let Err(position) = known.binary_search(&index) {
+            known.insert(position, index);
+        }
+    }
+
+    /// Takes a tunnel out, all that was added of it with this endpoint.
+    pub fn remove(&mut self, index: TunnelIndex, endpoint: &Endpoint) {
+        self.edit(endpoint, |entries| entries.retain(|(_, known)| *known != index));
+        match endpoint.remote {
+            Some(remote) => edit(&mut self.by_remote, remote, |known| known.retain(|known| *known != index)),
+            None => self.unnamed.retain(|known| *known != index),
+        }
+    }
+
+    /// Changes what stands where a packet for this endpoint finds it.
+    fn edit(&mut self, endpoint: &Endpoint, change: impl FnOnce(&mut Entries)) {
+        let Endpoint { over_ipv6, local, remote, ikey, ethernet } = *endpoint;
+        let kinds = if over_ipv6 { &mut self.ipv6 } else { &mut self.ipv4 };
+        let steps = if ethernet { &mut kinds.ethernet } else { &mut kinds.layer3 };
+        let key = if over_ipv6 { ikey.filter(|key| *key != 0) } else { ikey };
+        match (local.map(bits), remote) {
+            (_, Some(group)) if group.is_multicast() => edit(&mut steps.local, (bits(group), key), change),
+            (Some(local), Some(remote)) => edit(&mut steps.exact, (local, bits(remote), key), change),
+            (None, Some(remote)) => edit(&mut steps.remote, (bits(remote), key), change),
+            (Some(local), None) => edit(&mut steps.local, (local, key), change),
+            (None, None) => edit(&mut steps.wildcard, key.unwrap_or(0), change),
+        }
     }
 
     /// The tunnel for a packet from `remote` to `local` that came in by interface `ingress`. Where a remote has
@@ -146,12 +169,27 @@ impl TunnelTable {
     /// The tunnel that a packet from `remote` must have been meant for because there is only one:
     /// whom to count a packet for whose header cannot be read.
     pub fn only_tunnel_of(&self, remote: impl Into<IpAddr>) -> Option<TunnelIndex> {
-        self.by_remote.get(&remote.into()).copied().flatten()
+        match self.by_remote.get(&remote.into()).map(Vec::as_slice) {
+            Some([only]) => Some(*only),
+            _ => None,
+        }
+    }
+
+    /// The tunnels that may send to `remote`: its own, and those that have none and choose.
+    pub fn tunnels_to(&self, remote: IpAddr) -> impl Iterator<Item = TunnelIndex> {
+        let named = self.by_remote.get(&remote).map_or(&[][..], Vec::as_slice);
+        named.iter().chain(&self.unnamed).copied()
     }
 
     /// Whether there is no tunnel at all.
     pub fn is_empty(&self) -> bool {
-        [&self.ipv4, &self.ipv6].into_iter().all(|kinds| kinds.layer3.is_empty() && kinds.ethernet.is_empty())
+        !self.has_any(false) && !self.has_any(true)
+    }
+
+    /// Whether there is a tunnel over this family.
+    pub fn has_any(&self, over_ipv6: bool) -> bool {
+        let kinds = if over_ipv6 { &self.ipv6 } else { &self.ipv4 };
+        !kinds.layer3.is_empty() || !kinds.ethernet.is_empty()
     }
 }
 
@@ -177,6 +215,25 @@ impl Steps {
 
     fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.remote.is_empty() && self.local.is_empty() && self.wildcard.is_empty()
+    }
+}
+
+/// Changes the list under a key; there are no empty lists.
+fn edit<K: Eq + Hash, T>(map: &mut Map<K, Vec<T>>, key: K, change: impl FnOnce(&mut Vec<T>)) {
+    match map.entry(key) {
+        Entry::Occupied(mut list) => {
+            change(list.get_mut());
+            if list.get().is_empty() {
+                list.remove();
+            }
+        }
+        Entry::Vacant(place) => {
+            let mut list = Vec::new();
+            change(&mut list);
+            if !list.is_empty() {
+                place.insert(list);
+            }
+        }
     }
 }
 
@@ -280,6 +337,50 @@ mod tests {
     fn endpoint(local: Option<u8>, remote: Option<u8>, ikey: Option<u32>) -> Endpoint {
         let (local, remote) = (local.map(address), remote.map(address));
         Endpoint { over_ipv6: false, local, remote, ikey, ethernet: false }
+    }
+
+    /// A table that tunnels came to and left is the one of those that stayed.
+    #[test]
+    fn tunnels_come_and_go_one_by_one() {
+        let all: Vec<_> = (0..96_u8)
+            .map(|n| {
+                let some = |bit: u8, value: u8| (n & bit != 0).then_some(value);
+                let mut endpoint =
+                    endpoint(some(1, 1 + n % 3), some(2, 4 + n % 5), some(4, n % 7).map(u32::from));
+                endpoint.ethernet = n & 8 != 0;
+                (endpoint, some(16, n % 2).map(u32::from))
+            })
+            .collect();
+        let indexed = || (0..).map(TunnelIndex).zip(&all);
+        let stays = |index: TunnelIndex| !index.0.is_multiple_of(3);
+        let mut changed = TunnelTable::default();
+        for (index, (endpoint, dev)) in indexed().collect::<Vec<_>>().into_iter().rev() {
+            changed.insert(index, endpoint, *dev);
+        }
+        for (index, (endpoint, _)) in indexed().filter(|(index, _)| !stays(*index)) {
+            changed.remove(index, endpoint);
+        }
+        let built = TunnelTable::from_endpoints(
+            indexed()
+                .filter(|(index, _)| stays(*index))
+                .map(|(index, (endpoint, dev))| (index, *endpoint, *dev)),
+        );
+        for (remote, local, key, ingress) in
+            (0..10 * 5 * 8 * 2_u32).map(|n| (n % 10, n / 10 % 5, n / 50 % 8, n / 400))
+        {
+            let (remote, local) = (address(remote as u8), address(local as u8));
+            for protocol in [ethertype::IPV4, ethertype::TEB] {
+                let found =
+                    |table: &TunnelTable| table.lookup(protocol, remote, local, key.checked_sub(1), ingress);
+                assert_eq!(found(&changed), found(&built));
+            }
+            assert_eq!(changed.only_tunnel_of(remote), built.only_tunnel_of(remote));
+            assert!(changed.tunnels_to(remote).eq(built.tunnels_to(remote)));
+        }
+        for (index, (endpoint, _)) in indexed() {
+            changed.remove(index, endpoint);
+        }
+        assert!(changed.is_empty() && changed.by_remote.is_empty() && changed.unnamed.is_empty());
     }
 
     #[test]

@@ -4,10 +4,12 @@
 
 mod support;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use greway_inspect::capture::CaptureError;
 use greway_inspect::record::ChecksumState;
 use greway_inspect::{CaptureWriter, Inspection};
-use greway_spec::{Draft, TunnelSpec};
+use greway_spec::{Draft, Mode, TunnelSpec};
 use support::{
     ETHERNET, Endian, RAW, all, all_for, cooked, ethernet, fragments_of, gre, ipv4, ipv6, ipv6_fragments_of,
     pcap, pcapng, udp,
@@ -304,11 +306,99 @@ fn an_ethernet_tunnel_takes_frames_and_the_others_leave_them() {
     let plain = ipv4(47, [100, 0, 1, 100], [100, 0, 2, 100], &gre(&[('K', 5)], 0x0800, &inner));
     let capture = pcap(Endian::Little, RAW, &[bridged, plain]);
     let gretap = tunnel(|draft| {
-        draft.mode = Some(greway_spec::Mode::Gretap.into());
+        draft.mode = Some(Mode::Gretap.into());
         draft.ikey = Some(Some(5).into());
     });
     let found = all_for(&capture, &gretap);
     assert_eq!(found[0].record.verdict, Some("deliver"));
     assert_eq!(found[0].payloads, [(0x6558, frame)]);
     assert_eq!((found[1].record.verdict, found[1].record.reason), (Some("decline"), Some("no-tunnel")));
+}
+
+fn six(fill: impl FnOnce(&mut Draft)) -> TunnelSpec {
+    tunnel(|draft| {
+        draft.mode = Some(Mode::Ip6Gre.into());
+        draft.local = Some("2001:db8::2".parse::<IpAddr>().unwrap().into());
+        draft.remote = Some("2001:db8::1".parse::<IpAddr>().unwrap().into());
+        fill(draft);
+    })
+}
+
+/// What a tunnel says to each packet, and how many it delivers.
+#[track_caller]
+fn verdicts(packets: &[Vec<u8>], spec: &TunnelSpec) -> (Vec<&'static str>, usize) {
+    let found = all_for(&pcap(Endian::Little, RAW, packets), spec);
+    let said = |found: &greway_inspect::Found| match (found.record.verdict, found.record.reason) {
+        (Some("deliver"), None) => "deliver",
+        (Some("deliver") | None, _) | (_, None) => panic!("{:?}", found.record),
+        (Some(_), Some(reason)) => reason,
+    };
+    (found.iter().map(said).collect(), found.iter().map(|found| found.payloads.len()).sum())
+}
+
+#[test]
+fn tunnels_over_ipv6_take_theirs_in_one_piece_or_in_fragments() {
+    let inner = ipv4(17, [172, 16, 0, 1], [172, 16, 0, 2], &udp(&[7; 3000]));
+    let frame = [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0][..], &inner].concat();
+    let limited = |payload: &[u8]| ipv6(60, &[&[47, 0, 4, 1, 4, 1, 1, 0][..], payload].concat());
+    let whole = ipv6(47, &gre(&[('C', 0)], 0x0800, &inner));
+    let summed = six(|draft| (draft.icsum, draft.ocsum) = (Some(true.into()), Some(true.into())));
+    let mut bad = whole.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    assert_eq!(verdicts(&[whole.clone(), bad], &summed), (vec!["deliver", "bad-checksum"], 1));
+    let pieces = ipv6_fragments_of(&whole, 1440);
+    assert!(pieces.len() > 2);
+    assert_eq!(verdicts(&pieces, &summed), (vec!["deliver"], 1));
+    assert_eq!(verdicts(&pieces[1..], &summed), (vec![], 0));
+
+    let packets = [
+        limited(&gre(&[], 0x0800, &inner)),
+        limited(&gre(&[('K', 7)], 0x0800, &inner)),
+        limited(&gre(&[('K', 7)], 0x6558, &frame)),
+    ];
+    let keyed = |mode: Mode| {
+        six(move |draft| {
+            draft.mode = Some(mode.into());
+            (draft.ikey, draft.okey) = (Some(Some(7).into()), Some(Some(7).into()));
+        })
+    };
+    assert_eq!(verdicts(&packets, &six(|_| {})).0, ["deliver", "no-tunnel", "no-tunnel"]);
+    assert_eq!(verdicts(&packets, &keyed(Mode::Ip6Gretap)), (vec!["no-tunnel", "no-tunnel", "deliver"], 1));
+    let found = all_for(&pcap(Endian::Little, RAW, &packets[2..]), &keyed(Mode::Ip6Gretap));
+    assert_eq!(found[0].payloads, [(0x6558, frame)]);
+    assert_eq!(found[0].record.packet.outer.as_ref().unwrap().encaplimit, Some(4));
+}
+
+#[test]
+fn without_a_remote_everybody_is_taken_and_with_a_group_the_group_s() {
+    let inner = ipv4(17, [172, 16, 0, 1], [172, 16, 0, 2], &udp(b"x"));
+    let carried = gre(&[('K', 5)], 0x0800, &inner);
+    let to = |destination: &str| {
+        let mut packet = ipv6(47, &carried);
+        packet[24..40].copy_from_slice(&destination.parse::<Ipv6Addr>().unwrap().octets());
+        packet
+    };
+    let packets = [
+        to("2001:db8::2"),
+        to("2001:db8::3"),
+        to("ff05::47"),
+        to("ff05::48"),
+        ipv4(47, [100, 0, 1, 100], [100, 0, 2, 100], &carried),
+        ipv4(47, [100, 0, 1, 77], [100, 0, 2, 100], &carried),
+        ipv4(47, [100, 0, 1, 100], [239, 1, 1, 1], &carried),
+    ];
+    let keyed = |draft: &mut Draft, remote: Option<IpAddr>| {
+        // The unspecified address is `any`.
+        draft.remote = Some(remote.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).into());
+        (draft.ikey, draft.okey) = (Some(Some(5).into()), Some(Some(5).into()));
+    };
+    let (no, group) = ("no-tunnel", "multicast");
+    let any6 = six(|draft| keyed(draft, None));
+    assert_eq!(verdicts(&packets, &any6), (vec!["deliver", no, group, group, no, no, group], 1));
+    let group6 = six(|draft| keyed(draft, "ff05::47".parse().ok()));
+    assert_eq!(verdicts(&packets, &group6), (vec![no, no, "deliver", group, no, no, group], 1));
+    let any4 = tunnel(|draft| keyed(draft, None));
+    assert_eq!(verdicts(&packets, &any4), (vec![no, no, group, group, "deliver", "deliver", group], 2));
+    let group4 = tunnel(|draft| keyed(draft, "239.1.1.1".parse().ok()));
+    assert_eq!(verdicts(&packets, &group4), (vec![no, no, group, group, no, no, "deliver"], 1));
 }

@@ -36,6 +36,37 @@ impl TunnelSpec {
         }
         line
     }
+
+    /// What [`Self::describe`] leaves out and is not as it is by default, in the words of `greway tunnel add`:
+    /// `csum`, `oseq`, `encaplimit none`.
+    pub fn further_words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        for (both, of_received, received, of_sent, sent) in [
+            ("csum", "icsum", self.icsum, "ocsum", self.ocsum),
+            ("seq", "iseq", self.iseq, "oseq", self.oseq),
+        ] {
+            match (received, sent) {
+                (true, true) => words.push(both.to_owned()),
+                (true, false) => words.push(of_received.to_owned()),
+                (false, true) => words.push(of_sent.to_owned()),
+                (false, false) => {}
+            }
+        }
+        let mut say = |said: bool, word: String| words.extend(said.then_some(word));
+        say(self.seq_mode != SeqMode::default(), format!("seq-mode {}", self.seq_mode));
+        say(self.ignore_df, "ignore-df".to_owned());
+        if self.mode.over_ipv6() && self.encaplimit != Some(crate::draft::DEFAULT_ENCAPLIMIT) {
+            let limit = self.encaplimit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
+            say(true, format!("encaplimit {limit}"));
+        }
+        say(self.flowlabel != FlowLabel::default(), format!("flowlabel {}", self.flowlabel));
+        say(self.dscp_inherit, "dscp inherit".to_owned());
+        say(self.allow_localremote, "allow-localremote".to_owned());
+        say(self.fwmark != 0, format!("fwmark {:#x}", self.fwmark));
+        say(self.mtu.is_some(), format!("mtu {}", self.mtu.unwrap_or_default()));
+        say(self.mss != MssClamp::default(), format!("mss {}", self.mss));
+        words
+    }
 }
 
 impl fmt::Display for Mode {

@@ -331,7 +331,7 @@ impl Draft {
         let given = self
             .remote
             .as_ref()
-            .ok_or_else(|| check.missing("remote", "give the outer address of the far end"))?;
+            .ok_or_else(|| check.missing("remote", "give the outer address of the far end, or any"))?;
         let remote = of_family("remote", given)?;
         let local = self.local.as_ref().map(|given| of_family("local", given)).transpose()?.flatten();
         if let (Some(near), Some(given)) = (local.filter(|near| near.is_multicast()), &self.local) {
@@ -349,9 +349,6 @@ impl Draft {
     }
 
     fn outer_header(&self, spec: &TunnelSpec, check: &Check) -> Result<(), SpecError> {
-        if spec.ttl != Ttl::Inherit && !spec.pmtudisc {
-            return Err(check.error("ttl", spec.ttl, &span(&self.ttl), Problem::TtlNeedsPmtudisc));
-        }
         if spec.ignore_df && spec.pmtudisc {
             let problem = Problem::IgnoreDfNeedsNopmtudisc;
             return Err(check.error_of("ignore-df", None, &span(&self.ignore_df), problem));

@@ -87,9 +87,6 @@ pub enum Problem {
     /// More than 20 bits.
     #[error("is no flow label; 0 to 0xfffff is right")]
     FlowLabelRange,
-    /// A fixed TTL without DF.
-    #[error("a fixed ttl needs pmtudisc; leave out nopmtudisc, or use ttl inherit")]
-    TtlNeedsPmtudisc,
     /// `ignore-df` with path MTU discovery on.
     #[error("needs nopmtudisc: with pmtudisc on, DF is always set")]
     IgnoreDfNeedsNopmtudisc,

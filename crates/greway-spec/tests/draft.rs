@@ -78,7 +78,7 @@ fn neighbour(address: &str, endpoint: &str) -> Option<Vec<Given<InnerNeighbour>>
 
 #[test]
 fn refused_with_what_would_be_right() {
-    let cases: [(&str, Fill); 40] = [
+    let cases: [(&str, Fill); 39] = [
         ("tunnel: name: is missing", |d| d.name = None),
         ("tunnel gre0: name \"gre0\": is a reserved name", |d| d.name = given("gre0".parse().unwrap())),
         ("tunnel gretap0: name \"gretap0\": is a reserved", |d| d.name = given("gretap0".parse().unwrap())),
@@ -118,9 +118,6 @@ fn refused_with_what_would_be_right() {
         ("local \"fd00::1\": is of the wrong family; an IPv4 address", |d| d.local = given(ip("fd00::1"))),
         ("local \"224.0.0.1\": is no address of a host", |d| d.local = given(ip("224.0.0.1"))),
         ("remote \"5.6.7.8\": is the local address too", |d| d.remote = given(ip("5.6.7.8"))),
-        ("ttl \"64\": a fixed ttl needs pmtudisc; leave out nopmtudisc", |d| {
-            (d.ttl, d.pmtudisc) = (given(Ttl::Fixed(64)), given(false));
-        }),
         ("ignore-df: needs nopmtudisc", |d| d.ignore_df = given(true)),
         ("mtu \"67\": 68 to 65511 is right", |d| d.mtu = given(Some(67))),
         ("mtu \"65512\": 68 to 65511 is right", |d| d.mtu = given(Some(65_512))),
@@ -233,11 +230,47 @@ fn g34_change_keeps_what_it_does_not_name() {
     assert_eq!(back.overlay_on(&changed), Ok(present));
 }
 
+/// As `ip link` and the kernel have it; `ip tunnel` alone refuses it, and says so itself.
+#[test]
+fn a_fixed_ttl_without_path_mtu_discovery() {
+    let fixed = spec(|d| (d.ttl, d.pmtudisc) = (given(Ttl::Fixed(64)), given(false)));
+    assert_eq!(fixed.describe(), "tun1: gre/ip remote 1.2.3.4 local 5.6.7.8 ttl 64 nopmtudisc");
+    let present = spec(|d| (d.pmtudisc, d.ignore_df) = (given(false), given(true)));
+    let changed = Draft { ttl: given(Ttl::Fixed(5)), ..Draft::default() }.overlay_on(&present).unwrap();
+    assert_eq!((changed.ttl, changed.pmtudisc, changed.ignore_df), (Ttl::Fixed(5), false, true));
+}
+
+#[test]
+fn what_the_one_line_leaves_out() {
+    assert_eq!(spec(|_| {}).further_words(), [""; 0]);
+    let four = spec(|d| {
+        (d.icsum, d.ocsum, d.oseq) = (given(true), given(true), given(true));
+        (d.pmtudisc, d.ignore_df, d.fwmark) = (given(false), given(true), given(7));
+        d.mtu = given(Some(1_300));
+    });
+    assert_eq!(four.further_words(), ["csum", "oseq", "ignore-df", "fwmark 0x7", "mtu 1300"]);
+    let six = |fill: Fill| {
+        refine(|d| {
+            (d.mode, d.local, d.remote) = (given(Mode::Ip6Gre), None, given(ip("2001:db8::2")));
+            fill(d);
+        })
+        .unwrap()
+    };
+    assert_eq!(six(|_| {}).further_words(), [""; 0]);
+    let six = six(|d| {
+        (d.iseq, d.seq_mode, d.encaplimit) = (given(true), given(SeqMode::Rfc2890), given(None));
+        (d.flowlabel, d.dscp_inherit) = (given(FlowLabel::Inherit), given(true));
+        d.allow_localremote = given(true);
+    });
+    let words = ["iseq", "seq-mode rfc2890", "encaplimit none", "flowlabel inherit", "dscp inherit"];
+    assert_eq!(six.further_words(), [&words[..], &["allow-localremote"]].concat());
+}
+
 #[test]
 fn a_change_that_cannot_be() {
-    let present = spec(|d| d.pmtudisc = given(false));
-    let fixed = Draft { ttl: given(Ttl::Fixed(5)), ..Draft::default() }.overlay_on(&present).unwrap_err();
-    assert_eq!(fixed.problem, Problem::TtlNeedsPmtudisc);
+    let present = spec(|_| {});
+    let ignored = Draft { ignore_df: given(true), ..Draft::default() }.overlay_on(&present).unwrap_err();
+    assert_eq!(ignored.problem, Problem::IgnoreDfNeedsNopmtudisc);
     let renamed = Draft { name: given("tun2".parse().unwrap()), ..Draft::default() };
     assert_eq!(
         renamed.overlay_on(&present).unwrap_err().to_string(),

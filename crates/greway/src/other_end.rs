@@ -1,10 +1,10 @@
 //! The other end of a tunnel, as far as it can be known from this one: ends, inner addresses, keys and options
 //! swapped. What is this host's own affair is left out, and each thing that is left out is said.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use greway_netlink::{Family, Netlink, RouteFilter, RouteKind, RouteOptions, protocol, table};
-use greway_spec::{Draft, DraftAddress, InnerAddress, Prefix, SeqMode, TunnelSpec};
+use greway_spec::{DeviceName, Draft, DraftAddress, InnerAddress, Prefix, SeqMode, TunnelSpec};
 
 /// The other end.
 #[derive(Clone, Debug)]
@@ -69,6 +69,11 @@ pub(crate) fn of(spec: &TunnelSpec, source: Option<IpAddr>) -> Result<OtherEnd, 
     draft.addresses =
         Some(spec.inner.addresses.iter().filter_map(|inner| swapped(inner, &mut notes)).collect());
     own_affairs(spec, &mut draft, &mut notes);
+    if [local, remote].iter().any(|end| matches!(end, IpAddr::V6(end) if end.is_unicast_link_local())) {
+        notes.push(format!(
+            "{local} and {remote} are addresses of one link: name the device of that link there, dev DEVICE"
+        ));
+    }
     let spec = draft.into_spec().map_err(|error| NoOtherEnd::Impossible(error.to_string()))?;
     Ok(OtherEnd { spec, notes })
 }
@@ -99,8 +104,10 @@ fn only_neighbour(local: IpAddr, length: u8) -> Option<IpAddr> {
             // The network's own address and its broadcast have no neighbour.
             (matches!(address.to_bits() & 3, 1 | 2)).then_some(other.into())
         }
-        IpAddr::V6(address) if length == 127 => {
-            Some(std::net::Ipv6Addr::from_bits(address.to_bits() ^ 1).into())
+        IpAddr::V6(address) if length == 127 => Some(Ipv6Addr::from_bits(address.to_bits() ^ 1).into()),
+        IpAddr::V6(address) if length == 126 => {
+            let other = Ipv6Addr::from_bits(address.to_bits() ^ 3);
+            (matches!(address.to_bits() & 3, 1 | 2)).then_some(other.into())
         }
         _ => None,
     }
@@ -144,9 +151,17 @@ fn own_affairs(spec: &TunnelSpec, draft: &mut Draft, notes: &mut Vec<String>) {
     (draft.datapath, draft.underlay, draft.overlay, draft.firewall) = (None, None, None, None);
 }
 
-/// The address that packets of this host to `remote` leave with; `None` where there is no way.
-pub(crate) fn source_to(netlink: &Netlink, remote: IpAddr) -> Option<IpAddr> {
-    let route = netlink.route_to(remote, &RouteOptions::default()).ok()?;
+/// By what the way to a remote is looked up, as the tunnel will: its `dev`, where that is there, and its `fwmark`.
+pub(crate) fn way_options(netlink: &Netlink, dev: Option<&DeviceName>, fwmark: u32) -> RouteOptions {
+    let link = dev.and_then(|dev| netlink.link_by_name(dev.as_str()).ok().flatten());
+    let mark = Some(fwmark).filter(|mark| *mark != 0);
+    RouteOptions { mark, oif: link.map(|link| link.index), ..RouteOptions::default() }
+}
+
+/// The address that packets of this tunnel to its remote leave with; `None` where there is no way.
+pub(crate) fn source_of(netlink: &Netlink, spec: &TunnelSpec) -> Option<IpAddr> {
+    let options = way_options(netlink, spec.dev.as_ref(), spec.fwmark);
+    let route = netlink.route_to(spec.remote?, &options).ok()?;
     route.source.filter(|_| route.kind == RouteKind::Unicast)
 }
 
@@ -264,6 +279,32 @@ mod tests {
             assert_eq!(only_neighbour(address.parse().unwrap(), 30), None);
         }
         assert_eq!(only_neighbour([172, 16, 0, 2].into(), 30), Some([172, 16, 0, 1].into()));
+        let six = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(only_neighbour(six("fd00::1"), 126), Some(six("fd00::2")));
+        assert_eq!(only_neighbour(six("fd00::"), 126), None);
+    }
+
+    #[test]
+    fn over_ipv6_and_on_one_link() {
+        let here = spec(
+            "mode = \"ip6gre\"\nlocal = \"fe80::1\"\nremote = \"fe80::2\"\ndev = \"wan0\"\nkey = 7\n\
+             encaplimit = \"none\"\nflowlabel = 0x123\n[inner]\naddress = \"fd00::1/126\"\n",
+        );
+        let there = of(&here, None).unwrap();
+        let notes = there.notes.join("\n");
+        assert!(notes.contains("dev wan0") && notes.contains("addresses of one link"), "{notes}");
+        assert_eq!((there.spec.local, there.spec.remote), (here.remote, here.local));
+        assert_eq!((there.spec.mode, there.spec.encaplimit), (here.mode, None));
+        assert_eq!((there.spec.flowlabel, there.spec.ikey), (here.flowlabel, Some(7)));
+        assert_eq!(there.spec.inner.addresses[0].to_string(), "fd00::2/126");
+    }
+
+    #[test]
+    fn many_far_ends_have_no_one_other_end() {
+        let any = spec("local = \"10.0.0.1\"\nremote = \"any\"\nkey = 7\n");
+        assert!(of(&any, None).unwrap_err().to_string().contains("remote any has no one other end"));
+        let group = spec("local = \"10.0.0.1\"\nremote = \"239.1.1.1\"\nkey = 7\n");
+        assert!(of(&group, None).unwrap_err().to_string().contains("the group 239.1.1.1"));
     }
 
     #[test]

@@ -12,14 +12,17 @@ use serde_json::Value;
 
 const GREWAY: &str = env!("CARGO_BIN_EXE_greway");
 
-/// Datagrams that a real kernel was sent, with their GRE headers right and wrong.
-fn recorded() -> Vec<Vec<u8>> {
+/// Datagrams of one IP version that a real kernel was sent, with their GRE headers right and wrong.
+fn recorded(version: u8) -> Vec<Vec<u8>> {
     let table = include_str!("../../greway-engine/tests/oracle/accept.tsv");
     let hex = |text: &str| {
         let digits = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
         (0..text.len()).step_by(2).map(digits).collect::<Vec<_>>()
     };
-    table.lines().skip(1).map(|row| hex(row.rsplit('\t').next().unwrap())).collect()
+    let sent = table.lines().next().unwrap().split('\t').position(|column| column == "sent").unwrap();
+    // In some rows several fragments.
+    let sent = |row: &'static str| row.split('\t').nth(sent).unwrap().split(' ').map(hex);
+    table.lines().skip(1).flat_map(sent).filter(|datagram| datagram[0] >> 4 == version).collect()
 }
 
 fn pcap(link: u32, frames: &[Vec<u8>]) -> Vec<u8> {
@@ -94,13 +97,32 @@ fn tshark_reads_the_same_fields() {
         eprintln!("not run: tshark_reads_the_same_fields: there is no tshark; apt-get install tshark");
         return;
     }
-    let folder = Folder::new("tshark");
-    let capture = folder.file("recorded.pcap", &pcap(101, &recorded()));
-    let fields = ["frame.number", "ip.src", "ip.dst", "ip.ttl", "ip.len", "ip.id", "gre.flags_and_version"];
-    let options = ["gre.proto", "gre.key", "gre.sequence_number", "gre.checksum", "gre.checksum.status"];
+    let ipv4 = ["ip.src", "ip.dst", "ip.ttl", "ip.len", "ip.id"];
+    let read = compared(4, ipv4, &[(3, "ttl", 0), (4, "len", 0), (5, "id", 0)]);
+    assert!(read > 70, "{read} of IPv4");
+    let ipv6 = ["ipv6.src", "ipv6.dst", "ipv6.hlim", "ipv6.plen", "ipv6.flow"];
+    // The header says how much is behind it.
+    let read = compared(6, ipv6, &[(3, "ttl", 0), (4, "len", 40), (5, "flowlabel", 0)]);
+    assert!(read > 70, "{read} of IPv6");
+}
+
+/// Has tshark read the recorded datagrams of an IP version. `outer`: its fields of the delivery header. `numbers`: which
+/// of them is which of ours, and how much more ours is. How many were compared to the end.
+#[track_caller]
+fn compared(version: u8, outer: [&str; 5], numbers: &[(usize, &str, u64)]) -> usize {
+    let folder = Folder::new(&format!("tshark-{version}"));
+    let capture = folder.file("recorded.pcap", &pcap(101, &recorded(version)));
+    let options = [
+        "gre.flags_and_version",
+        "gre.proto",
+        "gre.key",
+        "gre.sequence_number",
+        "gre.checksum",
+        "gre.checksum.status",
+    ];
     let mut tshark = Command::new("tshark");
     tshark.args(["-r", &capture, "-n", "-T", "fields", "-E", "occurrence=f", "-E", "separator=,"]);
-    for field in fields.iter().chain(&options) {
+    for field in ["frame.number"].iter().chain(&outer).chain(&options) {
         tshark.args(["-e", field]);
     }
     let theirs = text(&tshark.output().unwrap().stdout);
@@ -119,8 +141,13 @@ fn tshark_reads_the_same_fields() {
         };
         let (outer, gre) = (&packet["outer"], &packet["gre"]);
         assert_eq!((outer["src"].as_str(), outer["dst"].as_str()), (Some(cell[1]), Some(cell[2])), "{row}");
-        for (at, field) in [(3, "ttl"), (4, "len"), (5, "id")] {
-            assert_eq!(outer[field].as_u64(), parsed(at), "frame {number}, {field}: {row}");
+        for (at, field, more) in numbers {
+            // That of fragments put together is in none of them.
+            if *field == "len" && packet["fragments"].is_array() {
+                continue;
+            }
+            let theirs = parsed(*at).map(|number| number + more);
+            assert_eq!(outer[field].as_u64(), theirs, "frame {number}, {field}: {row}");
         }
         // What is cut, of another version or routed is read differently, and that is no fault.
         let readable = gre["header_len"].is_u64() && parsed(6).is_some();
@@ -144,7 +171,124 @@ fn tshark_reads_the_same_fields() {
             assert_eq!(gre["checksum"]["state"], state, "{row}");
         }
     }
-    assert!(compared > 100, "{compared} of {}", ours.len());
+    compared
+}
+
+/// Over IPv6: plain, with key, checksum and number behind an encapsulation limit, and one in fragments.
+fn sample6() -> Vec<Vec<u8>> {
+    let ends = ["fd00:47::1".parse().unwrap(), "fd00:47::2".parse().unwrap()];
+    let inside = |size| {
+        let header = build::ipv4_header([172, 16, 0, 1].into(), [172, 16, 0, 2].into(), 1);
+        build::ipv4(header, &build::echo_request(1, 1, &vec![0x5a; size]))
+    };
+    let carried = |full: bool, size| {
+        let header = greway_wire::gre::GreHeader {
+            protocol_type: 0x0800,
+            checksum: full.then_some(0),
+            key: full.then_some(42),
+            sequence_number: full.then_some(7),
+        };
+        build::gre(header, &inside(size))
+    };
+    let packet = |next, payload: &[u8]| {
+        let mut header = build::ipv6_header(ends[0], ends[1], next);
+        header.flow_label = 0x1_2345;
+        build::ipv6(header, payload)
+    };
+    let limited = [&[47, 0, 4, 1, 4, 1, 1, 0][..], &carried(true, 56)].concat();
+    let mut large = carried(true, 2_000);
+    // The next number, in the last word of the header, and what it makes of the checksum.
+    large[15] = 8;
+    large[4..6].fill(0);
+    let sum = greway_wire::checksum::checksum(&large);
+    large[4..6].copy_from_slice(&sum.to_be_bytes());
+    let (first, last) = large.split_at(1_000);
+    let piece = |more: u8, at: u16, bytes: &[u8]| {
+        let word = (at | u16::from(more)).to_be_bytes();
+        packet(44, &[&[47, 0, word[0], word[1], 0, 0, 0, 9][..], bytes].concat())
+    };
+    vec![packet(47, &carried(false, 56)), packet(60, &limited), piece(0, 1_000, last), piece(1, 0, first)]
+}
+
+#[test]
+fn tshark_reads_the_same_over_ipv6() {
+    if Command::new("tshark").arg("--version").output().is_err() {
+        eprintln!("not run: tshark_reads_the_same_over_ipv6: there is no tshark; apt-get install tshark");
+        return;
+    }
+    let folder = Folder::new("tshark6");
+    let capture = folder.file("six.pcap", &pcap(101, &sample6()));
+    let ours = lines(&inspect(&["--json", &capture]));
+    let mut tshark = Command::new("tshark");
+    tshark.args([
+        "-r",
+        &capture,
+        "-n",
+        "-Y",
+        "gre",
+        "-T",
+        "fields",
+        "-E",
+        "occurrence=f",
+        "-E",
+        "separator=,",
+    ]);
+    let fields = ["frame.number", "ipv6.src", "ipv6.dst", "ipv6.hlim", "ipv6.flow"];
+    let options = ["gre.flags_and_version", "gre.proto", "gre.key", "gre.sequence_number", "gre.checksum"];
+    for field in fields.iter().chain(&options) {
+        tshark.args(["-e", field]);
+    }
+    let theirs = text(&tshark.output().unwrap().stdout);
+    assert_eq!((theirs.lines().count(), ours.len()), (3, 3), "{theirs}");
+    for (row, packet) in theirs.lines().zip(&ours) {
+        let number = |text: &str| match text.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16).ok(),
+            None => text.parse::<u64>().ok(),
+        };
+        let cell: Vec<&str> = row.split(',').collect();
+        let (outer, gre) = (&packet["outer"], &packet["gre"]);
+        assert_eq!((outer["src"].as_str(), outer["dst"].as_str()), (Some(cell[1]), Some(cell[2])), "{row}");
+        for (at, field) in [
+            (0, &packet["frame"]),
+            (3, &outer["ttl"]),
+            (4, &outer["flowlabel"]),
+            (5, &gre["flags"]),
+            (6, &gre["protocol"]),
+            (7, &gre["key"]),
+            (8, &gre["sequence"]),
+            (9, &gre["checksum"]["value"]),
+        ] {
+            assert_eq!(field.as_u64(), number(cell[at]), "cell {at} of {row}");
+        }
+        assert_eq!((&outer["df"], &outer["id"]), (&Value::Null, &Value::Null));
+    }
+    assert_eq!(ours[2]["fragments"], serde_json::json!([3, 4]));
+    assert_eq!(ours[2]["gre"]["checksum"]["state"], "good");
+}
+
+#[test]
+fn over_ipv6_the_words_of_its_header_and_the_verdict() {
+    let folder = Folder::new("six");
+    let capture = folder.file("six.pcap", &pcap(101, &sample6()));
+    let out = folder.0.join("out.pcapng");
+    let out = out.to_str().unwrap();
+    let words = "mode ip6gre local fd00:47::2 remote any key 42 csum seq";
+    let shown = inspect(&[&capture, "--tunnel", words, "--write", out]);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let shown = text(&shown.stdout);
+    let rows: Vec<_> = shown.lines().collect();
+    assert!(
+        rows[0].contains("| fd00:47::1 > fd00:47::2 ttl 64 flowlabel 0x12345 len 128 | GRE IPv4 |"),
+        "{shown}"
+    );
+    assert!(rows[0].ends_with("ICMP → decline (no-tunnel)"), "{shown}");
+    assert!(
+        rows[1].contains("flowlabel 0x12345 encaplimit 4 len 148 | GRE key 42 seq 7 csum good IPv4"),
+        "{shown}"
+    );
+    assert!(rows[1].ends_with("→ deliver"), "{shown}");
+    assert!(rows[2].contains("(2 fragments)") && rows[2].ends_with("→ deliver"), "{shown}");
+    assert_eq!(text(&inspect(&[out]).stdout), "2 frames: 0 GRE, 2 other, 0 not read\n");
 }
 
 #[test]

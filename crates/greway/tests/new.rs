@@ -226,3 +226,37 @@ fn no_route_and_an_address_behind_a_translator() {
     let said = node.execute(command).ok();
     assert!(!said.stdout.lines().any(|line| line.trim_start().starts_with("ttl = 3")), "{said}");
 }
+
+/// Over IPv6, and by the device that was named: the local address is that of the way which the tunnel will take.
+#[test]
+fn over_ipv6_and_by_the_device_that_was_named() {
+    require!(privilege::check());
+    let lab = two_hosts();
+    let _daemons = (lab.one.daemon(), lab.two.daemon());
+    for (host, end) in [(&lab.guide.linux1, 1), (&lab.guide.linux2, 2)] {
+        for device in ["wan0", "lan0"] {
+            host.sysctl(&format!("ipv6/conf/{device}/disable_ipv6"), "0").unwrap();
+        }
+        host.address("lan0", &format!("fd00:47::{end}/64")).unwrap();
+        host.address("wan0", &format!("fd00:48::{end}/64")).unwrap();
+    }
+    let inside = "inner fd00::1/126 peer fd00::2";
+    let line =
+        format!("new tun0 mode ip6gre remote fd00:47::2 {inside} encaplimit none flowlabel inherit key 7");
+    // There is no way to it by that device, whatever there is by another.
+    words(&lab.one, &format!("{line} dev wan0 --dry-run")).refused(&["cannot be reached from here"]);
+    let said = words(&lab.one, &line).ok();
+    assert_eq!(
+        printed(&said),
+        "new tun0 mode ip6gre remote fd00:47::1 local fd00:47::2 inner fd00::2/126 peer fd00::1 key 7 encaplimit none \
+         flowlabel inherit"
+    );
+    words(&lab.two, &printed(&said)).ok();
+    let back = words(&lab.two, "export ip tun0 --peer").ok();
+    back.says(&[
+        "ip -6 tunnel add tun0 mode ip6gre remote fd00:47::2 local fd00:47::1 key 7 encaplimit none",
+    ]);
+    // Nobody is the other end of a tunnel without a remote.
+    lab.one.words("tunnel add tun1 mode ip6gre local fd00:47::1 remote any key 9").ok();
+    words(&lab.one, "export ip tun1 --peer").refused(&["remote any has no one other end"]);
+}

@@ -64,7 +64,7 @@ fn words_that_cannot_be() {
             ("tunnel add tun0 mode gre ENDS key 4294967296", &["tun0", "key", "4294967296"]),
             ("tunnel add tun0 mode gre ENDS key", &["tun0", "key", "needs a value"]),
             ("tunnel add tun0 mode gre ENDS ttl 256", &["tun0", "ttl", "256", "255"]),
-            ("tunnel add tun0 mode gre ENDS ttl 64 nopmtudisc", &["tun0", "ttl", "64", "pmtudisc"]),
+            ("tunnel add tun0 mode gre ENDS ttl 64 ignore-df", &["tun0", "ignore-df", "nopmtudisc"]),
             ("tunnel add tun0 mode gre ENDS tos 300", &["tun0", "tos", "300"]),
             ("tunnel add tun0 mode gre ENDS mtu 20", &["tun0", "mtu", "20", "68"]),
             ("tunnel add tun0 mode gre ENDS dev wan7", &["tun0", "dev wan7", "no such device"]),

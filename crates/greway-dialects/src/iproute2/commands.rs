@@ -109,7 +109,10 @@ fn sayable(spec: &TunnelSpec) -> Result<(), Unsayable> {
 
 /// Whether `ip tunnel` has all the words.
 fn by_tunnel(spec: &TunnelSpec) -> bool {
-    !spec.mode.is_ethernet() && !spec.ignore_df && spec.fwmark == 0
+    // `ip tunnel` refuses nopmtudisc beside a fixed ttl; `ip link` and the kernel do not (iproute2 6.x
+    // ip/iptunnel.c `parse_args`, ip/link_gre.c).
+    let ttl_said = spec.ttl == Ttl::Inherit || spec.pmtudisc;
+    !spec.mode.is_ethernet() && !spec.ignore_df && spec.fwmark == 0 && ttl_said
 }
 
 fn tunnel_add(spec: &TunnelSpec) -> String {

@@ -159,6 +159,9 @@ fn sayable(spec: &TunnelSpec) -> Result<(), Unsayable> {
             return refuse(field, &"on", no_property);
         }
     }
+    if spec.ttl != Ttl::Inherit && !spec.pmtudisc {
+        return refuse("pmtudisc", &"off", "beside a fixed ttl it wants path MTU discovery");
+    }
     if spec.fwmark != 0 {
         return refuse("fwmark", &format!("{:#x}", spec.fwmark), "ip-tunnel.fwmark is for VTI tunnels only");
     }

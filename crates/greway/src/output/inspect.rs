@@ -100,13 +100,17 @@ fn header(text: &mut String, outer: &Outer) {
     if outer.df == Some(true) {
         text.push_str(" DF");
     }
+    if let Some(label) = outer.flowlabel.filter(|label| *label != 0) {
+        let _infallible = write!(text, " flowlabel {label:#07x}");
+    }
     if let Some(limit) = outer.encaplimit {
         let _infallible = write!(text, " encaplimit {limit}");
     }
     let _infallible = write!(text, " len {}", outer.len);
     match outer.protocol {
         Some(47) | None => {}
-        Some(1 | 58) => text.push_str(" ICMP"),
+        Some(1) => text.push_str(" ICMP"),
+        Some(58) => text.push_str(" ICMPv6"),
         Some(6) => text.push_str(" TCP"),
         Some(17) => text.push_str(" UDP"),
         Some(other) => {

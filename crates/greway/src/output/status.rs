@@ -36,6 +36,10 @@ pub(crate) fn print(status: &Status, detailed: bool) {
 fn print_tunnel(tunnel: &TunnelStatus) {
     let spec = &tunnel.spec;
     line(&spec.describe());
+    let further = spec.further_words();
+    if !further.is_empty() {
+        fact("options", &further.join(", "));
+    }
     fact("origin", &spec.origin.to_string());
     match &tunnel.device {
         Some(device) => {

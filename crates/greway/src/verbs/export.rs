@@ -141,8 +141,7 @@ pub(super) fn running(name: &str, location: &Location) -> anyhow::Result<Option<
 
 fn turned_round(here: &TunnelSpec) -> anyhow::Result<TunnelSpec> {
     let netlink = Netlink::open()?;
-    let source = here.remote.and_then(|remote| other_end::source_to(&netlink, remote));
-    let there = other_end::of(here, source)?;
+    let there = other_end::of(here, other_end::source_of(&netlink, here))?;
     for note in &there.notes {
         output::note(note);
     }

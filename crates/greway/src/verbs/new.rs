@@ -65,8 +65,11 @@ pub(crate) fn run(args: &NewArgs, location: &Location) -> anyhow::Result<ExitCod
     let mut report = Report::default();
     report.remarks.extend(warnings);
     let remote = draft.remote.as_ref().map(|given| given.value);
+    let dev = draft.dev.as_ref().and_then(|given| given.value.as_ref());
+    let fwmark = draft.fwmark.as_ref().map_or(0, |given| given.value);
+    let way = other_end::way_options(&netlink, dev, fwmark);
     if let (Some(remote), None) = (remote, &draft.local) {
-        draft.local = Some(find_local(&netlink, remote)?.into());
+        draft.local = Some(find_local(&netlink, remote, &way)?.into());
     }
     let mut spec = draft.into_carried_spec()?;
     let path = tunnel_file::path_of(spec.name.as_str());
@@ -80,7 +83,7 @@ pub(crate) fn run(args: &NewArgs, location: &Location) -> anyhow::Result<ExitCod
             "local {local} is no address of this host (behind 1:1 NAT use the private one); packets to it are not received"
         ));
     }
-    if netlink.route_to(remote, &RouteOptions::default())?.kind != RouteKind::Unicast {
+    if netlink.route_to(remote, &way)?.kind != RouteKind::Unicast {
         report.remarks.push(format!(
             "there is no route to remote {remote} yet: nothing can be sent until there is one"
         ));
@@ -126,8 +129,8 @@ pub(crate) fn run(args: &NewArgs, location: &Location) -> anyhow::Result<ExitCod
 }
 
 /// The address that packets to the peer leave with.
-fn find_local(netlink: &Netlink, remote: IpAddr) -> anyhow::Result<IpAddr> {
-    let route = netlink.route_to(remote, &RouteOptions::default())?;
+fn find_local(netlink: &Netlink, remote: IpAddr, way: &RouteOptions) -> anyhow::Result<IpAddr> {
+    let route = netlink.route_to(remote, way)?;
     match route.kind {
         RouteKind::Unicast => route.source.ok_or_else(|| {
             anyhow!("remote {remote}: the route to it has no address of this host: give local")

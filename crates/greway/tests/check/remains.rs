@@ -43,20 +43,17 @@ fn a_file_that_cannot_be_honoured() {
     check_with_file(&guide, &node, &good, "tun0").found(&["not-up"]).is("not-up", "stops");
 }
 
-/// While no daemon ran, somebody has moved its device away.
+/// While no daemon ran, somebody has made another device of its name.
 #[test]
 fn a_tunnel_that_a_daemon_could_not_take_over() {
     require!(privilege::check());
     let mut pair = Pair::new("key 42");
-    let elsewhere = Host::new("elsewhere").unwrap();
     pair.daemons[0].take().unwrap().kill();
-    program_of(&pair.left, &format!("ip link set tun0 netns {}", elsewhere.path().display()));
+    program_of(&pair.left, "ip link del tun0");
+    program_of(&pair.left, "ip link add tun0 mtu 1400 type veth peer name other0");
     let _daemon = pair.nodes[0].daemon();
     let found = check(&pair.nodes[0], "");
-    found
-        .found(&["not-carried"])
-        .is("not-carried", "stops")
-        .says("not-carried", &["was moved to another network namespace"]);
+    found.found(&["not-carried"]).is("not-carried", "stops").says("not-carried", &["tun0"]);
     let cures = found.cures("not-carried", "here");
     assert_eq!(
         cures,
@@ -66,8 +63,25 @@ fn a_tunnel_that_a_daemon_could_not_take_over() {
             "ip link set tun0 up"
         ]
     );
+    // Whose it is has to take it away.
+    program_of(&pair.left, "ip link del other0");
     for command in &cures {
         type_in(&pair.nodes[0], &pair.left, command);
     }
     check(&pair.nodes[0], "").found(&[]);
+}
+
+/// While no daemon ran, somebody has moved its device away: the next one carries it, and what is inside is not seen.
+#[test]
+fn a_tunnel_that_was_moved_away_is_taken_over() {
+    require!(privilege::check());
+    let mut pair = Pair::new("key 42");
+    let elsewhere = Host::new("elsewhere").unwrap();
+    pair.daemons[0].take().unwrap().kill();
+    program_of(&pair.left, &format!("ip link set tun0 netns {}", elsewhere.path().display()));
+    let _daemon = pair.nodes[0].daemon();
+    check(&pair.nodes[0], "")
+        .found(&[])
+        .is("device-moved", "note")
+        .says("device-moved", &["the device is not"]);
 }

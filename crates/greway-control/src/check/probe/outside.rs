@@ -153,12 +153,9 @@ pub(super) fn trace(spec: &TunnelSpec, to: IpAddr, listener: &mut Listener) -> S
     let last_known = (1..=MOST_HOPS).rev().find(|ttl| icmp_hop(&listener.heard, *ttl).is_some()).unwrap_or(0);
     let length = reached(&listener.heard).unwrap_or_else(|| (last_known + 1).min(MOST_HOPS));
 
-    let (local, remote) = match (spec.ipv4_ends(), to) {
-        (Some(ends), IpAddr::V4(_)) => ends,
-        _ => {
-            let hop = |ttl| Hop { icmp: icmp_hop(&listener.heard, ttl), gre: None };
-            return Ok(Trace { remote_answers, hops: (1..=length).map(hop).collect(), refused: false });
-        }
+    let Some((local, remote)) = spec.ipv4_ends() else {
+        let hop = |ttl| Hop { icmp: icmp_hop(&listener.heard, ttl), gre: None };
+        return Ok(Trace { remote_answers, hops: (1..=length).map(hop).collect(), refused: false });
     };
     let mut refused = false;
     let mut sender = Sender::open(spec, local, remote)?;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use greway_dialects::shell;
 use greway_netlink::Netlink;
+use greway_spec::draft::DEFAULT_ENCAPLIMIT;
 use greway_spec::{FlowLabel, InnerAddress, InnerRoute, Mode, Ttl, TunnelSpec};
 use serde_json::json;
 
@@ -143,6 +144,7 @@ fn indented(text: &str) {
 
 /// The words after `greway new` that make a tunnel.
 fn line(spec: &TunnelSpec) -> String {
+    let over_ipv6 = spec.mode.over_ipv6();
     let mut words = vec![format!("greway new {}", shell::word(spec.name.as_str()))];
     let mut word = |text: String| words.push(text);
     if spec.mode != Mode::default() {
@@ -185,8 +187,11 @@ fn line(spec: &TunnelSpec) -> String {
     if spec.ignore_df {
         word("ignore-df".to_owned());
     }
-    if let Ttl::Fixed(hops) = spec.ttl {
-        word(format!("ttl {hops}"));
+    match spec.ttl {
+        // As the command has it by itself, which is another value over IPv6.
+        Ttl::Fixed(64) if over_ipv6 => {}
+        Ttl::Inherit if !over_ipv6 => {}
+        ttl => word(format!("ttl {ttl}")),
     }
     if spec.tos.bits() != 0 {
         word(format!("tos {}", spec.tos));
@@ -197,9 +202,19 @@ fn line(spec: &TunnelSpec) -> String {
     if let Some(mtu) = spec.mtu {
         word(format!("mtu {mtu}"));
     }
-    debug_assert!(
-        spec.mode.over_ipv6() || spec.flowlabel == FlowLabel::default(),
-        "over IPv4 there is no label"
-    );
+    match spec.encaplimit {
+        _ if !over_ipv6 => {}
+        Some(DEFAULT_ENCAPLIMIT) => {}
+        Some(limit) => word(format!("encaplimit {limit}")),
+        None => word("encaplimit none".to_owned()),
+    }
+    match spec.flowlabel {
+        FlowLabel::Fixed(0) => {}
+        FlowLabel::Fixed(label) => word(format!("flowlabel {label:#07x}")),
+        FlowLabel::Inherit => word("flowlabel inherit".to_owned()),
+    }
+    if spec.dscp_inherit {
+        word("dscp inherit".to_owned());
+    }
     words.join(" ")
 }
