@@ -342,7 +342,7 @@ impl Host {
         super::kernel_tunnels::refuse(&self.netlink, spec, self.tunnels.get(&spec.name).map(Live::spec))?;
         if spec.datapath == greway_spec::DatapathChoice::Ebpf {
             return Err(format!(
-                "{}: datapath ebpf cannot be honoured yet: the eBPF program only counts; use auto or userspace",
+                "{}: datapath ebpf cannot be honoured yet: the daemon does not use the eBPF programs yet; use auto or userspace",
                 spec.name
             ));
         }
