@@ -4,6 +4,7 @@
 //! kernel (links, addresses, routes, firewall); `datapath` carries packets. All but the last meet
 //! at one lock around `host::Host`; the packet path takes no lock.
 
+mod act;
 mod adopt;
 mod answer;
 mod claim;
