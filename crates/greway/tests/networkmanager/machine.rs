@@ -205,6 +205,10 @@ impl Machine {
     pub(crate) fn stop_manager(&self) {
         self.run("kill $(cat /run/nm.pid)").ok();
         self.ended("/run/nm.pid");
+        // The bus may take a moment longer to let go of its name, and the next one would find it taken.
+        self.until("the bus without NetworkManager", || {
+            self.run("nmcli -t -f RUNNING general").stdout == "not running\n"
+        });
     }
 
     /// Starts greway's watcher and waits until it follows.
