@@ -207,7 +207,8 @@ impl Machine {
         self.ended("/run/nm.pid");
         // The bus may take a moment longer to let go of its name, and the next one would find it taken.
         self.until("the bus without NetworkManager", || {
-            self.run("nmcli -t -f RUNNING general").stdout == "not running\n"
+            let asked = self.run("nmcli -t -f RUNNING general");
+            asked.code != Some(0) && asked.stderr.contains("not running")
         });
     }
 
