@@ -63,11 +63,12 @@ fn goes_on([layer3, ethernet]: [&str; 2], fallbacks: &[&str]) {
             "the kernel's tunnel",
         );
         assert_eq!(bulk.bytes, 200_000);
-        assert_eq!(
-            [lab.counters("tun0"), lab.counters("tap0")],
-            ours,
-            "what is the kernel's is not ours too"
-        );
+        // Some hundred packets went by the kernel's; of its own accord a host asks for a neighbour now and then.
+        for (name, before) in ["tun0", "tap0"].into_iter().zip(ours) {
+            let (received, sent) = lab.counters(name);
+            let strays = (received - before.0).max(sent - before.1);
+            assert!(strays <= 2, "{name}: what is the kernel's is not ours too: {strays} packets");
+        }
     }
     for dev in fallbacks {
         assert_eq!(pair::counted(&lab.ours, dev), (0, 0), "{dev} takes nothing");
