@@ -59,6 +59,24 @@ pub(super) struct Device {
     pub(super) overlay: Overlay,
 }
 
+impl Device {
+    /// One end of a pair, wherever it is, and the end here that the data plane works on. `None`: they have no hardware
+    /// addresses.
+    pub(super) fn of_pair(link: &Link, peer: &Link) -> Option<Self> {
+        let (Some(device_address), Some(peer_address)) = (link.address, peer.address) else { return None };
+        Some(Self {
+            index: link.index,
+            peer: Some(peer.index),
+            mtu: link.mtu,
+            overlay: Overlay::Veth {
+                peer: peer.index,
+                device_address: MacAddr::new(device_address),
+                peer_address: MacAddr::new(peer_address),
+            },
+        })
+    }
+}
+
 /// Makes the device, down. Nothing is left behind when it fails.
 pub(super) fn create(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), DeviceError> {
     let veth = match spec.overlay {
@@ -290,23 +308,12 @@ fn open_veth(netlink: &Netlink, name: &DeviceName, link: &Link) -> Result<Device
         _ => None,
     };
     let peer = peer.ok_or_else(|| DeviceError::Foreign(name.clone()))?;
-    let (Some(device_address), Some(peer_address)) = (link.address, peer.address) else {
-        return Err(DeviceError::Foreign(name.clone()));
-    };
+    let device = Device::of_pair(link, &peer).ok_or_else(|| DeviceError::Foreign(name.clone()))?;
     // What the virtio-net header has no word for would be lost at the data plane's socket.
     if let Err(error) = ethtool::disable_matching(name.as_str(), &ethtool::BEYOND_VNET_HEADER) {
         tracing::warn!(tunnel = %name, %error, "some offloads cannot be switched off");
     }
-    Ok(Device {
-        index: link.index,
-        peer: Some(peer.index),
-        mtu: link.mtu,
-        overlay: Overlay::Veth {
-            peer: peer.index,
-            device_address: MacAddr::new(device_address),
-            peer_address: MacAddr::new(peer_address),
-        },
-    })
+    Ok(device)
 }
 
 /// Waits until the device and the data plane's end of it pass packets: a veth end that was just put up

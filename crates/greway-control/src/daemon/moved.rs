@@ -4,9 +4,7 @@
 
 use std::net::IpAddr;
 
-use greway_datapath::Overlay;
 use greway_engine::nbma;
-use greway_linux::MacAddr;
 use greway_netlink::{Link, Netlink, NetlinkError};
 use greway_spec::{DeviceName, InnerNeighbour, TunnelSpec};
 
@@ -28,17 +26,7 @@ fn elsewhere(netlink: &Netlink, peer: &Link) -> Result<Option<Link>, NetlinkErro
 pub(super) fn open(netlink: &Netlink, name: &DeviceName) -> Result<Option<Device>, NetlinkError> {
     let Some(peer) = device::ours(netlink, &device::peer_name(name))? else { return Ok(None) };
     let Some(link) = elsewhere(netlink, &peer)? else { return Ok(None) };
-    let (Some(device_address), Some(peer_address)) = (link.address, peer.address) else { return Ok(None) };
-    Ok(Some(Device {
-        index: link.index,
-        peer: Some(peer.index),
-        mtu: link.mtu,
-        overlay: Overlay::Veth {
-            peer: peer.index,
-            device_address: MacAddr::new(device_address),
-            peer_address: MacAddr::new(peer_address),
-        },
-    }))
+    Ok(Device::of_pair(&link, &peer))
 }
 
 impl Host {

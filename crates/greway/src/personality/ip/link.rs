@@ -142,19 +142,7 @@ fn finish(call: &Call<'_>, request: &LinkRequest) -> Outcome {
 fn afterwards(call: &Call<'_>, name: &DeviceName, words: &[String]) -> Outcome {
     let before = ["link", "set", "dev", name.as_str()];
     let words = before.into_iter().chain(words.iter().map(String::as_str)).collect::<Vec<_>>();
-    let command = call.real(&words).map_err(|error| error.to_string());
-    let status = command.and_then(|mut command: std::process::Command| {
-        command.status().map_err(|error| format!("cannot run {}: {error}", command.get_program().display()))
-    });
-    match status {
-        Ok(status) => {
-            Outcome::Done(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
-        }
-        Err(reason) => {
-            screen::tool_error(TOOL, &reason);
-            Outcome::Done(1)
-        }
-    }
+    call.carry_out(&words)
 }
 
 fn refuse_unsupported(request: &LinkRequest, refused: &dyn Fn(Errno) -> Abort) -> Option<Outcome> {

@@ -119,6 +119,25 @@ impl Call<'_> {
         Ok(command)
     }
 
+    /// Has the real tool carry these words out; its exit code is ours.
+    fn carry_out(&self, words: &[&str]) -> Outcome {
+        let command = self.real(words).map_err(|error| error.to_string());
+        let status = command.and_then(|mut command| {
+            command
+                .status()
+                .map_err(|error| format!("cannot run {}: {error}", command.get_program().display()))
+        });
+        match status {
+            Ok(status) => {
+                Outcome::Done(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+            }
+            Err(reason) => {
+                output::tool_error(TOOL, &reason);
+                Outcome::Done(1)
+            }
+        }
+    }
+
     /// Runs the real tool and gives what it wrote to stdout, and its exit code; its errors go where ours do. No
     /// real tool: nothing, and success, since there is nothing of its to show.
     fn real_output(&self, words: &[&str]) -> (String, u8) {

@@ -7,8 +7,7 @@ use greway_dialects::iproute2::neigh;
 use greway_engine::nbma;
 
 use super::ours::Ours;
-use super::{Call, Outcome, TOOL};
-use crate::output as screen;
+use super::{Call, Outcome};
 
 /// Serves `ip neigh WORDS`.
 pub(super) fn serve(call: &Call<'_>, words: &[String]) -> Outcome {
@@ -28,16 +27,5 @@ pub(super) fn serve(call: &Call<'_>, words: &[String]) -> Outcome {
     let mut said = words.iter().map(String::as_str).collect::<Vec<_>>();
     said[found.endpoint_at] = &link;
     said.insert(0, "neighbour");
-    let status = call.real(&said).map_err(|error| error.to_string()).and_then(|mut command| {
-        command.status().map_err(|error| format!("cannot run {}: {error}", command.get_program().display()))
-    });
-    match status {
-        Ok(status) => {
-            Outcome::Done(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
-        }
-        Err(reason) => {
-            screen::tool_error(TOOL, &reason);
-            Outcome::Done(1)
-        }
-    }
+    call.carry_out(&said)
 }
