@@ -1,5 +1,6 @@
 //! The other threads' end of the data plane.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender, SyncSender};
@@ -13,6 +14,7 @@ use greway_spec::{DeviceName, TunnelSpec};
 use crate::command::Command;
 use crate::icmp::IcmpReport;
 use crate::local::LocalAddresses;
+use crate::news::{News, Newsroom};
 use crate::port::PortSpec;
 use crate::reverse_path::ReversePaths;
 use crate::underlay::Receive;
@@ -23,6 +25,7 @@ use crate::worker::Worker;
 pub struct Datapath {
     commands: Sender<Command>,
     wake: Arc<Waker>,
+    news: Newsroom,
     worker: Option<JoinHandle<()>>,
 }
 
@@ -70,12 +73,13 @@ impl Datapath {
     pub fn start() -> Result<Self, DatapathError> {
         let wake = Arc::new(Waker::new().map_err(DatapathError::Start)?);
         let (commands, received) = mpsc::channel();
-        let worker = Worker::new(received, Arc::clone(&wake))?;
+        let news = Newsroom::new().map_err(DatapathError::Start)?;
+        let worker = Worker::new(received, Arc::clone(&wake), news.clone())?;
         let worker = thread::Builder::new()
             .name("datapath".into())
             .spawn(move || worker.run())
             .map_err(DatapathError::Start)?;
-        Ok(Self { commands, wake, worker: Some(worker) })
+        Ok(Self { commands, wake, news, worker: Some(worker) })
     }
 
     /// Starts to carry a tunnel.
@@ -155,6 +159,16 @@ impl Datapath {
     /// [`DatapathError::Stopped`].
     pub fn strangers(&self) -> Result<(Vec<UnmatchedEntry>, UnderlaySnapshot), DatapathError> {
         self.ask(|done| Command::Strangers { done })
+    }
+
+    /// What was heard since this was last asked.
+    pub fn take_news(&self) -> BTreeSet<News> {
+        self.news.take()
+    }
+
+    /// Readable while there is news.
+    pub fn news_waker(&self) -> Arc<Waker> {
+        self.news.waker()
     }
 
     /// Whether the worker still runs. One that has ended (it panicked, or could not wait for packets

@@ -21,6 +21,7 @@ use greway_linux::raw::{MtuDiscovery, RawSocket};
 use greway_spec::DeviceName;
 use greway_wire::{ethertype, icmp, ipv6};
 
+use crate::news::{News, Newsroom};
 use crate::others::{Others, Silence};
 use crate::port::Port;
 use crate::send;
@@ -78,12 +79,13 @@ pub(crate) struct Icmp {
     sent: TunnelTable,
     /// For errors that are passed on.
     relayed: RateLimit,
+    news: Newsroom,
 }
 
 impl Icmp {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(news: Newsroom) -> Self {
         let sent = TunnelTable::default();
-        Self { ipv4: None, ipv6: None, learner: None, sent, relayed: RateLimit::new() }
+        Self { ipv4: None, ipv6: None, learner: None, sent, relayed: RateLimit::new(), news }
     }
 
     /// Hears what concerns this tunnel, too; the sockets are left as they are.
@@ -171,6 +173,7 @@ impl Icmp {
         if error.complaint.is_about_size() {
             // ER-02: of every tunnel that goes there. The kernel may have its copy after us; each asks when it
             // sends next.
+            self.news.tell(News::PathMtu { remote: error.remote });
             for index in self.sent.tunnels_to(error.remote) {
                 if let Some(port) = ports.get_mut(index.0 as usize).and_then(Option::as_mut) {
                     port.paths.ask_again(error.remote, now_ms);
@@ -187,7 +190,10 @@ impl Icmp {
         port.heard.record(error.complaint, error.from, now_ms);
         match errors::judge(&port.tunnel, error) {
             Consequence::None | Consequence::PathMtu => {}
-            Consequence::Count => port.errors.record(now_ms),
+            Consequence::Count => {
+                port.errors.record(now_ms);
+                self.news.tell(News::Unreachable { name: port.name.clone() });
+            }
             Consequence::Relay { packet } => {
                 let to = ipv6::addresses(&packet).map(|(_, to)| IpAddr::V6(to));
                 if to.is_some_and(|to| self.relayed.allow(to, now_ms)) {

@@ -23,6 +23,11 @@ impl LocalAddresses {
         }
     }
 
+    /// Those that are this host's on whatever link: all but the link-local ones.
+    pub fn anywhere(&self) -> impl Iterator<Item = IpAddr> {
+        self.anywhere.iter().copied()
+    }
+
     /// Whether packets to this address that come in by interface `ifindex` are for this host.
     pub fn takes(&self, address: IpAddr, ifindex: u32) -> bool {
         match address {

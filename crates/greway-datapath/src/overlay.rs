@@ -7,7 +7,7 @@ use greway_engine::{Offload, frame};
 use greway_linux::batch::{Auxdata, Packet, Vlan};
 use greway_linux::packet::{Config, Kind, PacketSocket, Protocol};
 use greway_linux::vnet::{self, VnetHeader};
-use greway_linux::{MacAddr, OpenError, tun};
+use greway_linux::{MacAddr, OpenError, filter, tun};
 use greway_wire::ethertype;
 
 use crate::offload;
@@ -25,17 +25,38 @@ pub enum Overlay {
         device_address: MacAddr,
         /// Hardware address of the peer end.
         peer_address: MacAddr,
+        /// What is taken there.
+        tap: Tap,
     },
     /// A TUN device that is open.
     Tun(tun::Tun),
 }
+
+/// What is taken of the packets that arrive at a peer end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tap {
+    /// Everything, before anybody else has seen it; whatever keeps it from the host's own stack comes behind.
+    #[default]
+    Everything,
+    /// What the fast path's program declined, which keeps it from the host's own stack as well. Of the ethertypes that
+    /// it may carry ([`CARRIED`]) only what comes behind tc is taken; of all others everything, since it never carries
+    /// them, and since the kernel forgets a VLAN tag on the way there (linux net/core/dev.c
+    /// `__netif_receive_skb_core`, v6.18).
+    Declined,
+}
+
+/// The ethertypes of payload packets that a program carries: IPv4, IPv6, ARP.
+pub const CARRIED: [u16; 3] = [ethertype::IPV4, ethertype::IPV6, ethertype::ARP];
 
 /// The inner side at work.
 #[derive(Debug)]
 pub(crate) enum Inside {
     /// Frames on the peer end.
     Link {
+        /// For what is brought in, and for what comes out but for that of `declined`.
         socket: PacketSocket,
+        /// For what comes out and was declined ([`Tap::Declined`]), one for each ethertype.
+        declined: Vec<PacketSocket>,
         /// Destination and source of every frame that goes in; `None`: payload packets are frames themselves.
         addresses: Option<[u8; 12]>,
     },
@@ -71,11 +92,11 @@ impl Inside {
     /// Opens the sockets. `ethernet`: the payload packets are frames.
     pub(crate) fn open(overlay: Overlay, ethernet: bool) -> Result<Self, OpenError> {
         match overlay {
-            Overlay::Veth { peer, device_address, peer_address } => {
+            Overlay::Veth { peer, device_address, peer_address, tap } => {
+                let beside = filter::beside(CARRIED);
                 let config = Config {
-                    // Before tc ingress, where the fast path will decline to us later, and before
-                    // whatever keeps these packets from the host's own stack.
                     protocol: Protocol::All,
+                    filter: (tap == Tap::Declined).then_some(&beside),
                     kind: Kind::Raw,
                     ifindex: Some(peer),
                     vnet_header: true,
@@ -89,10 +110,34 @@ impl Inside {
                 addresses[..6].copy_from_slice(&device_address.octets());
                 addresses[6..].copy_from_slice(&peer_address.octets());
                 let addresses = (!ethernet).then_some(addresses);
-                Ok(Self::Link { socket: PacketSocket::open(&config)?, addresses })
+                let declined = match tap {
+                    Tap::Everything => Vec::new(),
+                    Tap::Declined => {
+                        let open = |ethertype| {
+                            let protocol = Protocol::Ethertype(ethertype);
+                            PacketSocket::open(&Config {
+                                protocol,
+                                filter: None,
+                                send_buffer: None,
+                                ..config
+                            })
+                        };
+                        CARRIED.into_iter().map(open).collect::<Result<_, _>>()?
+                    }
+                };
+                Ok(Self::Link { socket: PacketSocket::open(&config)?, declined, addresses })
             }
             Overlay::Tun(tun) => Ok(Self::Tun(tun)),
         }
+    }
+
+    /// Whatever packets come out of.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let declined: &[PacketSocket] = match self {
+            Self::Link { declined, .. } => declined,
+            Self::Tun(_) => &[],
+        };
+        std::iter::once(self.as_fd()).chain(declined.iter().map(AsFd::as_fd))
     }
 
     /// The payload packet in a frame from the peer end; `None` for what is no payload of a layer-3

@@ -61,10 +61,11 @@ impl Sender {
         }
     }
 
-    /// Carries one batch out of a tunnel device.
+    /// Carries one batch out of a tunnel device, from that of its sources ([`Inside::sources`]).
     pub(crate) fn carry(
         &mut self,
         port: &mut Port,
+        source: usize,
         underlay: &mut Underlay,
         batch: &mut ReceiveBatch,
         forwards: bool,
@@ -73,9 +74,10 @@ impl Sender {
         if matches!(port.inside, Inside::Tun(_)) {
             return self.carry_tun(port, underlay, forwards, now_ms);
         }
-        let Inside::Link { socket, addresses } = &port.inside else { return Ok(()) };
+        let Inside::Link { addresses, .. } = &port.inside else { return Ok(()) };
         let ethernet = addresses.is_none();
-        batch.recv(socket)?;
+        let Some(source) = port.inside.sources().nth(source) else { return Ok(()) };
+        batch.recv(&source)?;
         let Self { train, storage, packets, fragments, beside, odd_error, .. } = self;
         let mut out = storage.start();
         packets.clear();
@@ -216,7 +218,7 @@ fn refuse(port: &Port, payload: &Payload<'_>, why: Fit, storage: &mut SendStorag
 pub(crate) fn tell(port: &Port, protocol_type: u16, message: &[u8], storage: &mut SendStorage) {
     // A sender that is not told tries again, and is told then.
     let lost = match &port.inside {
-        Inside::Link { socket, addresses } => {
+        Inside::Link { socket, addresses, .. } => {
             let (front, length) = Inside::front(addresses.as_ref(), protocol_type, &Offload::NONE);
             let mut out = storage.start();
             let pushed = out.push_with_prefix(&front[..length], &[message], Target::Connected, Control::NONE);

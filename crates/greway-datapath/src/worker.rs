@@ -21,6 +21,7 @@ use crate::handle::DatapathError;
 use crate::held::Holders;
 use crate::icmp::{Family, Icmp, IcmpReport};
 use crate::local::LocalAddresses;
+use crate::news::Newsroom;
 use crate::port::{Port, PortSpec};
 use crate::receive::{self, Context, Strangers};
 use crate::reverse_path::ReversePaths;
@@ -70,9 +71,15 @@ const FIRST_INLET: u64 = 1;
 const ICMP: u64 = 8;
 const ICMP_V6: u64 = 9;
 const FIRST_PORT: u64 = 16;
+/// Each port has as many tokens, one for each of its sources.
+const SOURCES: u64 = 4;
 
 impl Worker {
-    pub(crate) fn new(commands: Receiver<Command>, wake: Arc<Waker>) -> Result<Self, DatapathError> {
+    pub(crate) fn new(
+        commands: Receiver<Command>,
+        wake: Arc<Waker>,
+        news: Newsroom,
+    ) -> Result<Self, DatapathError> {
         let poller = Poller::new().map_err(DatapathError::Start)?;
         poller.add(wake.as_ref(), WAKE, Interest::Readable).map_err(DatapathError::Start)?;
         Ok(Self {
@@ -94,7 +101,7 @@ impl Worker {
                 storage: SendStorage::new(BATCH),
             },
             sender: Sender::new(),
-            icmp: Icmp::new(),
+            icmp: Icmp::new(news),
             groups: Groups::default(),
         })
     }
@@ -126,7 +133,10 @@ impl Worker {
                             self.receive(*inlet, now_ms);
                         }
                     }
-                    token => self.send(token - FIRST_PORT, now_ms),
+                    token => {
+                        let (port, source) = ((token - FIRST_PORT) / SOURCES, (token - FIRST_PORT) % SOURCES);
+                        self.send(port, source as usize, now_ms);
+                    }
                 }
             }
             self.let_go(now_ms, |reorder, counters| reorder.expire(now_ms, counters));
@@ -187,12 +197,12 @@ impl Worker {
         self.icmp.receive(family, bare, &mut self.ports, storage, now_ms);
     }
 
-    fn send(&mut self, index: u64, now_ms: u64) {
+    fn send(&mut self, index: u64, source: usize, now_ms: u64) {
         let slot = usize::try_from(index).ok().and_then(|index| self.ports.get_mut(index));
         let Some(Some(port)) = slot else { return };
-        if let Err(error) =
-            self.sender.carry(port, &mut self.underlay, &mut self.buffers.framed, self.forwards, now_ms)
-        {
+        let framed = &mut self.buffers.framed;
+        let carried = self.sender.carry(port, source, &mut self.underlay, framed, self.forwards, now_ms);
+        if let Err(error) = carried {
             tracing::debug!(tunnel = %port.name, %error, "on the tunnel device");
             if lost_a_packet(&error) {
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
@@ -251,9 +261,11 @@ impl Worker {
         let opened = Port::open(port, counters)
             .map_err(|source| DatapathError::Open { name: name.clone(), source })
             .and_then(|port| {
-                let token = FIRST_PORT + index as u64;
-                let watched = self.poller.add(&port.inside, token, Interest::Readable);
-                watched.map_err(|source| DatapathError::Watch { name, source })?;
+                let first = FIRST_PORT + index as u64 * SOURCES;
+                for (token, source) in (first..).zip(port.inside.sources()) {
+                    let watched = self.poller.add(source, token, Interest::Readable);
+                    watched.map_err(|source| DatapathError::Watch { name: name.clone(), source })?;
+                }
                 Ok(port)
             });
         let port = opened.inspect_err(|_| self.close_unused())?;
@@ -288,7 +300,9 @@ impl Worker {
         self.leave(index);
         let port = self.ports[index].take().ok_or_else(|| DatapathError::Unknown(name.clone()))?;
         // A descriptor that closes is forgotten anyway; a TUN's may live on elsewhere.
-        let _ = self.poller.remove(&port.inside);
+        for source in port.inside.sources() {
+            let _ = self.poller.remove(source);
+        }
         drop(port);
         self.icmp.open_and_close(&self.poller, [ICMP, ICMP_V6]);
         self.groups.follow(&self.ports, &self.local_addresses);

@@ -67,6 +67,23 @@ pub const fn ipv6_protocol(protocol: u8) -> [Instruction; 16] {
     ]
 }
 
+/// A filter for a socket that is bound to every ethertype: packets of none of these ethertypes, and those whose VLAN
+/// tag the kernel took off.
+#[must_use]
+pub const fn beside(ethertypes: [u16; 3]) -> [Instruction; 8] {
+    let [first, second, third] = ethertypes;
+    [
+        load(BYTE_ABS, ANCILLARY + ANCILLARY_VLAN_TAG_PRESENT),
+        jump_unless_equal(0, 4),
+        load(HALF_ABS, ANCILLARY + ANCILLARY_PROTOCOL),
+        jump_if_equal(first as u32, 3),
+        jump_if_equal(second as u32, 2),
+        jump_if_equal(third as u32, 1),
+        ret(WHOLE),
+        ret(0),
+    ]
+}
+
 /// A filter for a raw ICMP socket ([`crate::raw::RawSocket::open_icmp`]): messages that quote a packet of one
 /// protocol.
 #[must_use]
@@ -134,5 +151,7 @@ const NETWORK: u32 = (-0x10_0000_i32) as u32;
 /// `SKF_AD_OFF` and `SKF_AD_PROTOCOL`: the ethertype, known without reading the packet.
 const ANCILLARY: u32 = (-0x1000_i32) as u32;
 const ANCILLARY_PROTOCOL: u32 = 0;
+/// `SKF_AD_VLAN_TAG_PRESENT`.
+const ANCILLARY_VLAN_TAG_PRESENT: u32 = 48;
 
 const _: () = assert!(size_of::<Instruction>() == 8);
