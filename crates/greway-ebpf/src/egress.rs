@@ -21,18 +21,18 @@ use aya_ebpf::{
     },
     helpers::r#gen::{
         bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_neigh,
-        bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_store_bytes,
+        bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_type, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use greway_ebpf_abi::{Decline, Dropped, EgressEntry, HEADER_MAX, HEARTBEAT_STALE_NS, egress};
 
 use crate::{
-    EGRESS, End, SHOT, STATE, Stop,
+    EGRESS, End, NEXT, SHOT, STATE, Stop,
     count::Seen,
     packet::{
-        self, DESTINATION_OPTIONS, ETHERNET_LEN, FRAGMENT, GRE, HOP_BY_HOP, IPV4, IPV4_LEN, IPV6, IPV6_LEN,
-        LARGEST, LEAST_ETHERTYPE, QINQ, ROUTING, TCP, UDP, VLAN, load, load_link, store,
+        self, ARP, DESTINATION_OPTIONS, ETHERNET_LEN, FRAGMENT, GRE, HOP_BY_HOP, IPV4, IPV4_LEN, IPV6, IPV6_LEN,
+        LARGEST, QINQ, ROUTING, TCP, UDP, VLAN, load, load_link, store,
     },
 };
 
@@ -153,6 +153,19 @@ pub(crate) fn carry(ctx: &TcContext, entry: &mut EgressEntry, seen: &mut Seen) -
     Ok(unsafe { bpf_redirect(packet::ifindex(ctx), u64::from(BPF_F_INGRESS)) } as i32)
 }
 
+/// Leaves a packet to userspace and to nobody else: the host's own stack shall not take what comes out of a tunnel a
+/// second time, multicast for one. Userspace taps behind tc what this program may carry; everything else it had before.
+#[inline(always)]
+pub(crate) fn seal(ctx: &TcContext) -> i32 {
+    const PACKET_OTHERHOST: u32 = 3;
+    if packet::vlan_tagged(ctx) || !matches!(packet::ethertype(ctx), IPV4 | IPV6 | ARP) {
+        return SHOT;
+    }
+    // SAFETY: the helper writes one field; it has nothing to say against this value.
+    unsafe { bpf_skb_change_type(ctx.skb.skb, PACKET_OTHERHOST) };
+    NEXT
+}
+
 /// A packet that is not IP, now in its delivery packet, comes by again: it goes to the next hop like every other.
 #[inline(always)]
 pub(crate) fn second_round(ctx: &TcContext) -> Option<i32> {
@@ -220,7 +233,8 @@ fn read(
             (inner, ip[6], IPV6_LEN)
         }
         VLAN | QINQ => return Err(Decline::VlanTagged.into()),
-        _ if !ethernet && protocol < LEAST_ETHERTYPE => return Err(Decline::PayloadType.into()),
+        // What else there is userspace has had already (see `seal`).
+        _ if protocol != ARP => return Err(Decline::PayloadType.into()),
         _ if gso_size != 0 => return Err(Decline::SuperPacket.into()),
         _ if !ethernet && length == 0 => return Err(Decline::Truncated.into()),
         _ => (Inner { ip: false, tos: 0, ttl: None, dont_fragment: false, flow_label: 0 }, 0, 0),

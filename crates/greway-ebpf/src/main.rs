@@ -67,7 +67,10 @@ pub fn greway_overlay(ctx: TcContext) -> i32 {
         None => Err(Stop::Decline(Decline::NoTunnel)),
     };
     count::count(&seen, &end);
-    verdict(end)
+    match end {
+        Err(Stop::Decline(_)) => egress::seal(&ctx),
+        end => verdict(end),
+    }
 }
 
 #[classifier]

@@ -12,6 +12,7 @@ use aya_ebpf::{
 /// EtherTypes (the IANA registry); numbers in host order.
 pub(crate) const IPV4: u16 = 0x0800;
 pub(crate) const IPV6: u16 = 0x86dd;
+pub(crate) const ARP: u16 = 0x0806;
 pub(crate) const VLAN: u16 = 0x8100;
 pub(crate) const QINQ: u16 = 0x88a8;
 pub(crate) const TEB: u16 = 0x6558;

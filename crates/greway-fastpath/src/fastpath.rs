@@ -75,6 +75,9 @@ pub enum HookChoice {
     Auto,
     /// tcx or an error.
     Tcx,
+    /// clsact, which needs no pin to outlive the process, and tcx where the kernel refuses clsact. What
+    /// [`Self::Auto`] means where pins would not last.
+    ClsactFirst,
     /// A clsact qdisc and a filter, or an error.
     Clsact,
 }
@@ -86,6 +89,16 @@ pub enum Hook {
     Tcx,
     /// A filter at the ingress of a clsact qdisc (Linux 4.5).
     Clsact,
+}
+
+impl Hook {
+    /// The word for it in output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
 }
 
 /// Whether attachments outlive the process.
@@ -125,7 +138,8 @@ pub struct Adopted {
 
 /// The programs, loaded into the kernel, in one network namespace.
 ///
-/// Without lasting pins, dropping it takes all its programs off their devices.
+/// With [`PinPolicy::Never`] dropping it takes all its programs off their devices; otherwise only links without a pin
+/// end with it, and filters and pinned links go on.
 #[derive(Debug)]
 pub struct Fastpath {
     pub(crate) bpf: Ebpf,
@@ -165,8 +179,13 @@ impl Fastpath {
         let loaded = load_object(object, pins.as_ref(), options.decap_flags);
         match loaded {
             Ok(bpf) => {
-                let wanted =
-                    Wanted { hook: options.hook, priority: options.clsact_priority, lasting: pins.is_some() };
+                // Without pins a link ends with us and a filter does not (T9).
+                let lasting = pins.is_some() || options.pins != PinPolicy::Never;
+                let hook = match options.hook {
+                    HookChoice::Auto if lasting && pins.is_none() => HookChoice::ClsactFirst,
+                    hook => hook,
+                };
+                let wanted = Wanted { hook, priority: options.clsact_priority, lasting };
                 Ok(Self { bpf, held: BTreeMap::new(), pins, pinning, wanted })
             }
             Err(kernel) => {
@@ -228,6 +247,20 @@ impl Fastpath {
             (held, _) => held,
         };
         Ok(self.keep(device, point, held, false))
+    }
+
+    /// Is the program of `point` at the device called `device`, put there by this process or by an earlier one?
+    pub fn is_attached(&self, device: &str, point: Point) -> bool {
+        let Ok(device) = Device::named(device) else { return false };
+        let pinned = |pins: &Pins| {
+            let link = open_pin(&pins.link(point, device.index)).ok().flatten();
+            let program = link.and_then(|link| Some(link.info().ok()?.program_id()));
+            program.is_some_and(|program| link::is_listed(&device, program).unwrap_or(false))
+        };
+        let filters = || link::our_filters(&device).unwrap_or_default();
+        self.held.contains_key(&(device.index, point))
+            || self.pins.as_ref().is_some_and(pinned)
+            || filters().iter().any(|(at, _)| *at == point)
     }
 
     /// Takes a program off its device. When this returns, the kernel runs it there no more.

@@ -7,9 +7,9 @@
 //!
 //! ```text
 //!                      a bpffs that lasts                 no such bpffs
-//!  tcx works           link pinned: outlives the          link held: dies with
-//!                      process, adopted by the next       the process
-//!  only clsact works   filter of priority 60000: outlives kill -9, adopted by its name
+//!  tcx works           link pinned: outlives the          clsact, if it works, so that it lasts;
+//!                      process, adopted by the next       else a link that dies with the process
+//!  only clsact works   filter of priority 60000: outlives the process, adopted by its name
 //! ```
 //!
 //! Pins are at `/sys/fs/bpf/greway/v<layout>/net-<inode of the network namespace>/`: the maps, and one link a

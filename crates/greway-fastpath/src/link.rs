@@ -60,17 +60,23 @@ pub(crate) fn attach(
     point: Point,
     Wanted { hook, priority, lasting }: Wanted,
 ) -> Result<Held, FastpathError> {
+    let order: &[Hook] = match hook {
+        HookChoice::Auto => &[Hook::Tcx, Hook::Clsact],
+        HookChoice::ClsactFirst => &[Hook::Clsact, Hook::Tcx],
+        HookChoice::Tcx => &[Hook::Tcx],
+        HookChoice::Clsact => &[Hook::Clsact],
+    };
     let mut refusals = Vec::new();
-    if matches!(hook, HookChoice::Auto | HookChoice::Tcx) {
-        match tcx(program, device) {
-            Ok(link) => return Ok(Held::Tcx(link)),
-            Err(kernel) => refusals.push(format!("tcx: {kernel}")),
-        }
-    }
-    if matches!(hook, HookChoice::Auto | HookChoice::Clsact) {
-        match clsact(program, device, point, priority, lasting) {
-            Ok(filter) => return Ok(Held::Filter(filter)),
-            Err(kernel) => refusals.push(format!("clsact: {kernel}")),
+    for way in order {
+        let held = match way {
+            Hook::Tcx => tcx(program, device).map(Held::Tcx).map_err(|kernel| format!("tcx: {kernel}")),
+            Hook::Clsact => clsact(program, device, point, priority, lasting)
+                .map(Held::Filter)
+                .map_err(|kernel| format!("clsact: {kernel}")),
+        };
+        match held {
+            Ok(held) => return Ok(held),
+            Err(refusal) => refusals.push(refusal),
         }
     }
     Err(FastpathError::Attach { device: device.name.clone(), point, kernel: refusals.join("; ") })

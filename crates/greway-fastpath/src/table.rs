@@ -4,7 +4,7 @@
 //! tell from these they leave to userspace, and this is where it is found out. A tunnel that no program carries is
 //! in the table all the same, so that its packets are not taken for those of one that matches with less.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use greway_ebpf_abi::{EgressEntry, IngressEntry, IngressKey, ingress};
 use greway_spec::TunnelSpec;
@@ -37,6 +37,9 @@ impl Table {
     /// The table of these tunnels.
     pub fn of<'a>(members: impl IntoIterator<Item = Member<'a>>) -> Self {
         let members: Vec<Member<'a>> = members.into_iter().collect();
+        // Few are bound to a device, and only these are compared with every other.
+        let bound: Vec<&TunnelSpec> =
+            members.iter().filter(|member| member.place.dev.is_some()).map(|member| member.spec).collect();
         let mut table = Self::default();
         for Member { spec, place, wanted } in members.iter().copied() {
             let entry = Entry::of(spec, &place);
@@ -49,7 +52,7 @@ impl Table {
             let Some(key) = Entry::key_of(spec) else { continue };
             let carried = entry.ok().filter(|_| wanted).map(|entry| entry.ingress);
             let mut entry = carried.unwrap_or_else(|| withheld(&place));
-            if members.iter().any(|other| other.place.dev.is_some() && may_win(other.spec, spec)) {
+            if bound.iter().any(|other| may_win(other, spec)) {
                 entry.flags |= ingress::CONTESTED;
             }
             table
@@ -60,6 +63,11 @@ impl Table {
                 .or_insert(entry);
         }
         table
+    }
+
+    /// The peer ends that are in it, each of which has counters.
+    pub(crate) fn known(&self) -> BTreeSet<u32> {
+        self.egress.keys().copied().chain(self.ingress.values().map(|entry| entry.peer)).collect()
     }
 }
 
