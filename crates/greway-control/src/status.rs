@@ -25,6 +25,9 @@ pub struct Status {
     pub declines: Vec<Decline>,
     /// What on this host will stop or bend traffic.
     pub notes: Vec<String>,
+    /// The programs in the kernel, where some are loaded.
+    #[serde(default)]
+    pub fast_path: Option<FastPath>,
     /// The daemon that answered.
     pub daemon: Daemon,
 }
@@ -38,6 +41,28 @@ pub struct Daemon {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_seconds: u64,
+}
+
+/// The programs in the kernel that carry tunnels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FastPath {
+    /// Where they are attached.
+    pub attached: Vec<Attached>,
+    /// The folder of their pins, by which the next daemon takes links and counters over.
+    pub pins: Option<String>,
+    /// Why there are no pins.
+    pub no_pins: Option<String>,
+}
+
+/// A program on a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// The device.
+    pub device: String,
+    /// `overlay`: at a tunnel's own pair, for what is sent; `underlay`: for what is received.
+    pub point: String,
+    /// `tcx` or `clsact`.
+    pub hook: String,
 }
 
 /// One tunnel.
@@ -67,6 +92,9 @@ pub struct TunnelStatus {
     pub sequence: Option<Sequence>,
     /// Dropped packets by reason; reasons that never struck are left out.
     pub drops: Vec<Drop>,
+    /// Packets of this tunnel that the programs in the kernel left to userspace, by reason.
+    #[serde(default)]
+    pub left_to_userspace: Vec<Decline>,
     /// What others said by ICMP about the packets that this tunnel sent, latest first.
     #[serde(default)]
     pub icmp_errors: Vec<IcmpError>,
@@ -112,8 +140,11 @@ pub struct Device {
 /// How a tunnel is carried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
-    /// `userspace`.
+    /// `ebpf`: programs in the kernel carry the common packets and leave the others to userspace; `userspace`.
     pub datapath: String,
+    /// Why no program carries it; `None` where one does.
+    #[serde(default)]
+    pub not_ebpf: Option<String>,
     /// `veth` or `tun`.
     pub overlay: String,
     /// `packet` or `raw`.
@@ -419,6 +450,7 @@ mod tests {
             moved: false,
             datapath: Carried {
                 datapath: "userspace".to_owned(),
+                not_ebpf: None,
                 overlay: "veth".to_owned(),
                 underlay: "raw".to_owned(),
                 why: String::new(),
@@ -428,6 +460,7 @@ mod tests {
             last_sent_seconds: None,
             sequence: None,
             drops: vec![solicitations],
+            left_to_userspace: Vec::new(),
             icmp_errors: Vec::new(),
             unreachable_told: 0,
             peer: None,

@@ -40,11 +40,14 @@ pub(crate) struct Daemon {
     /// Whether senders whose GRE packets match no tunnel are told so, as the kernel does.
     #[serde(alias = "port_unreachable")]
     pub(crate) port_unreachable: bool,
+    /// Whether eBPF programs may carry tunnels.
+    #[serde(alias = "fast_path")]
+    pub(crate) fast_path: bool,
 }
 
 impl Default for Daemon {
     fn default() -> Self {
-        Self { port_unreachable: true }
+        Self { port_unreachable: true, fast_path: true }
     }
 }
 

@@ -97,6 +97,7 @@ impl System for Host {
             Action::RemoveSnat(rule) => self.remove_snat(&rule.name),
             Action::StopDatapath(name) => {
                 let unsealed = self.unseal(name);
+                self.fast.forget(self.tunnels.get(name).and_then(|live| live.peer));
                 match self.datapath.remove(name) {
                     // A tunnel that never came to be carried is not carried now either.
                     Err(greway_datapath::DatapathError::Unknown(_)) => {}
@@ -129,6 +130,7 @@ impl Host {
             device::tell(&self.netlink, live.index, spec)?;
         }
         self.keep_peers_quiet(None);
+        self.look_at_place(&spec.name);
         Ok(())
     }
 
@@ -155,6 +157,7 @@ impl Host {
         self.hand_over_forwarding(&spec.name);
         self.tunnels.remove(&spec.name);
         self.keep_peers_quiet(None);
+        self.follow_fast_path();
         self.counted.remember(spec, self.store.sequence(&spec.name));
         self.store.remove(&spec.name).map_err(|error| StepError(error.to_string()))
     }

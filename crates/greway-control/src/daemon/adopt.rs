@@ -33,6 +33,7 @@ impl Host {
         // Their tables are there already.
         let specs = loaded.tunnels.values().map(|stored| &stored.spec);
         self.rules.ours = specs.filter_map(firewall::own_table).collect();
+        self.fast.waits = true;
         for (name, stored) in loaded.tunnels {
             match self.carry(stored.clone(), None) {
                 Ok(()) => tracing::info!(tunnel = %name, "carried again"),
@@ -49,7 +50,9 @@ impl Host {
                 }
             }
         }
+        self.fast.waits = false;
         self.look_at_rules();
+        self.look_at_places();
     }
 
     /// Whether there is something of ours by that name that is no tunnel we carry.

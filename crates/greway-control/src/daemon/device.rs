@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use greway_datapath::Overlay;
+use greway_datapath::{Overlay, Tap};
 use greway_linux::{MacAddr, ethtool, tun};
 use greway_netlink::{Link, LinkChange, Netlink, NetlinkError, VethEnd, VethSpec};
 use greway_spec::{DeviceName, OverlayChoice, TunnelSpec};
@@ -72,8 +72,18 @@ impl Device {
                 peer: peer.index,
                 device_address: MacAddr::new(device_address),
                 peer_address: MacAddr::new(peer_address),
+                tap: Tap::Everything,
             },
         })
+    }
+}
+
+impl Device {
+    /// Has only that taken of what comes out of the device which a program at the other end declines.
+    pub(super) fn take_declined(&mut self) {
+        if let Overlay::Veth { tap, .. } = &mut self.overlay {
+            *tap = Tap::Declined;
+        }
     }
 }
 

@@ -38,7 +38,11 @@ pub(super) fn own_table(spec: &TunnelSpec) -> Option<String> {
 pub(super) struct Decision {
     pub(super) receive: Receive,
     pub(super) why: String,
+    /// Why the fast path, which passes by all that is on the kernel's way, may not carry it.
+    pub(super) withheld: Option<String>,
 }
+
+const UNREAD: &str = "the host's rules cannot be read, and hold if there are any";
 
 impl Rules {
     /// Looks at all of them.
@@ -62,17 +66,16 @@ impl Rules {
 
     /// Decides for one tunnel.
     pub(super) fn decide(&self, spec: &TunnelSpec) -> Decision {
-        let raw = |why: String| Decision { receive: Receive::Raw, why };
-        let packet = |why: &str| Decision { receive: Receive::Packet, why: why.to_owned() };
-        let unread = || raw("the host's rules cannot be read, and hold if there are any".to_owned());
-        let Some(policies) = &self.policies else { return unread() };
-        if let Some(policy) = policies.iter().find(|policy| covers(policy, spec)) {
-            return raw(format!(
-                "an IPsec policy covers the way to {} ({} to {})",
-                spec.far_end(),
-                policy.source,
-                policy.destination
-            ));
+        let (receive, why) = self.socket(spec);
+        Decision { receive, why, withheld: self.withheld(spec) }
+    }
+
+    /// Which socket a tunnel receives by, and why.
+    fn socket(&self, spec: &TunnelSpec) -> (Receive, String) {
+        let raw = |why: String| (Receive::Raw, why);
+        let packet = |why: &str| (Receive::Packet, why.to_owned());
+        if let Some(why) = self.protected(spec) {
+            return raw(why);
         }
         // A packet socket comes before the reverse path filter too, and that is asked beforehand for one far end only.
         match spec.remote {
@@ -90,14 +93,54 @@ impl Rules {
             (UnderlayChoice::Packet, _) => packet("asked for; INPUT rules are passed by"),
             (UnderlayChoice::Raw, _) => raw("asked for".to_owned()),
             (UnderlayChoice::Auto, FirewallPolicy::Bypass) => packet("firewall bypass was asked for"),
-            (UnderlayChoice::Auto, FirewallPolicy::Honour) => {
-                let (Some(chains), Some(legacy)) = (&self.chains, &self.legacy) else { return unread() };
-                match self.filtering(chains, legacy, spec.mode.over_ipv6()) {
-                    Some(what) => raw(format!("{what} may filter GRE, and holds for it")),
-                    None => packet("no firewall rule or IPsec policy on the way"),
-                }
-            }
+            (UnderlayChoice::Auto, FirewallPolicy::Honour) => match self.filtered(spec) {
+                Some(why) => raw(why),
+                None => packet("no firewall rule or IPsec policy on the way"),
+            },
         }
+    }
+
+    /// Why the programs at tc, before and behind all rules, may not carry a tunnel's packets.
+    fn withheld(&self, spec: &TunnelSpec) -> Option<String> {
+        if let Some(why) = self.protected(spec) {
+            return Some(why);
+        }
+        if spec.firewall == FirewallPolicy::Bypass {
+            return None;
+        }
+        self.filtered(spec).or_else(|| {
+            // Behind tc, before all sockets; ours are on the ends of pairs.
+            let on_the_way = |chain: &&BaseChain| {
+                chain.hook == Hook::Ingress
+                    && !chain.devices.iter().all(|device| device.starts_with(device::PEER_PREFIX))
+            };
+            let chain = self.chains.as_ref()?.iter().find(on_the_way)?;
+            Some(format!(
+                "nftables chain {} {} may filter GRE as it arrives, and holds for it",
+                chain.table, chain.name
+            ))
+        })
+    }
+
+    /// Why nothing may pass by the kernel's IPsec.
+    fn protected(&self, spec: &TunnelSpec) -> Option<String> {
+        let Some(policies) = &self.policies else { return Some(UNREAD.to_owned()) };
+        let policy = policies.iter().find(|policy| covers(policy, spec))?;
+        Some(format!(
+            "an IPsec policy covers the way to {} ({} to {})",
+            spec.far_end(),
+            policy.source,
+            policy.destination
+        ))
+    }
+
+    /// Why nothing may pass by the host's rules.
+    fn filtered(&self, spec: &TunnelSpec) -> Option<String> {
+        let (Some(chains), Some(legacy)) = (&self.chains, &self.legacy) else {
+            return Some(UNREAD.to_owned());
+        };
+        let what = self.filtering(chains, legacy, spec.mode.over_ipv6())?;
+        Some(format!("{what} may filter GRE, and holds for it"))
     }
 
     /// What may filter what comes in.

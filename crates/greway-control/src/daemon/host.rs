@@ -13,7 +13,9 @@ use greway_spec::{Change, DeviceName, TunnelSpec};
 
 use super::counted::Counted;
 use super::device::{self, DeviceError};
+use super::fastpath::{FastPath, FastPathOptions};
 use super::firewall::{self, Decision, Rules};
+use super::place::{Ends, Way};
 use super::quiet::Quiet;
 use super::reverse_path;
 use super::underlay::Remains;
@@ -36,8 +38,8 @@ pub(super) struct Host {
     pub(super) remains: BTreeMap<DeviceName, Remains>,
     pub(super) rules: Rules,
     pub(super) local_addresses: LocalAddresses,
-    reverse_paths: ReversePaths,
-    forwards: bool,
+    pub(super) reverse_paths: ReversePaths,
+    pub(super) forwards: bool,
     pub(super) started: Instant,
     /// The daemon was told to end: nothing is changed any more, or it would be left half made.
     pub(super) ending: bool,
@@ -46,6 +48,8 @@ pub(super) struct Host {
     pub(super) counted: Counted,
     /// Peers that are not to hear from the kernel's own GRE.
     pub(super) quiet: Quiet,
+    /// What carries packets beside the data plane.
+    pub(super) fast: FastPath,
     /// Why the daemon's options are not those that somebody wrote.
     pub(super) doubt: Option<String>,
 }
@@ -64,10 +68,16 @@ pub(super) struct Live {
     pub(super) bound_to: Option<u32>,
     /// The data plane's end was sealed, and is to stay so.
     pub(super) sealed: bool,
+    /// A program is at the data plane's end, and what it declines is what the data plane takes there.
+    pub(super) attached: bool,
     /// What of it somebody took away and cannot be put back.
     pub(super) trouble: Option<String>,
     /// The MTU in bytes that the way to the remote leaves, when it was last looked at.
     pub(super) mtu_by_path: Option<u32>,
+    /// Where its delivery packets go.
+    pub(super) way: Way,
+    /// The ends of its pair, where it has one in sight.
+    pub(super) ends: Option<Ends>,
 }
 
 impl Live {
@@ -82,7 +92,7 @@ impl Live {
 
 impl Host {
     /// Opens what every tunnel needs. The error is a sentence.
-    pub(super) fn new(state: &Path) -> Result<Self, String> {
+    pub(super) fn new(state: &Path, fast: &FastPathOptions) -> Result<Self, String> {
         let netlink = Netlink::open().map_err(|error| error.to_string())?;
         let datapath = Datapath::start().map_err(|error| with_causes(&error))?;
         let mut host = Self {
@@ -101,6 +111,7 @@ impl Host {
             heart: Heart::default(),
             counted: Counted::default(),
             quiet: Quiet::default(),
+            fast: FastPath::new(fast),
             doubt: None,
         };
         host.look_at_addresses();
@@ -145,6 +156,7 @@ impl Host {
             }
         }
         if dry_run {
+            self.refuse_fast_path(&spec)?;
             let warnings = self.doubts(&spec);
             return Ok(done(&self.plan(&spec)?, warnings));
         }
@@ -222,8 +234,10 @@ impl Host {
     pub(super) fn look_at_rules(&mut self) {
         self.rules.read(self.nftables.as_ref());
         self.rules.ours = self.tunnels.values().filter_map(|live| firewall::own_table(live.spec())).collect();
+        let mut changed = false;
         for (name, live) in &mut self.tunnels {
             let decision = self.rules.decide(&live.stored.spec);
+            changed |= decision != live.decision;
             if decision.receive != live.decision.receive {
                 if let Err(error) = self.datapath.receive_by(name, decision.receive) {
                     tracing::error!(tunnel = %name, error = %with_causes(&error), "cannot change its socket");
@@ -232,6 +246,9 @@ impl Host {
                 tracing::info!(tunnel = %name, socket = decision.receive.word(), why = %decision.why, "receives by");
             }
             live.decision = decision;
+        }
+        if changed {
+            self.follow_fast_path();
         }
         if let Some(chains) = self.rules.chains.clone() {
             self.put_back_tables(&chains);
@@ -253,6 +270,7 @@ impl Host {
             Ok(paths) if paths != self.reverse_paths => {
                 self.datapath.set_reverse_paths(paths.clone());
                 self.reverse_paths = paths;
+                self.follow_fast_path();
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the reverse path filters cannot be read"),
@@ -274,6 +292,7 @@ impl Host {
         if forwards != self.forwards {
             self.datapath.set_forwards(forwards);
             self.forwards = forwards;
+            self.follow_fast_path();
         }
     }
 
@@ -320,6 +339,7 @@ impl Host {
 
     /// Makes a tunnel what `spec` says, or leaves everything as it was.
     fn become_(&mut self, spec: TunnelSpec) -> Result<Reply, String> {
+        self.refuse_fast_path(&spec)?;
         let plan = self.plan(&spec)?;
         let current = self.tunnels.get(&spec.name).map(|live| live.spec().clone());
         let warnings = self.doubts(&spec);
@@ -338,12 +358,6 @@ impl Host {
             return Err(conflict.to_string());
         }
         super::kernel_tunnels::refuse(&self.netlink, spec, self.tunnels.get(&spec.name).map(Live::spec))?;
-        if spec.datapath == greway_spec::DatapathChoice::Ebpf {
-            return Err(format!(
-                "{}: datapath ebpf cannot be honoured yet: the daemon does not use the eBPF programs yet; use auto or userspace",
-                spec.name
-            ));
-        }
         if let Some(dev) = &spec.dev
             && self.netlink.link_by_name(dev.as_str()).map_err(|error| error.to_string())?.is_none()
         {
@@ -427,7 +441,12 @@ impl Host {
     /// Opens a device's sockets and starts to carry.
     pub(super) fn carry(&mut self, stored: Stored, index: Option<u32>) -> Result<(), DeviceError> {
         let spec = stored.spec.clone();
-        let device = device::open(&self.netlink, &spec.name, index)?;
+        let mut device = device::open(&self.netlink, &spec.name, index)?;
+        // A program at the end of the pair keeps what comes out of it from the host's own stack as well.
+        let attached = self.attach_to_pair(&spec, device.peer);
+        if attached {
+            device.take_declined();
+        }
         let decision = self.rules.decide(&spec);
         let bound_to = self.bound_to(&spec)?;
         let port = PortSpec {
@@ -443,14 +462,31 @@ impl Host {
         let traffic = self.datapath.add(port).map_err(DeviceError::Datapath)?;
         let (index, peer) = (device.index, device.peer);
         // After all that can fail, so that nothing is left of it then; a new device is not up yet.
-        let sealed = peer.is_some() && self.seal(&spec.name);
+        let sealed = peer.is_some() && !attached && self.seal(&spec.name);
+        if attached && let Err(error) = self.unseal(&spec.name) {
+            tracing::warn!(tunnel = %spec.name, %error, "the seal that an earlier daemon needed stays");
+        }
         let mtu_by_path = self.mtu_by_path(&spec);
-        let live =
-            Live { stored, index, peer, traffic, decision, bound_to, sealed, trouble: None, mtu_by_path };
-        self.tunnels.insert(spec.name, live);
+        let (way, ends) = (Way::default(), None);
+        let live = Live {
+            stored,
+            index,
+            peer,
+            traffic,
+            decision,
+            bound_to,
+            sealed,
+            attached,
+            trouble: None,
+            mtu_by_path,
+            way,
+            ends,
+        };
+        self.tunnels.insert(spec.name.clone(), live);
         self.keep_peers_quiet(None);
         self.look_at_reverse_paths();
         self.look_at_forwarding();
+        self.look_at_place(&spec.name);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod answer;
 mod claim;
 mod counted;
 pub(crate) mod device;
+mod fastpath;
 mod firewall;
 mod forwarding;
 mod host;
@@ -18,6 +19,7 @@ mod moved;
 mod mtu;
 mod namespace;
 mod notes;
+mod place;
 mod probe;
 mod quiet;
 mod rename;
@@ -29,6 +31,7 @@ mod underlay;
 mod watch;
 
 pub use device::peer_name;
+pub use fastpath::FastPathOptions;
 
 use std::io;
 use std::path::PathBuf;
@@ -84,13 +87,15 @@ pub struct Options {
     /// Whether senders whose GRE packets match no tunnel are told so ("port unreachable"), as the kernel's own GRE
     /// does, while no other program here may take such packets.
     pub port_unreachable: bool,
+    /// Whether eBPF programs may carry tunnels.
+    pub fast_path: FastPathOptions,
     /// Why the options are not those that somebody wrote; a sentence, for the log and `status`.
     pub doubt: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { port_unreachable: true, doubt: None }
+        Self { port_unreachable: true, fast_path: FastPathOptions::default(), doubt: None }
     }
 }
 
@@ -141,7 +146,7 @@ pub fn run(location: &Location, options: &Options) -> Result<Ended, DaemonError>
     let server = server.also(inherited);
     let manager = Arc::new(Manager::find());
     let heart = manager.heart();
-    let mut host = host::Host::new(&location.state).map_err(DaemonError::SetUp)?;
+    let mut host = host::Host::new(&location.state, &options.fast_path).map_err(DaemonError::SetUp)?;
     host.heart = heart.clone();
     host.datapath.set_answers(options.port_unreachable);
     host.doubt.clone_from(&options.doubt);

@@ -14,7 +14,7 @@ use crate::observe::ObservedDevice;
 use crate::plan::Action;
 
 /// The device of the pair whose other end, the data plane's, is here.
-fn elsewhere(netlink: &Netlink, peer: &Link) -> Result<Option<Link>, NetlinkError> {
+pub(super) fn elsewhere(netlink: &Netlink, peer: &Link) -> Result<Option<Link>, NetlinkError> {
     match (peer.peer_index, peer.link_netns_id) {
         (Some(index), Some(namespace)) => netlink.link_in(namespace, index),
         _ => Ok(None),

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use greway_datapath::IcmpReport;
 use greway_engine::{CounterSnapshot, Direction, DropReason, HeardEntry};
+use greway_fastpath::{Dropped, Pinning, TunnelCounters};
 use greway_linux::clock;
 use greway_netlink::{Link, Netlink};
 use greway_spec::{DeviceName, InnerAddress, SeqMode, TunnelSpec};
@@ -15,8 +16,8 @@ use super::host::{Host, Live};
 use super::probe::{self, Question};
 use super::{locked, notes};
 use crate::status::{
-    Answers, Carried, Counters, Daemon, Decline, Device, Drop, Facts, IcmpError, Peer, Sequence, State,
-    Status, TunnelStatus, Unmatched,
+    Answers, Attached, Carried, Counters, Daemon, Decline, Device, Drop, Facts, FastPath, IcmpError, Peer,
+    Sequence, State, Status, TunnelStatus, Unmatched,
 };
 
 /// The status of one tunnel or all.
@@ -76,6 +77,7 @@ fn gather(host: &Host, name: Option<&DeviceName>, asked: Option<&Asked>) -> Resu
         drops: drops(&underlay.drops),
         declines: declines(&underlay.declines),
         notes: notes::of_host(host),
+        fast_path: fast_path(host),
         daemon: Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -97,27 +99,32 @@ fn tunnel(
     let link = host.netlink.link_by_index(live.index).ok().flatten();
     let counted = live.traffic.snapshot();
     let last = |ms: u64| (ms != 0).then(|| seconds_since(ms, now));
+    let not_ebpf = host.not_on_fast_path(live);
+    let fast = host.fast.counters(live.peer).unwrap_or_default();
+    let latest = |ms: u64, ns: u64| last(ms.max(ns / 1_000_000));
     let mut tunnel = TunnelStatus {
         verdict: String::new(),
         state: State::Idle,
         device: link.as_ref().map(|link| device(&host.netlink, link)),
         moved: link.is_none() && host.has_peer_end(live),
         datapath: Carried {
-            datapath: "userspace".to_owned(),
+            datapath: if not_ebpf.is_none() { "ebpf" } else { "userspace" }.to_owned(),
+            not_ebpf,
             overlay: if live.peer.is_some() { "veth" } else { "tun" }.to_owned(),
             underlay: live.decision.receive.word().to_owned(),
             why: live.decision.why.clone(),
         },
         counters: Counters {
-            received_packets: counted.rx_packets,
-            received_bytes: counted.rx_bytes,
-            sent_packets: counted.tx_packets,
-            sent_bytes: counted.tx_bytes,
+            received_packets: counted.rx_packets + fast.rx_packets,
+            received_bytes: counted.rx_bytes + fast.rx_bytes,
+            sent_packets: counted.tx_packets + fast.tx_packets,
+            sent_bytes: counted.tx_bytes + fast.tx_bytes,
         },
-        last_received_seconds: last(counted.last_rx_ms),
-        last_sent_seconds: last(counted.last_tx_ms),
+        last_received_seconds: latest(counted.last_rx_ms, fast.last_rx_ns),
+        last_sent_seconds: latest(counted.last_tx_ms, fast.last_tx_ns),
         sequence: sequence(&spec, &counted),
-        drops: drops(&counted.drops),
+        drops: drops(&with_programs(&counted.drops, &fast)),
+        left_to_userspace: left_to_userspace(&fast),
         icmp_errors: icmp_errors(said.heard, now),
         unreachable_told: said.told,
         peer: inner_peer(&host.netlink, live.index).map(|address| peer(address, &spec, asked)),
@@ -169,6 +176,42 @@ fn drops(counted: &[(DropReason, u64)]) -> Vec<Drop> {
         explanation: reason.explain().to_owned(),
     };
     counted.iter().map(row).collect()
+}
+
+/// The programs' drops beside userspace's, which have the same names.
+fn with_programs(counted: &[(DropReason, u64)], fast: &TunnelCounters) -> Vec<(DropReason, u64)> {
+    let mut all = counted.to_vec();
+    for dropped in Dropped::ALL {
+        let more = fast.dropped_for(dropped);
+        let Some(reason) = DropReason::ALL.iter().copied().find(|reason| reason.name() == dropped.name())
+        else {
+            continue;
+        };
+        match all.iter_mut().find(|(known, _)| *known == reason) {
+            _ if more == 0 => {}
+            Some((_, packets)) => *packets += more,
+            None => all.push((reason, more)),
+        }
+    }
+    all
+}
+
+fn left_to_userspace(fast: &TunnelCounters) -> Vec<Decline> {
+    let counted = greway_fastpath::Decline::ALL.map(|reason| (reason.name(), fast.declined_for(reason)));
+    declines(&counted.into_iter().filter(|(_, packets)| *packets > 0).collect::<Vec<_>>())
+}
+
+fn fast_path(host: &Host) -> Option<FastPath> {
+    let (pins, no_pins) = match host.fast.pinning()? {
+        Pinning::Lasting(folder) => (Some(folder.display().to_string()), None),
+        Pinning::Process(why) => (None, Some(why.clone())),
+    };
+    let attached = host.fast.attachments().map(|program| Attached {
+        device: program.device.clone(),
+        point: program.point.name().to_owned(),
+        hook: program.hook.name().to_owned(),
+    });
+    Some(FastPath { attached: attached.collect(), pins, no_pins })
 }
 
 fn icmp_errors(mut heard: Vec<HeardEntry>, now: u64) -> Vec<IcmpError> {

@@ -28,6 +28,8 @@ pub(super) fn start(host: Arc<Mutex<Host>>, end: Sender<Ended>, heart: Heart) ->
     let monitor = open().map_err(io::Error::other)?;
     let poller = Poller::new()?;
     poller.add(&monitor, 0, Interest::Readable)?;
+    let news = locked(&host).datapath.news_waker();
+    poller.add(news.as_ref(), 1, Interest::Readable)?;
     let follow = move || {
         if follow(&monitor, &poller, &host, &heart) == Followed::Broken {
             // Nobody listens when the daemon ends already.
@@ -54,7 +56,7 @@ enum Followed {
 }
 
 fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart) -> Followed {
-    let mut events = Events::with_capacity(1);
+    let mut events = Events::with_capacity(2);
     let mut looked = Instant::now();
     let mut looked_back = Instant::now();
     // Whatever happened since the tunnels were taken over and before the subscription.
@@ -82,6 +84,8 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
             heart.beat();
         }
         heart.status(&host.at_a_glance());
+        host.fast.beat();
+        host.heed_news();
         let mut rules = looked.elapsed() >= LOOK;
         let mut addresses = false;
         let mut ways = false;
@@ -89,7 +93,10 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
         let mut routes = looked_back.elapsed() >= LOOK_BACK;
         for event in happened {
             match event {
-                Event::LinkRemoved { index, .. } => host.device_removed(index),
+                Event::LinkRemoved { index, .. } => {
+                    host.device_removed(index);
+                    ways = true;
+                }
                 Event::LinkChanged { index, name, .. } => {
                     host.device_changed(index);
                     host.underlay_changed(&name);
@@ -129,6 +136,9 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
         }
         if ways {
             host.look_at_mtus();
+        }
+        if ways || addresses || routes {
+            host.look_at_places();
         }
         if rules {
             host.look_at_rules();

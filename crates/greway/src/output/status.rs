@@ -60,6 +60,9 @@ fn print_tunnel(tunnel: &TunnelStatus) {
             carried.datapath, carried.overlay, carried.underlay, carried.why
         ),
     );
+    if let Some(why) = &carried.not_ebpf {
+        fact("not ebpf", why);
+    }
     let counters = &tunnel.counters;
     let last = |seconds: Option<f64>| match seconds {
         Some(seconds) => format!("last {} ago", Ago(seconds)),
@@ -95,6 +98,13 @@ fn print_tunnel(tunnel: &TunnelStatus) {
         fact(
             "dropped",
             &format!("{} {} ({}): {}", drop.packets, drop.reason, drop.direction, drop.explanation),
+        );
+    }
+    if !tunnel.left_to_userspace.is_empty() {
+        let reasons = tunnel.left_to_userspace.iter().map(|left| format!("{} {}", left.packets, left.reason));
+        fact(
+            "declined",
+            &format!("{} (by ebpf, carried by userspace)", reasons.collect::<Vec<_>>().join(", ")),
         );
     }
     for error in &tunnel.icmp_errors {

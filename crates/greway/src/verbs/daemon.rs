@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use greway_control::api::Request;
 use greway_control::api::client::ClientError;
-use greway_control::daemon::{DaemonError, Ended, Options};
+use greway_control::daemon::{DaemonError, Ended, FastPathOptions, Options};
 use greway_control::location::Location;
 use greway_control::start::StartError;
 use greway_control::{daemon, start, unit};
@@ -48,15 +48,31 @@ pub(crate) fn run(args: &DaemonArgs, location: &Location) -> anyhow::Result<Exit
 /// nobody knows whether strangers are to be answered, and they are not.
 fn options() -> Options {
     match Settings::read() {
-        Ok(settings) => Options { port_unreachable: settings.daemon.port_unreachable, doubt: None },
+        Ok(settings) => Options {
+            port_unreachable: settings.daemon.port_unreachable,
+            fast_path: fast_path(settings.daemon.fast_path),
+            doubt: None,
+        },
         Err(error) => Options {
             port_unreachable: false,
+            fast_path: fast_path(true),
             doubt: Some(format!(
                 "{}: the daemon goes on without its settings, and does not answer packets that match no tunnel",
                 crate::sentence(&error)
             )),
         },
     }
+}
+
+/// GREWAY_FAST_PATH (`on` or `off`) goes before the file, and GREWAY_BPFFS names the bpffs for pins.
+fn fast_path(asked: bool) -> FastPathOptions {
+    let on = match std::env::var("GREWAY_FAST_PATH").as_deref() {
+        Ok("on") => true,
+        Ok("off") => false,
+        _ => asked,
+    };
+    let bpffs = std::env::var_os("GREWAY_BPFFS").filter(|path| !path.is_empty());
+    FastPathOptions { on, bpffs: bpffs.map(Into::into) }
 }
 
 fn exit_code(code: i32) -> ExitCode {

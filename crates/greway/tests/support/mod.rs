@@ -124,6 +124,10 @@ impl Node {
         if let Some(socket) = &self.socket {
             command.env("GREWAY_SOCKET", socket);
         }
+        // The whole suite runs with and without the fast path.
+        if let Some(fast_path) = std::env::var_os("GREWAY_FAST_PATH") {
+            command.env("GREWAY_FAST_PATH", fast_path);
+        }
         command
     }
 

@@ -110,6 +110,7 @@ pub(super) mod tests {
             moved: false,
             datapath: Carried {
                 datapath: "userspace".to_owned(),
+                not_ebpf: None,
                 overlay: "veth".to_owned(),
                 underlay: "raw".to_owned(),
                 why: String::new(),
@@ -119,6 +120,7 @@ pub(super) mod tests {
             last_sent_seconds: None,
             sequence: None,
             drops: Vec::new(),
+            left_to_userspace: Vec::new(),
             icmp_errors: Vec::new(),
             unreachable_told: 0,
             peer: None,

@@ -161,6 +161,7 @@ impl Tunnel {
             }),
             datapath: Carried {
                 datapath: "userspace".to_owned(),
+                not_ebpf: None,
                 overlay: "simulated".to_owned(),
                 underlay: "simulated".to_owned(),
                 why: "no network namespace".to_owned(),
@@ -175,6 +176,7 @@ impl Tunnel {
             last_sent_seconds: since(counted.last_tx_ms),
             sequence: None,
             drops: drops.collect(),
+            left_to_userspace: Vec::new(),
             icmp_errors: Vec::new(),
             unreachable_told: 0,
             peer: self.peer().map(|peer| Peer {

@@ -1,0 +1,484 @@
+//! The fast path in the daemon's hands: which tunnels the programs in the kernel carry, and why not the others.
+//!
+//! All that the programs know they are told here, from the tunnels, the host's routes, devices, addresses and rules; and
+//! told again when one of these changes. Nothing is decided about a packet. A host that lets no program be loaded is
+//! none that carries no tunnel: userspace carries them, and `status` says why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use greway_datapath::{Filter, News};
+use greway_fastpath::{
+    Attachment, Entry, Fastpath, Member, PinPolicy, Pinning, Place, Point, Table, TunnelCounters, WhyNot,
+};
+use greway_spec::{DatapathChoice, DeviceName, TunnelSpec, UnderlayChoice};
+
+use super::device;
+use super::host::{Host, Live, with_causes};
+use super::place::{self, Devices};
+
+/// What the daemon's options say of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FastPathOptions {
+    /// Whether programs may be loaded at all.
+    pub on: bool,
+    /// The bpffs for pins, where it is not the usual one.
+    pub bpffs: Option<PathBuf>,
+}
+
+impl Default for FastPathOptions {
+    fn default() -> Self {
+        Self { on: true, bpffs: None }
+    }
+}
+
+impl FastPathOptions {
+    fn pins(&self) -> PinPolicy {
+        self.bpffs.clone().map_or(PinPolicy::Auto, PinPolicy::At)
+    }
+}
+
+/// The programs, and what they were told.
+#[derive(Debug, Default)]
+pub(super) struct FastPath {
+    options: FastPathOptions,
+    programs: Option<Fastpath>,
+    /// Why they cannot be had.
+    refused: Option<String>,
+    /// What the maps say. `None`: that is to be found out, as in those of an earlier daemon.
+    told: Option<Table>,
+    local: Option<BTreeSet<IpAddr>>,
+    why_not: BTreeMap<u32, WhyNot>,
+    /// What an earlier daemon left attached is not taken over yet.
+    adopts: bool,
+    /// What could not be attached, by device and point, and why.
+    unattached: BTreeMap<(u32, Point), String>,
+    beaten: Option<Instant>,
+    /// Tunnels are taken over one by one, and nothing is told before all are known: what an earlier daemon has told
+    /// the programs would be taken back.
+    pub(super) waits: bool,
+}
+
+/// A sign of life is given this often; the programs do without for five seconds.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// No more packets than this are asked back at once (T18).
+const MOST_ASKED: u32 = 16;
+
+impl FastPath {
+    pub(super) fn new(options: &FastPathOptions) -> Self {
+        let refused = (!options.on).then(|| "the fast path is off (daemon.fast-path)".to_owned());
+        Self { options: options.clone(), refused, ..Self::default() }
+    }
+
+    /// Has the programs, where they can be had.
+    fn load(&mut self) -> Option<&mut Fastpath> {
+        if self.programs.is_none() && self.refused.is_none() {
+            let options = greway_fastpath::Options { pins: self.options.pins(), ..Default::default() };
+            match Fastpath::load_with(&options) {
+                Ok(programs) => {
+                    match programs.pinning() {
+                        Pinning::Lasting(folder) => {
+                            tracing::info!(folder = %folder.display(), "fast path: loaded")
+                        }
+                        Pinning::Process(why) => tracing::info!(why, "fast path: loaded, without pins"),
+                    }
+                    (self.told, self.local, self.adopts) = (None, None, true);
+                    self.programs = Some(programs);
+                }
+                Err(error) => {
+                    tracing::info!(error = %with_causes(&error), "no fast path: userspace carries everything");
+                    self.refused = Some(with_causes(&error));
+                }
+            }
+        }
+        self.programs.as_mut()
+    }
+
+    /// Makes the maps say what `table` says.
+    fn tell(&mut self, mut table: Table, local: BTreeSet<IpAddr>) {
+        let Some(programs) = &mut self.programs else { return };
+        self.why_not = std::mem::take(&mut table.why_not);
+        let mut failures = Vec::new();
+        if self.local.as_ref() != Some(&local) {
+            match programs.set_local_addresses(local.iter().copied()) {
+                Ok(()) => self.local = Some(local),
+                Err(error) => failures.push(error),
+            }
+        }
+        let told = match &self.told {
+            Some(told) if *told == table => Ok(()),
+            Some(told) => programs.apply_changes(told, &table),
+            None => programs.apply(&table),
+        };
+        self.told = match told {
+            Ok(()) => Some(table),
+            Err(errors) => {
+                failures.extend(errors);
+                None
+            }
+        };
+        for error in failures {
+            tracing::warn!(error = %with_causes(&error), "fast path: the programs cannot be told");
+        }
+    }
+
+    /// Takes over what an earlier daemon left attached, now that the maps say what they are to say.
+    fn adopt(&mut self) {
+        let Some(programs) = self.programs.as_mut().filter(|_| self.adopts) else { return };
+        let adopted = programs.adopt();
+        if !adopted.attachments.is_empty() {
+            tracing::info!(programs = adopted.attachments.len(), "fast path: taken over");
+        }
+        for error in adopted.errors {
+            tracing::warn!(error = %with_causes(&error), "fast path: an earlier daemon's program stays");
+        }
+    }
+
+    /// Everything is attached: what another version of greway left has nothing to carry any more.
+    fn end_of_adoption(&mut self) {
+        let Some(programs) = self.programs.as_mut().filter(|_| self.adopts) else { return };
+        self.adopts = false;
+        for error in programs.remove_other_layouts().err().into_iter().flatten() {
+            tracing::warn!(error = %with_causes(&error), "fast path: another version's programs stay");
+        }
+    }
+
+    /// Attaches what is wanted and nothing else. `name`: of a device that is there.
+    fn attach(&mut self, wanted: &BTreeSet<(u32, Point)>, name: impl Fn(u32) -> Option<String>) {
+        let Some(programs) = &mut self.programs else { return };
+        let attached = programs.attachments().cloned().collect::<Vec<Attachment>>();
+        for old in attached.iter().filter(|old| !wanted.contains(&(old.index, old.point))) {
+            if let Err(error) = programs.detach(old) {
+                tracing::warn!(error = %with_causes(&error), "fast path: a program stays where it was");
+            }
+        }
+        let there = attached.iter().map(|old| (old.index, old.point)).collect::<BTreeSet<_>>();
+        let mut unattached = BTreeMap::new();
+        for (index, point) in wanted.difference(&there) {
+            // A device that went away meanwhile is told of by the kernel.
+            let Some(name) = name(*index) else { continue };
+            if let Err(error) = programs.attach(&name, *point) {
+                let why = with_causes(&error);
+                if self.unattached.get(&(*index, *point)) != Some(&why) {
+                    tracing::warn!(error = why, "fast path: userspace carries");
+                }
+                unattached.insert((*index, *point), why);
+            }
+        }
+        self.unattached = unattached;
+    }
+
+    /// Leaves everything to userspace and takes all away.
+    fn remove(&mut self) {
+        (self.told, self.local) = (None, None);
+        self.why_not.clear();
+        self.unattached.clear();
+        let removed = match self.programs.take() {
+            Some(programs) => programs.remove_all(),
+            None => Ok(()),
+        };
+        for error in removed.err().into_iter().flatten() {
+            tracing::warn!(error = %with_causes(&error), "fast path: something of it stays behind");
+        }
+    }
+
+    /// Puts the program at the end of a pair, which leaves all to userspace until it is told of a tunnel. Says whether
+    /// it is there; what an earlier daemon put there is.
+    fn attach_to(&mut self, device: &str) -> bool {
+        let Some(programs) = self.load() else { return false };
+        if programs.is_attached(device, Point::Overlay) {
+            return true;
+        }
+        let attached = programs.attach(device, Point::Overlay);
+        if let Err(error) = &attached {
+            tracing::warn!(error = %with_causes(error), "fast path: userspace carries");
+        }
+        attached.is_ok()
+    }
+
+    /// Takes one tunnel out at once: what is known of it is right no more.
+    pub(super) fn forget(&mut self, peer: Option<u32>) {
+        let (Some(peer), Some(programs)) = (peer, &mut self.programs) else { return };
+        if let Some(told) = &mut self.told {
+            told.egress.remove(&peer);
+            told.ingress.retain(|_, entry| entry.peer != peer);
+        }
+        if let Err(error) = programs.remove(peer) {
+            tracing::warn!(error = %with_causes(&error), "fast path: a tunnel cannot be taken out");
+        }
+    }
+
+    /// What the programs counted for the tunnel of this peer end.
+    pub(super) fn counters(&self, peer: Option<u32>) -> Option<TunnelCounters> {
+        self.programs.as_ref()?.tunnel_counters(peer?).ok().flatten()
+    }
+
+    /// Whether programs are loaded, and whether they stay when the daemon is gone.
+    pub(super) fn pinning(&self) -> Option<&Pinning> {
+        self.programs.as_ref().map(Fastpath::pinning)
+    }
+
+    pub(super) fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.programs.iter().flat_map(Fastpath::attachments)
+    }
+
+    /// A sign of life, when it is time for one.
+    pub(super) fn beat(&mut self) {
+        let Some(programs) = &mut self.programs else { return };
+        if self.beaten.is_some_and(|beaten| beaten.elapsed() < BEAT) {
+            return;
+        }
+        self.beaten = Some(Instant::now());
+        if let Err(error) = programs.beat() {
+            tracing::warn!(error = %with_causes(&error), "fast path: no sign of life can be given");
+        }
+    }
+
+    /// The next packet that a tunnel sends is for userspace.
+    fn ask_for_one(&mut self, peer: u32) {
+        let Some(programs) = &mut self.programs else { return };
+        let asked = programs.egress(peer).ok().flatten().map_or(0, |entry| entry.decline_next);
+        if let Err(error) = programs.decline_next(peer, (asked + 1).min(MOST_ASKED)) {
+            tracing::warn!(error = %with_causes(&error), "fast path: a packet cannot be asked back");
+        }
+    }
+}
+
+impl Host {
+    /// Refuses `datapath ebpf` where no program can do what it asks for.
+    pub(super) fn refuse_fast_path(&mut self, spec: &TunnelSpec) -> Result<(), String> {
+        if spec.datapath != DatapathChoice::Ebpf {
+            return Ok(());
+        }
+        let refused = |why: &str| {
+            Err(format!("{}: datapath ebpf cannot be honoured: {why}; use auto or userspace", spec.name))
+        };
+        if spec.underlay == UnderlayChoice::Raw {
+            return refused("underlay raw is asked for as well, which is a socket of userspace");
+        }
+        if let Err(why) = Entry::of(spec, &NOWHERE) {
+            return refused(&why.to_string());
+        }
+        self.fast.load();
+        match &self.fast.refused {
+            Some(why) => refused(why),
+            None => Ok(()),
+        }
+    }
+
+    /// Has a program at the end of a pair, where one may carry the tunnel some time.
+    pub(super) fn attach_to_pair(&mut self, spec: &TunnelSpec, peer: Option<u32>) -> bool {
+        may_be_carried(spec)
+            && spec.remote.is_some_and(|remote| !remote.is_multicast())
+            && peer.is_some()
+            && self.fast.attach_to(&device::peer_name(&spec.name))
+    }
+
+    /// Looks where all tunnels are, and tells the programs what is new.
+    pub(super) fn look_at_places(&mut self) {
+        if self.fast.waits {
+            return;
+        }
+        let devices = Devices::read(&self.netlink, self.tunnels.values().map(|live| live.index));
+        let ways = self.tunnels.iter().filter(|(_, live)| live.is_candidate());
+        let ways = ways.map(|(name, live)| {
+            let way = place::way(&self.netlink, &devices, live.spec(), live.bound_to);
+            let ends = live.peer.and_then(|peer| place::ends(&self.netlink, live.index, peer));
+            (name.clone(), way, ends)
+        });
+        for (name, way, ends) in ways.collect::<Vec<_>>() {
+            if let Some(live) = self.tunnels.get_mut(&name) {
+                (live.way, live.ends) = (way, ends);
+            }
+        }
+        self.follow_fast_path();
+    }
+
+    /// The same after one tunnel came or changed.
+    pub(super) fn look_at_place(&mut self, name: &DeviceName) {
+        if self.fast.waits {
+            return;
+        }
+        let devices = Devices::read(&self.netlink, self.tunnels.values().map(|live| live.index));
+        if let Some(live) = self.tunnels.get_mut(name).filter(|live| live.is_candidate()) {
+            live.way = place::way(&self.netlink, &devices, &live.stored.spec, live.bound_to);
+            live.ends = live.peer.and_then(|peer| place::ends(&self.netlink, live.index, peer));
+        }
+        self.follow_fast_path();
+    }
+
+    /// What the data plane heard concerns what the programs send (T18).
+    pub(super) fn heed_news(&mut self) {
+        for news in self.datapath.take_news() {
+            match news {
+                News::Unreachable { name } => {
+                    if let Some(peer) = self.tunnels.get(&name).and_then(|live| live.peer) {
+                        self.fast.ask_for_one(peer);
+                    }
+                }
+                News::PathMtu { remote } => {
+                    let concerned = self.tunnels.values().filter(|live| live.spec().remote == Some(remote));
+                    let names = concerned.map(|live| live.spec().name.clone()).collect::<Vec<_>>();
+                    // The kernel may learn it after us. What is too large until then is told of once more.
+                    names.iter().for_each(|name| self.look_at_place(name));
+                }
+            }
+        }
+    }
+
+    /// Tells the programs what is new of tunnels, rules and addresses; where the tunnels are was looked at before.
+    pub(super) fn follow_fast_path(&mut self) {
+        if self.fast.waits {
+            return;
+        }
+        if !self.tunnels.values().any(|live| live.attached) {
+            self.fast.remove();
+            return;
+        }
+        let places =
+            self.tunnels.values().filter_map(|live| Some((live, self.place(live)?))).collect::<Vec<_>>();
+        let members = places.iter().map(|(live, place)| Member {
+            spec: live.spec(),
+            place: *place,
+            wanted: live.is_candidate(),
+        });
+        let table = Table::of(members);
+        let attached = self.tunnels.values().filter(|live| live.attached);
+        let mut wanted =
+            attached.filter_map(|live| Some((live.peer?, Point::Overlay))).collect::<BTreeSet<_>>();
+        let carried = places.iter().filter(|(_, place)| table.egress.contains_key(&place.peer));
+        let underlays =
+            carried.filter_map(|(_, place)| place.next_hop.map(|hop| (hop.ifindex, Point::Underlay)));
+        wanted.extend(underlays);
+        let local = self.local_addresses.anywhere().collect();
+        self.fast.tell(table, local);
+        self.fast.adopt();
+        let netlink = &self.netlink;
+        self.fast.attach(&wanted, |index| Some(netlink.link_by_index(index).ok()??.name));
+        self.fast.end_of_adoption();
+    }
+
+    /// Where a tunnel is, for the programs; `None` where it has no pair.
+    fn place(&self, live: &Live) -> Option<Place> {
+        let peer = live.peer?;
+        let remote = live.spec().remote;
+        let ends = live.ends;
+        Some(Place {
+            peer,
+            device_mtu: ends.map_or(0, |ends| ends.mtu),
+            device_mac: ends.map_or([0; 6], |ends| ends.device),
+            peer_mac: ends.map_or([0; 6], |ends| ends.peer),
+            dev: live.bound_to,
+            via: remote.and_then(|remote| self.only_way_in(remote)),
+            source: live.way.source,
+            next_hop: live.way.next_hop,
+            path_mtu: live.way.path_mtu,
+            forwards: self.forwards,
+            withheld: self.withheld(live).is_some(),
+        })
+    }
+
+    /// The device that packets of a peer have to come in by, where some device asks for that (`rp_filter`); one that
+    /// there is not where no way leads back.
+    fn only_way_in(&self, remote: IpAddr) -> Option<u32> {
+        /// No device has it.
+        const NONE: u32 = u32::MAX;
+        let IpAddr::V4(remote) = remote else { return None };
+        let paths = &self.reverse_paths;
+        let strict = paths.filters.values().any(|filter| *filter == Filter::Strict);
+        match paths.ways.get(&(0, remote)) {
+            Some(None) => Some(NONE),
+            Some(Some(way)) if strict => Some(*way),
+            _ => None,
+        }
+    }
+
+    /// Why all packets of a tunnel are userspace's for now.
+    fn withheld(&self, live: &Live) -> Option<String> {
+        let spec = live.spec();
+        if let Some(why) = &live.decision.withheld {
+            return Some(why.clone());
+        }
+        let link_local =
+            |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        if let Some(address) = [spec.local, spec.remote].into_iter().flatten().find(link_local) {
+            return Some(format!("{address} is an address of one link, which no program tells from others"));
+        }
+        if let Some(local) = spec.local.filter(|local| !self.local_addresses.has(*local, live.bound_to)) {
+            return Some(format!("local {local} is no address of this host"));
+        }
+        if let Some(way_in_vrf) = live.bound_to.filter(|dev| self.is_in_a_vrf(*dev)) {
+            let name = self.netlink.link_by_index(way_in_vrf).ok().flatten().map(|link| link.name);
+            return Some(format!("dev {} belongs to a VRF", name.unwrap_or_default()));
+        }
+        match live.ends {
+            None => Some("its device is out of sight".to_owned()),
+            Some(ends) if !ends.up => Some("its device is down".to_owned()),
+            Some(_) => None,
+        }
+    }
+
+    fn is_in_a_vrf(&self, dev: u32) -> bool {
+        self.reverse_paths.vrfs.contains_key(&dev) || self.reverse_paths.vrfs.values().any(|vrf| *vrf == dev)
+    }
+
+    /// Why no program carries a tunnel; `None` where one does, in both directions.
+    pub(super) fn not_on_fast_path(&self, live: &Live) -> Option<String> {
+        if live.spec().datapath == DatapathChoice::Userspace {
+            return Some("datapath userspace is asked for".to_owned());
+        }
+        let Some(peer) = live.peer else {
+            return Some("its device is a TUN, and there is no pair to attach to".to_owned());
+        };
+        if live.spec().underlay == UnderlayChoice::Raw {
+            return Some("underlay raw is asked for, which is a socket of userspace".to_owned());
+        }
+        if let Some(why) = &self.fast.refused {
+            return Some(why.clone());
+        }
+        if let Some(why) = self.fast.why_not.get(&peer) {
+            return Some(why.to_string());
+        }
+        if !live.attached {
+            return Some("no program is at the end of its pair: see the daemon's log".to_owned());
+        }
+        if let Some(why) = self.withheld(live) {
+            return Some(why);
+        }
+        let Some(hop) = live.way.next_hop else { return live.way.none_because.clone() };
+        if let Some(why) = self.fast.unattached.get(&(hop.ifindex, Point::Underlay)) {
+            return Some(why.clone());
+        }
+        let told = self.fast.told.as_ref().is_some_and(|told| told.egress.contains_key(&peer));
+        (!told).then(|| "the programs could not be told of it: see the daemon's log".to_owned())
+    }
+}
+
+impl Live {
+    /// Whether a program may carry it.
+    fn is_candidate(&self) -> bool {
+        may_be_carried(self.spec()) && self.attached
+    }
+}
+
+fn may_be_carried(spec: &TunnelSpec) -> bool {
+    spec.datapath != DatapathChoice::Userspace && spec.underlay != UnderlayChoice::Raw
+}
+
+/// A place for the question whether a program could carry a tunnel anywhere.
+const NOWHERE: Place = Place {
+    peer: 0,
+    device_mtu: 0,
+    device_mac: [0; 6],
+    peer_mac: [0; 6],
+    dev: None,
+    via: None,
+    source: None,
+    next_hop: None,
+    path_mtu: 0,
+    forwards: false,
+    withheld: false,
+};

@@ -1,0 +1,102 @@
+//! Where a tunnel is: the way its delivery packets take, and the two ends of its pair. The programs in the kernel are
+//! told this, since they can ask nobody; userspace leaves both to the kernel.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use greway_fastpath::NextHop;
+use greway_netlink::{Link, MacAddress, Netlink, RouteKind, RouteOptions};
+use greway_spec::TunnelSpec;
+
+use super::moved;
+use crate::observe;
+
+/// The way to a remote, as the kernel's routing has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Way {
+    /// Where delivery packets go first.
+    pub(super) next_hop: Option<NextHop>,
+    /// The source address that the kernel chooses.
+    pub(super) source: Option<IpAddr>,
+    /// The largest delivery packet in bytes.
+    pub(super) path_mtu: u32,
+    /// Why there is no next hop that a program could send to; a sentence.
+    pub(super) none_because: Option<String>,
+}
+
+/// The two ends of a tunnel's pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) device: MacAddress,
+    pub(super) peer: MacAddress,
+    /// MTU of the tunnel device in bytes.
+    pub(super) mtu: u32,
+    /// Both are up.
+    pub(super) up: bool,
+}
+
+/// The devices of this namespace, and which of them are tunnels of ours.
+#[derive(Debug)]
+pub(super) struct Devices {
+    links: HashMap<u32, Link>,
+    tunnels: HashSet<u32>,
+}
+
+impl Devices {
+    /// `tunnels` are the indexes of those.
+    pub(super) fn read(netlink: &Netlink, tunnels: impl Iterator<Item = u32>) -> Self {
+        let links = netlink.links().unwrap_or_default();
+        Self { links: links.into_iter().map(|link| (link.index, link)).collect(), tunnels: tunnels.collect() }
+    }
+
+    fn is_in_a_vrf(&self, link: &Link) -> bool {
+        let is_vrf = |link: &Link| link.kind.as_deref() == Some("vrf");
+        is_vrf(link) || link.master.and_then(|master| self.links.get(&master)).is_some_and(is_vrf)
+    }
+}
+
+/// The way of a tunnel whose `dev` has the index `bound_to`.
+pub(super) fn way(netlink: &Netlink, devices: &Devices, spec: &TunnelSpec, bound_to: Option<u32>) -> Way {
+    let none = |why: String| Way { none_because: Some(why), ..Way::default() };
+    let Some(remote) = spec.remote else { return none("it has no remote".to_owned()) };
+    let options = RouteOptions { source: spec.local, mark: observe::mark(spec), oif: bound_to };
+    let route = match netlink.route_to(remote, &options) {
+        Ok(route) if route.kind == RouteKind::Unicast => route,
+        Ok(route) if route.kind == RouteKind::Local => return none(format!("{remote} is this host itself")),
+        Ok(_) => return none(format!("there is no route to {remote}")),
+        Err(error) => return none(format!("there is no route to {remote}: {error}")),
+    };
+    let Some(link) = devices.links.get(&route.ifindex) else {
+        return none(format!("the device of the route to {remote} is gone"));
+    };
+    let unusable = if devices.tunnels.contains(&link.index) {
+        Some(format!("the route to {remote} leads into the tunnel {}", link.name))
+    } else if devices.is_in_a_vrf(link) {
+        Some(format!("{} belongs to a VRF", link.name))
+    } else if link.address.is_none() || link.loopback() {
+        Some(format!("{} has no Ethernet header", link.name))
+    } else {
+        None
+    };
+    let next_hop = NextHop { ifindex: route.ifindex, address: route.via.unwrap_or(remote) };
+    Way {
+        next_hop: unusable.is_none().then_some(next_hop),
+        source: spec.local.or(route.source),
+        path_mtu: route.mtu.unwrap_or(link.mtu).min(LARGEST),
+        none_because: unusable,
+    }
+}
+
+/// The ends of the pair whose data plane's end has the index `peer`, wherever the other one is; `None` where it is
+/// out of sight.
+pub(super) fn ends(netlink: &Netlink, index: u32, peer: u32) -> Option<Ends> {
+    let peer = netlink.link_by_index(peer).ok()??;
+    let device = match peer.link_netns_id {
+        None => netlink.link_by_index(index).ok()??,
+        Some(_) => moved::elsewhere(netlink, &peer).ok()??,
+    };
+    Some(Ends { device: device.address?, peer: peer.address?, mtu: device.mtu, up: device.up && peer.up })
+}
+
+/// No datagram is larger.
+const LARGEST: u32 = 65_535;
