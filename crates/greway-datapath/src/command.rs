@@ -9,6 +9,7 @@ use greway_spec::{DeviceName, TunnelSpec};
 use crate::handle::DatapathError;
 use crate::icmp::IcmpReport;
 use crate::local::LocalAddresses;
+use crate::overlay::Tap;
 use crate::port::PortSpec;
 use crate::reverse_path::ReversePaths;
 use crate::underlay::Receive;
@@ -19,6 +20,7 @@ pub(crate) enum Command {
     Change { spec: Box<TunnelSpec>, bound_to: Option<u32>, done: Answer<()> },
     Remove { name: DeviceName, done: Answer<()> },
     Receive { name: DeviceName, way: Receive, done: Answer<()> },
+    Tap { name: DeviceName, tap: Tap, done: Answer<()> },
     Mtu { name: DeviceName, mtu: u32 },
     LocalAddresses(LocalAddresses),
     ReversePaths(ReversePaths),

@@ -15,6 +15,7 @@ use crate::command::Command;
 use crate::icmp::IcmpReport;
 use crate::local::LocalAddresses;
 use crate::news::{News, Newsroom};
+use crate::overlay::Tap;
 use crate::port::PortSpec;
 use crate::reverse_path::ReversePaths;
 use crate::underlay::Receive;
@@ -116,6 +117,14 @@ impl Datapath {
     /// When the socket cannot be had; the tunnel receives as before then.
     pub fn receive_by(&self, name: &DeviceName, way: Receive) -> Result<(), DatapathError> {
         self.ask(|done| Command::Receive { name: name.clone(), way, done })?
+    }
+
+    /// Changes what is taken of the packets that come out of a tunnel device.
+    ///
+    /// # Errors
+    /// When the sockets cannot be had; what is taken is as before then.
+    pub fn tap(&self, name: &DeviceName, tap: Tap) -> Result<(), DatapathError> {
+        self.ask(|done| Command::Tap { name: name.clone(), tap, done })?
     }
 
     /// Tells the MTU of a tunnel device, when it changed.

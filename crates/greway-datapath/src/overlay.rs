@@ -57,6 +57,8 @@ pub(crate) enum Inside {
         socket: PacketSocket,
         /// For what comes out and was declined ([`Tap::Declined`]), one for each ethertype.
         declined: Vec<PacketSocket>,
+        peer: u32,
+        tap: Tap,
         /// Destination and source of every frame that goes in; `None`: payload packets are frames themselves.
         addresses: Option<[u8; 12]>,
     },
@@ -93,42 +95,50 @@ impl Inside {
     pub(crate) fn open(overlay: Overlay, ethernet: bool) -> Result<Self, OpenError> {
         match overlay {
             Overlay::Veth { peer, device_address, peer_address, tap } => {
-                let beside = filter::beside(CARRIED);
-                let config = Config {
-                    protocol: Protocol::All,
-                    filter: (tap == Tap::Declined).then_some(&beside),
-                    kind: Kind::Raw,
-                    ifindex: Some(peer),
-                    vnet_header: true,
-                    // What we put in ourselves is not to come back.
-                    ignore_outgoing: true,
-                    receive_buffer: Some(BUFFER),
-                    send_buffer: Some(BUFFER),
-                    ..Config::default()
-                };
                 let mut addresses = [0; 12];
                 addresses[..6].copy_from_slice(&device_address.octets());
                 addresses[6..].copy_from_slice(&peer_address.octets());
-                let addresses = (!ethernet).then_some(addresses);
-                let declined = match tap {
-                    Tap::Everything => Vec::new(),
-                    Tap::Declined => {
-                        let open = |ethertype| {
-                            let protocol = Protocol::Ethertype(ethertype);
-                            PacketSocket::open(&Config {
-                                protocol,
-                                filter: None,
-                                send_buffer: None,
-                                ..config
-                            })
-                        };
-                        CARRIED.into_iter().map(open).collect::<Result<_, _>>()?
-                    }
-                };
-                Ok(Self::Link { socket: PacketSocket::open(&config)?, declined, addresses })
+                Self::link(peer, tap, (!ethernet).then_some(addresses))
             }
             Overlay::Tun(tun) => Ok(Self::Tun(tun)),
         }
+    }
+
+    /// The same with another tap; `None` where there is nothing to change.
+    pub(crate) fn tapped(&self, tap: Tap) -> Result<Option<Self>, OpenError> {
+        match self {
+            Self::Link { peer, tap: before, addresses, .. } if *before != tap => {
+                Self::link(*peer, tap, *addresses).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn link(peer: u32, tap: Tap, addresses: Option<[u8; 12]>) -> Result<Self, OpenError> {
+        let beside = filter::beside(CARRIED);
+        let config = Config {
+            protocol: Protocol::All,
+            filter: (tap == Tap::Declined).then_some(&beside),
+            kind: Kind::Raw,
+            ifindex: Some(peer),
+            vnet_header: true,
+            // What we put in ourselves is not to come back.
+            ignore_outgoing: true,
+            receive_buffer: Some(BUFFER),
+            send_buffer: Some(BUFFER),
+            ..Config::default()
+        };
+        let declined = match tap {
+            Tap::Everything => Vec::new(),
+            Tap::Declined => {
+                let open = |ethertype| {
+                    let protocol = Protocol::Ethertype(ethertype);
+                    PacketSocket::open(&Config { protocol, filter: None, send_buffer: None, ..config })
+                };
+                CARRIED.into_iter().map(open).collect::<Result<_, _>>()?
+            }
+        };
+        Ok(Self::Link { socket: PacketSocket::open(&config)?, declined, peer, tap, addresses })
     }
 
     /// Whatever packets come out of.

@@ -22,6 +22,7 @@ use crate::held::Holders;
 use crate::icmp::{Family, Icmp, IcmpReport};
 use crate::local::LocalAddresses;
 use crate::news::Newsroom;
+use crate::overlay::Tap;
 use crate::port::{Port, PortSpec};
 use crate::receive::{self, Context, Strangers};
 use crate::reverse_path::ReversePaths;
@@ -218,6 +219,7 @@ impl Worker {
                 Command::Add { port, counters, done } => drop(done.send(self.add(*port, counters))),
                 Command::Change { spec, bound_to, done } => drop(done.send(self.change(*spec, bound_to))),
                 Command::Remove { name, done } => drop(done.send(self.remove(&name))),
+                Command::Tap { name, tap, done } => drop(done.send(self.tap(&name, tap))),
                 Command::Receive { name, way, done } => drop(done.send(self.receive_by(&name, way))),
                 Command::Mtu { name, mtu } => {
                     if let Some(port) = self.port(&name) {
@@ -261,11 +263,7 @@ impl Worker {
         let opened = Port::open(port, counters)
             .map_err(|source| DatapathError::Open { name: name.clone(), source })
             .and_then(|port| {
-                let first = FIRST_PORT + index as u64 * SOURCES;
-                for (token, source) in (first..).zip(port.inside.sources()) {
-                    let watched = self.poller.add(source, token, Interest::Readable);
-                    watched.map_err(|source| DatapathError::Watch { name: name.clone(), source })?;
-                }
+                watch(&self.poller, index, &port)?;
                 Ok(port)
             });
         let port = opened.inspect_err(|_| self.close_unused())?;
@@ -332,6 +330,28 @@ impl Worker {
             port.receive = way;
         }
         self.close_unused();
+        Ok(())
+    }
+
+    fn tap(&mut self, name: &DeviceName, tap: Tap) -> Result<(), DatapathError> {
+        let index = self.position(name)?;
+        let Some(port) = &self.ports[index] else { return Ok(()) };
+        let opened = port.inside.tapped(tap);
+        let Some(inside) = opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?
+        else {
+            return Ok(());
+        };
+        // What came before comes before.
+        for source in 0..port.inside.sources().count() {
+            self.send(index as u64, source, clock::monotonic_millis());
+        }
+        if let Some(port) = &mut self.ports[index] {
+            for source in port.inside.sources() {
+                let _ = self.poller.remove(source);
+            }
+            port.inside = inside;
+            watch(&self.poller, index, port)?;
+        }
         Ok(())
     }
 
@@ -411,6 +431,16 @@ impl Worker {
             port.iter().for_each(|port| enter_table(&mut self.table, &self.reverse_paths, index, port));
         }
     }
+}
+
+/// Waits for all that comes out of a tunnel device.
+fn watch(poller: &Poller, index: usize, port: &Port) -> Result<(), DatapathError> {
+    let first = FIRST_PORT + index as u64 * SOURCES;
+    for (token, source) in (first..).zip(port.inside.sources()) {
+        let watched = poller.add(source, token, Interest::Readable);
+        watched.map_err(|source| DatapathError::Watch { name: port.name.clone(), source })?;
+    }
+    Ok(())
 }
 
 /// There are never more ports than fit 32 bits: names have 15 bytes, memory ends sooner.

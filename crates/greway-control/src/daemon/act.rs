@@ -124,6 +124,7 @@ impl Host {
         self.datapath.change(spec, bound_to).map_err(refused)?;
         let decision = self.rules.decide(spec);
         self.datapath.receive_by(&spec.name, decision.receive).map_err(refused)?;
+        self.attach_later(spec);
         if let Some(live) = self.tunnels.get_mut(&spec.name) {
             live.decision = decision;
             live.bound_to = bound_to;

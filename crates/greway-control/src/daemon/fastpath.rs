@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use greway_datapath::{Filter, News};
+use greway_datapath::{Filter, News, Tap};
 use greway_fastpath::{
     Attachment, Entry, Fastpath, Member, PinPolicy, Pinning, Place, Point, Table, TunnelCounters, WhyNot,
 };
@@ -275,6 +275,26 @@ impl Host {
             && spec.remote.is_some_and(|remote| !remote.is_multicast())
             && peer.is_some()
             && self.fast.attach_to(&device::peer_name(&spec.name))
+    }
+
+    /// The same for a tunnel that was made without, and is now to be carried by one where it can be.
+    pub(super) fn attach_later(&mut self, spec: &TunnelSpec) {
+        let peer = self.tunnels.get(&spec.name).filter(|live| !live.attached).and_then(|live| live.peer);
+        if peer.is_none() || !self.attach_to_pair(spec, peer) {
+            return;
+        }
+        // Before the tap is behind it, or nothing would come so far.
+        let unsealed = self.unseal(&spec.name).map_err(|error| error.to_string());
+        let tapped = unsealed
+            .and_then(|()| self.datapath.tap(&spec.name, Tap::Declined).map_err(|error| with_causes(&error)));
+        if let Err(error) = tapped {
+            // The program leaves everything to userspace, which goes on as before.
+            tracing::warn!(tunnel = %spec.name, error, "fast path: userspace carries");
+            return;
+        }
+        if let Some(live) = self.tunnels.get_mut(&spec.name) {
+            (live.attached, live.sealed) = (true, false);
+        }
     }
 
     /// Looks where all tunnels are, and tells the programs what is new.

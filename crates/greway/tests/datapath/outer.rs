@@ -91,6 +91,7 @@ fn a_route_into_the_tunnel_itself_is_a_counted_drop_and_no_loop() {
     let pair = Pair::new("");
     pair.answers(&PingOptions::default());
     pair.left.route(&format!("{}/32", OUTER[1]), "dev tun0").unwrap();
+    pair.carried_by(0, "userspace");
     let before = counted(&pair.left, "tun0").1;
     let report = pair.ping(&in_vain());
     assert_eq!(report.received(), 0, "{report}");

@@ -162,6 +162,16 @@ impl Pair {
         });
         settled.unwrap_or_else(|error| panic!("{error}: {}", self.status(node)["datapath"]))
     }
+
+    /// Waits until a node's tun0 is carried by this data plane (`ebpf` or `userspace`): the programs follow what
+    /// changes on the host a moment later.
+    #[track_caller]
+    pub fn carried_by(&self, node: usize, plane: &str) {
+        let settled = poll_until(SOON, "the other data plane", || {
+            (self.status(node)["datapath"]["datapath"] == plane).then_some(())
+        });
+        settled.unwrap_or_else(|error| panic!("{error}: {}", self.status(node)["datapath"]));
+    }
 }
 
 /// The inner address of left (0) or right (1).
