@@ -1,4 +1,5 @@
-//! A decline ends nothing: whoever stands behind our program still sees every packet (`TC_ACT_UNSPEC`, -1).
+//! A decline ends nothing: whoever stands behind our program still sees every packet (`TC_ACT_UNSPEC`, -1). At the
+//! peer end of a pair, which is greway's own, that holds for what userspace taps behind the program.
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
 
 mod support;
@@ -8,7 +9,12 @@ use greway_linux::packet::Protocol;
 use support::*;
 
 const PACKETS: u32 = 20;
+/// And the one after them.
+const ALL: u64 = PACKETS as u64 + 1;
 const TC_ACT_OK: i32 = 0;
+const ETH_P_IP: u16 = 0x0800;
+/// IEEE 802: for local experiments.
+const ETH_P_TEST: u16 = 0x88b5;
 
 /// Ours first, a counting program behind it: by tcx both, by clsact both, and across.
 const CHAINS: [(HookChoice, HookChoice); 3] = [
@@ -22,11 +28,21 @@ fn those_behind_us_see_every_packet() {
     in_namespace("those_behind_us_see_every_packet", |wire| {
         for point in Point::ALL {
             for chain in CHAINS {
-                assert_eq!(
-                    counted_behind(wire, &options(), point, chain),
-                    Some(u64::from(PACKETS)),
-                    "{point:?} {chain:?}"
-                );
+                let counted = counted_behind(wire, &options(), point, chain, ETH_P_IP);
+                assert_eq!(counted, Some(ALL), "{point:?} {chain:?}");
+            }
+        }
+    });
+}
+
+/// An EtherType of nobody's: userspace has it from before tc, and at the peer end it is for nobody else.
+#[test]
+fn what_userspace_had_before_ends_at_the_overlay_alone() {
+    in_namespace("what_userspace_had_before_ends_at_the_overlay_alone", |wire| {
+        for (point, expected) in [(Point::Overlay, 1), (Point::Underlay, ALL)] {
+            for chain in CHAINS {
+                let counted = counted_behind(wire, &options(), point, chain, ETH_P_TEST);
+                assert_eq!(counted, Some(expected), "{point:?} {chain:?}");
             }
         }
     });
@@ -39,32 +55,45 @@ fn tc_act_ok_would_hide_them() {
         let hiding = options_with_verdict(TC_ACT_OK);
         for point in Point::ALL {
             for chain in CHAINS {
-                assert_eq!(counted_behind(wire, &hiding, point, chain), Some(0), "{point:?} {chain:?}");
+                let counted = counted_behind(wire, &hiding, point, chain, ETH_P_IP);
+                assert_eq!(counted, Some(0), "{point:?} {chain:?}");
             }
         }
     });
 }
 
-/// How many of `PACKETS` a second set of programs counts, attached after `first`.
+/// How many of `PACKETS` of an EtherType, and one of IPv4 after them, a second set of programs counts that is attached
+/// after `first`.
 fn counted_behind(
     wire: &Wire,
     first: &Options,
     point: Point,
     (first_hook, second_hook): (HookChoice, HookChoice),
+    ethertype: u16,
 ) -> Option<u64> {
-    let protocol = protocol_at(point);
     let (first, _attachment) = attached(&Options { hook: first_hook, ..first.clone() }, point);
     // Behind ours at the other point's name: two filters of one name would not be told apart on removal.
     let behind = Point::ALL.into_iter().find(|other| *other != point)?;
     let mut second =
         Fastpath::load_with(&Options { hook: second_hook, clsact_priority: 60_001, ..options() }).unwrap();
     second.attach(FAR, behind).unwrap();
-    let mut ip_stack = wire.ip_stack(protocol);
+    let mut behind_tc = wire.tap(Protocol::Ethertype(ETH_P_IP));
 
-    wire.send(protocol, 0..PACKETS);
-
-    assert_eq!(ip_stack.until(PACKETS - 1).len(), PACKETS as usize, "declined or accepted, all go on to IP");
-    assert_eq!(seen(&first, point), u64::from(PACKETS));
+    match ethertype {
+        ETH_P_IP => {
+            wire.send(protocol_at(point), 0..PACKETS);
+            assert_eq!(
+                behind_tc.until(PACKETS - 1).len(),
+                PACKETS as usize,
+                "declined or accepted, all go on"
+            );
+        }
+        _ => (0..PACKETS).for_each(|_| wire.send_frame(&ethernet(ethertype, &[0; 46]))),
+    }
+    until("the first has seen all", || seen(&first, point) == u64::from(PACKETS));
+    // When this one is behind both, so are all before it.
+    wire.send(protocol_at(point), PACKETS..PACKETS + 1);
+    behind_tc.until(PACKETS);
     Some(seen(&second, behind))
 }
 

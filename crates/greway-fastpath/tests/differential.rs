@@ -105,14 +105,19 @@ fn egress_case(
     let whole = bytes.len() + tunnel.overhead() <= place.path_mtu as usize;
     let carried = entry.is_some() && !place.withheld && !spec_clamps(spec);
     let common = carried && whole && answer.is_ok() && packet.common;
-    assert!(!place.withheld || ran.verdict == NEXT, "{context}");
     match ran.verdict {
-        NEXT => {
+        // Declined: what userspace taps behind the program goes on, and what it had before ends here.
+        verdict @ (NEXT | SHOT) => {
             assert_eq!(ran.packet, packet.frame, "declined, but changed: {context}");
-            (End::Declined(ran.reason.unwrap()), common)
+            assert_eq!(ran.dropped, None, "nothing is dropped on the way out: {context}");
+            assert_eq!(ran.tunnel.tx_packets, 0, "declined, but counted as sent: {context}");
+            let tapped_behind =
+                matches!(packet.ethertype, ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP);
+            assert_eq!(verdict, if tapped_behind { NEXT } else { SHOT }, "{context}");
+            (End::Declined(ran.reason.unwrap_or_else(|| panic!("for no reason: {context}"))), common)
         }
-        SHOT => panic!("nothing is dropped on the way out: {context}"),
         REDIRECT => {
+            assert!(!place.withheld, "{context}");
             assert!(fits && answer.is_ok(), "the engine says {answer:?}, fits {fits}: {context}");
             assert_eq!(train.len(), 1, "{context}");
             let segment = train.segments().next().unwrap();

@@ -8,8 +8,10 @@ mod tunnel;
 use std::{io::Write as _, net::SocketAddr, thread, time::Duration};
 
 use greway_fastpath::{Decline, Dropped, Fastpath, HookChoice, Point};
+use greway_linux::packet::{Config, Kind, PacketSocket, Protocol};
 use greway_spec::{Mode, Ttl, TunnelSpec};
 use greway_testbed::{Host, LinkOptions, PingOptions, ping, tcp::transfer};
+use greway_wire::ethertype;
 use support::{bpffs::Bpffs, not_run, options};
 use tunnel::{PATIENCE, Tunnel, hosts, inner4, inner6, outer4};
 
@@ -168,7 +170,7 @@ fn t13_arp_crosses_a_tunnel_of_frames() {
 }
 
 /// T12: what has just come out of a tunnel may not be encapsulated once more on most kernels. A program at the tunnel
-/// device itself stands for the next tunnel's: it declines by name, and the packets go on as if it were not there.
+/// device itself stands for the next tunnel's: it declines by name, and leaves the packets to the sockets behind it.
 #[test]
 fn t12_what_comes_out_of_a_tunnel_is_declined_by_name() {
     let name = "t12_what_comes_out_of_a_tunnel_is_declined_by_name";
@@ -179,13 +181,23 @@ fn t12_what_comes_out_of_a_tunnel_is_declined_by_name() {
     let entry = right.fastpath.egress(right.place.peer).unwrap().unwrap();
     right.fastpath.set_egress(device, &entry).unwrap();
     right.host.run(|| right.fastpath.attach("tun0", Point::Overlay)).unwrap().unwrap();
+    let behind_tc = Config {
+        protocol: Protocol::Ethertype(ethertype::IPV4),
+        kind: Kind::Dgram,
+        ifindex: Some(device),
+        ignore_outgoing: true,
+        ..Config::default()
+    };
+    let behind_tc = right.host.run(|| PacketSocket::open(&behind_tc)).unwrap().unwrap();
     let report = ping(&tunnel.left.host, inner4(2), &PingOptions::default()).unwrap();
     let counters = tunnel.right.fastpath.tunnel_counters(device).unwrap().unwrap();
+    let tapped = u64::from(behind_tc.statistics().unwrap().packets);
     match counters.declined_for(Decline::AlreadyEncapsulated) {
-        0 => assert!(counters.tx_packets >= 3, "this kernel lets it: {report} {counters:?}"),
+        0 => assert!(counters.tx_packets >= 3 && tapped == 0, "this kernel lets it: {report} {counters:?}"),
         declined => {
             assert!(declined >= 3, "{report} {counters:?}");
-            assert!(report.complete(), "{report}\n{}", state(&tunnel));
+            assert_eq!(tapped, declined, "each is left to userspace: {report}\n{}", state(&tunnel));
+            assert_eq!(report.received(), 0, "and to nobody else: {report}");
         }
     }
 }

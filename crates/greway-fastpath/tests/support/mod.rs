@@ -14,7 +14,8 @@ use std::{
     collections::BTreeSet,
     fs,
     io::Write as _,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -45,6 +46,8 @@ const NEAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const NEAR_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const FAR_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const NEAR_IP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+const FAR_IP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// In front of the number in each packet, to tell ours from any other.
 const MARK: [u8; 4] = *b"grwy";
 
@@ -83,18 +86,39 @@ pub(crate) fn options() -> Options {
 
 /// The same programs, but with another verdict for every packet, so that a test of the verdict can fail.
 pub(crate) fn options_with_verdict(verdict: i32) -> Options {
+    // A register becomes -1: as 64 bits from two words, as 64 bits sign-extended, or as 32 bits
+    // (Documentation/bpf/standardization/instruction-set.rst, v6.6). Nothing but the verdict does.
+    // At the overlay's it is at two places: sealed, and not.
+    patched(2..=3, |instruction| {
+        if let [0x18 | 0xb7 | 0xb4, 0..=9, 0, 0, 0xff, 0xff, 0xff, 0xff] = *instruction {
+            instruction[4..].copy_from_slice(&verdict.to_le_bytes());
+            return true;
+        }
+        false
+    })
+}
+
+/// The same programs, but what the overlay declines stays as it is for the host's own stack.
+pub(crate) fn options_without_seal() -> Options {
+    // `bpf_skb_change_type` is helper 32; that it has succeeded is said in its place (r0 = 0).
+    const CALL: [u8; 8] = [0x85, 0, 0, 0, 32, 0, 0, 0];
+    const SUCCEEDED: [u8; 8] = [0xb7, 0, 0, 0, 0, 0, 0, 0];
+    patched(1..=1, |instruction| {
+        let seals = *instruction == CALL;
+        if seals {
+            *instruction = SUCCEEDED;
+        }
+        seals
+    })
+}
+
+/// The object under test with so many instructions changed.
+fn patched(times: RangeInclusive<usize>, change: impl Fn(&mut [u8; 8]) -> bool) -> Options {
     let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/obj/greway.bpf.o");
     let mut object = options().object.map_or_else(|| fs::read(committed).unwrap(), Cow::into_owned);
-    let mut patched = 0;
-    for at in (0..object.len() - 8).step_by(8) {
-        // A register becomes -1: as 64 bits from two words, as 64 bits sign-extended, or as 32 bits
-        // (Documentation/bpf/standardization/instruction-set.rst, v6.6). Nothing but the verdict does.
-        if let [0x18 | 0xb7 | 0xb4, 0..=9, 0, 0, 0xff, 0xff, 0xff, 0xff] = object[at..at + 8] {
-            object[at + 4..at + 8].copy_from_slice(&verdict.to_le_bytes());
-            patched += 1;
-        }
-    }
-    assert_eq!(patched, 2, "each program has one verdict");
+    let (instructions, _rest) = object.as_chunks_mut::<8>();
+    let changed = instructions.iter_mut().filter_map(|instruction| change(instruction).then_some(())).count();
+    assert!(times.contains(&changed), "{changed} instructions are not the {times:?} that are meant");
     Options { object: Some(Cow::Owned(object)), ..options() }
 }
 
@@ -138,6 +162,30 @@ impl Wire {
         }
     }
 
+    /// The far end gets an IPv6 address. `false` where the kernel has no IPv6.
+    pub(crate) fn with_ipv6(&self) -> bool {
+        let setting = |name: &str, value: &str| {
+            fs::write(format!("/proc/sys/net/ipv6/conf/{FAR}/{name}"), value).is_ok()
+        };
+        // No packets of its own: no link-local address, and nobody is asked whether an address is taken.
+        let there =
+            setting("addr_gen_mode", "1") && setting("accept_dad", "0") && setting("disable_ipv6", "0");
+        if there {
+            self.netlink.add_address(self.pair.peer_index, Address::new(IpAddr::V6(FAR_IP6), 64)).unwrap();
+        }
+        there
+    }
+
+    /// The last bytes of the IPv4 neighbours that the far end has learnt.
+    pub(crate) fn neighbours(&self) -> BTreeSet<u8> {
+        let neighbours = self.netlink.neighbours(self.pair.peer_index).unwrap();
+        let last = |address| match address {
+            IpAddr::V4(address) => Some(address.octets()[3]),
+            IpAddr::V6(_) => None,
+        };
+        neighbours.into_iter().filter_map(|neighbour| last(neighbour.address)).collect()
+    }
+
     pub(crate) fn delete(&self) {
         self.netlink.delete_link(self.pair.index).unwrap();
     }
@@ -156,6 +204,11 @@ impl Wire {
     /// What the IP stack delivers to a raw socket.
     pub(crate) fn ip_stack(&self, protocol: u8) -> Tap {
         Tap { socket: RawSocket::open_ipv4(protocol).unwrap().into(), seen: BTreeSet::new() }
+    }
+
+    /// The same of IPv6.
+    pub(crate) fn ip6_stack(&self, protocol: u8) -> Tap {
+        Tap { socket: RawSocket::open_ipv6(protocol).unwrap().into(), seen: BTreeSet::new() }
     }
 }
 
@@ -197,9 +250,33 @@ pub(crate) fn frame(protocol: u8, number: u32) -> Vec<u8> {
         payload.extend([0, 0, 0x08, 0]);
         payload.extend(ipv4(IPPROTO_TEST, 8, 0x4000));
     }
-    payload.extend(MARK);
-    payload.extend(number.to_be_bytes());
+    payload.extend(marked(number));
     ethernet(0x0800, &[ipv4(protocol, payload.len(), 0x4000), payload].concat())
+}
+
+/// An Ethernet frame with an IPv6 packet of `protocol`.
+pub(crate) fn frame6(protocol: u8, number: u32) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 8, protocol, 64];
+    packet.extend(NEAR_IP6.octets());
+    packet.extend(FAR_IP6.octets());
+    packet.extend(marked(number));
+    ethernet(0x86dd, &packet)
+}
+
+/// An Ethernet frame in which 192.0.2.`last` asks by ARP for the far end.
+pub(crate) fn arp(last: u8) -> Vec<u8> {
+    let mut packet = vec![0, 1, 8, 0, 6, 4, 0, 1];
+    packet.extend(NEAR_MAC);
+    packet.extend([192, 0, 2, last]);
+    packet.extend([0; 6]);
+    packet.extend(FAR_IP.octets());
+    packet.extend(marked(last.into()));
+    ethernet(0x0806, &packet)
+}
+
+/// What a [`Tap`] knows packet `number` by.
+pub(crate) fn marked(number: u32) -> Vec<u8> {
+    [MARK, number.to_be_bytes()].concat()
 }
 
 /// A frame to the far end.
