@@ -30,9 +30,9 @@ pub(crate) fn lasting() -> Result<PathBuf, String> {
     }
     match is_seen_by_init(&path) {
         Ok(true) => Ok(path),
-        Ok(false) => {
-            Err(format!("{BPFFS} belongs to a private mount namespace, and pins in it would die with that"))
-        }
+        Ok(false) => Err(format!(
+            "the bpffs at {BPFFS} is of a private mount namespace, and pins in it would die with that"
+        )),
         Err(source) => Err(format!("cannot tell whether {BPFFS} lasts: {source}")),
     }
 }
@@ -48,24 +48,28 @@ pub(crate) fn may_mount() -> io::Result<()> {
     Ok(())
 }
 
-/// Is the mount at `path` one of PID 1's? Every mount has a number of its own, copies in other mount namespaces
-/// too (proc_pid_mountinfo(5)). Comparing `/proc/1/ns/mnt` would need the right to trace PID 1, which
-/// containers and some sandboxes withhold even from root.
+/// Does PID 1 see the same bpffs at `path`? Then it lasts as long as the host. The mounts themselves say nothing: a
+/// service whose file systems systemd protects has copies of all of them in a mount namespace of its own, and pins in
+/// a copy are in the one bpffs that all copies show. Comparing `/proc/1/ns/mnt` would answer another question, and
+/// need the right to trace PID 1, which containers and some sandboxes withhold even from root.
 fn is_seen_by_init(path: &Path) -> io::Result<bool> {
     let ours = fs::read_to_string("/proc/thread-self/mountinfo")?;
     let inits = fs::read_to_string("/proc/1/mountinfo")?;
-    let Some(mount) = top_mount_at(&ours, path) else {
-        return Ok(false);
-    };
-    Ok(inits.lines().any(|line| line.split(' ').next() == Some(mount)))
+    Ok(show_the_same(&ours, &inits, path))
 }
 
-/// The number of the mount at `path`, the last one where several lie on each other.
-fn top_mount_at<'a>(mountinfo: &'a str, path: &Path) -> Option<&'a str> {
+fn show_the_same(ours: &str, theirs: &str, path: &Path) -> bool {
+    let ours = top_mount_at(ours, path);
+    ours.is_some() && ours == top_mount_at(theirs, path)
+}
+
+/// What of which file system is shown at `path` (proc_pid_mountinfo(5)): its device number, as each bpffs that is
+/// mounted anew has one of its own, and the folder in it; of the last mount, where several lie on each other.
+fn top_mount_at<'a>(mountinfo: &'a str, path: &Path) -> Option<(&'a str, &'a str)> {
     mountinfo.lines().rev().find_map(|line| {
-        let mut fields = line.split(' ');
-        let number = fields.next()?;
-        (Path::new(fields.nth(3)?) == path).then_some(number)
+        let mut fields = line.split(' ').skip(2);
+        let shown = (fields.next()?, fields.next()?);
+        (Path::new(fields.next()?) == path).then_some(shown)
     })
 }
 
@@ -86,15 +90,50 @@ pub(crate) fn make_folders(root: &Path, path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// As PID 1 of a Debian 12 has them.
+    const INIT: &str = "\
+22 1 0:20 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
+30 22 0:27 / /sys/fs/bpf rw,nosuid,nodev,noexec,relatime shared:11 - bpf bpf rw,mode=700
+42 22 0:31 / /sys/fs/bpf/x rw - tmpfs none rw
+";
+
+    fn as_init(mountinfo: &str) -> bool {
+        show_the_same(mountinfo, INIT, Path::new(BPFFS))
+    }
+
     #[test]
-    fn the_last_mount_at_a_place_is_on_top() {
-        let mountinfo = "\
-            22 1 0:20 / /sys rw - sysfs sysfs rw\n\
-            30 22 0:27 / /sys/fs/bpf rw,nosuid - bpf bpf rw,mode=700\n\
-            41 22 0:30 / /sys/fs/bpf rw - bpf bpf rw\n\
-            42 22 0:31 / /sys/fs/bpf/x rw - tmpfs none rw\n";
-        assert_eq!(top_mount_at(mountinfo, Path::new(BPFFS)), Some("41"));
-        assert_eq!(top_mount_at(mountinfo, Path::new("/run")), None);
+    fn a_services_copy_of_the_hosts_bpffs_lasts() {
+        let service = "\
+301 300 0:20 / /sys rw,nosuid,nodev,noexec,relatime master:7 - sysfs sysfs rw
+309 301 0:27 / /sys/fs/bpf rw,nosuid,nodev,noexec,relatime master:11 - bpf bpf rw,mode=700
+";
+        assert!(as_init(service));
+        assert!(as_init(INIT));
+    }
+
+    #[test]
+    fn a_bpffs_of_ones_own_does_not_last() {
+        // As `ip netns exec` leaves /sys, and `tc` then mounts a bpffs in it.
+        let private = "\
+301 300 0:55 / /sys rw,relatime - sysfs ns rw
+309 301 0:56 / /sys/fs/bpf rw,nosuid,nodev,noexec,relatime - bpf bpf rw,mode=700
+";
+        assert!(!as_init(private));
+        // One on top of the host's.
+        let covered = format!("{INIT}309 30 0:56 / /sys/fs/bpf rw - bpf bpf rw\n");
+        assert!(!as_init(&covered));
+        assert!(!show_the_same(INIT, &covered, Path::new(BPFFS)));
+    }
+
+    #[test]
+    fn a_folder_of_the_hosts_bpffs_is_not_where_others_look() {
+        assert!(!as_init("309 301 0:27 /mine /sys/fs/bpf rw master:11 - bpf bpf rw,mode=700\n"));
+    }
+
+    #[test]
+    fn without_a_mount_there_is_nothing_that_lasts() {
+        assert!(!as_init(""));
+        assert!(!show_the_same("", "", Path::new(BPFFS)));
     }
 
     #[test]

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! Pins are at `/sys/fs/bpf/greway/v<layout>/net-<inode of the network namespace>/`: the maps, and one link a
-//! device and point. They are used only in a bpffs that lasts, which is one in the mount
-//! namespace of PID 1: a pin in the private mount namespace of `ip netns exec` would die with it.
+//! device and point. They are used only in a bpffs that lasts, which is the one that PID 1 sees at that place too: a
+//! pin in one that is mounted anew in the private mount namespace of `ip netns exec` would die with it.
 //!
 //! What the programs carry is told to them as a whole ([`Table`]), from each tunnel's definition and its [`Place`].
 //! A daemon that starts loads, applies its table and addresses, then adopts, so that no adopted program sees empty
