@@ -19,7 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("greway-netlink", &[]),
     ("greway-nm", &["greway-spec"]),
     ("greway-ebpf-abi", &[]),
-    ("greway-fastpath", &["greway-ebpf-abi", "greway-spec"]),
+    ("greway-fastpath", &["greway-ebpf-abi", "greway-spec", "greway-linux"]),
     ("greway-datapath", &["greway-wire", "greway-engine", "greway-spec", "greway-linux"]),
     (
         "greway-control",

@@ -58,7 +58,7 @@ impl Default for Options {
 /// Where pins go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PinPolicy {
-    /// To /sys/fs/bpf when that is a bpffs in the mount namespace of PID 1, otherwise nowhere.
+    /// To /sys/fs/bpf when that is a bpffs, and the one that PID 1 sees there, otherwise nowhere.
     #[default]
     Auto,
     /// Nowhere: attachments end with the [`Fastpath`].
@@ -362,7 +362,7 @@ impl Fastpath {
             return Ok(None);
         };
         let program = link.info().map_err(|error| refused(words(&error)))?.program_id();
-        if !link::is_listed(&device, program).map_err(|error| refused(words(&error)))? {
+        if !link::is_listed(&device, program).map_err(|error| refused(error.to_string()))? {
             return Ok(None);
         }
         link::replace_pinned(self.program(pin.point)?, link).map_err(&refused)?;

@@ -19,6 +19,7 @@ use aya::programs::{
     },
 };
 use greway_ebpf_abi::Point;
+use greway_linux::bpf;
 
 use crate::{
     Hook, HookChoice,
@@ -130,10 +131,10 @@ pub(crate) fn our_filters(device: &Device) -> Result<Vec<(Point, Filter)>, Fastp
     Ok(filters.into_iter().filter_map(|filter| Some((point_of(&filter)?, filter))).collect())
 }
 
-/// Is program `id` in the tcx chain of `device`?
-pub(crate) fn is_listed(device: &Device, id: u32) -> Result<bool, ProgramError> {
-    let (_revision, programs) = SchedClassifier::query_tcx(&device.name, TcAttachType::Ingress)?;
-    Ok(programs.iter().any(|program| program.id() == id))
+/// Is program `id` in the tcx chain of `device`? (aya's own question needs CAP_SYS_ADMIN, which a service of ours
+/// has not.)
+pub(crate) fn is_listed(device: &Device, id: u32) -> io::Result<bool> {
+    Ok(bpf::tcx_ingress(device.index)?.contains(&id))
 }
 
 /// Waits until program `id` is in no chain of `device`: the kernel lets go of a pinned link a moment late.
@@ -149,7 +150,7 @@ pub(crate) fn wait_until_gone(device: &Device, point: Point, id: u32) -> Result<
                 return Err(refused(format!("program {id} is still listed, something else holds its link")));
             }
             Err(_) if Device::indexed(device.index).is_none() => return Ok(()),
-            Err(error) => return Err(refused(words(&error))),
+            Err(error) => return Err(refused(error.to_string())),
         }
     }
     Ok(())

@@ -17,7 +17,7 @@ use greway_fastpath::{
 };
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-    thread::UnshareFlags,
+    thread::{CapabilitySet, CapabilitySets, UnshareFlags, capabilities, set_capabilities},
 };
 use support::{bpffs::Bpffs, *};
 
@@ -60,6 +60,44 @@ fn pinned_links_count_on_and_are_adopted() {
         assert_eq!(tcx_chain(FAR), []);
         assert!(!bpffs.has_pins());
     });
+}
+
+/// The packaged service has CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and CAP_SYS_ADMIN is not among them: without it a
+/// process may not make descriptors from the numbers of programs.
+#[test]
+fn t9_adopting_needs_no_cap_sys_admin() {
+    let name = "t9_adopting_needs_no_cap_sys_admin";
+    in_namespace(name, |wire| {
+        let Some(bpffs) = Bpffs::new(name) else { return };
+        for hook in [HookChoice::Tcx, HookChoice::Clsact] {
+            have_only(CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::NET_ADMIN);
+            let options = bpffs.options(hook);
+            let (first, _attachment) = attached(&options, POINT);
+            drop(first);
+            let mut second = Fastpath::load_with(&options).unwrap();
+            assert!(second.is_attached(FAR, POINT));
+            let adopted = second.adopt();
+            assert!(adopted.errors.is_empty() && adopted.gone.is_empty(), "{adopted:?}");
+            let [attachment] = &adopted.attachments[..] else { panic!("{adopted:?}") };
+            assert!(attachment.adopted, "{attachment:?}");
+            let before = seen(&second, POINT);
+            send_and_count(wire, &second, before + 5);
+            second.detach(attachment).unwrap();
+            let attachment = second.attach(FAR, POINT).unwrap();
+            assert!(!attachment.adopted, "{attachment:?}");
+            second.remove_all().unwrap();
+            assert!(!bpffs.has_pins());
+            have_only(CapabilitySet::all());
+            assert_eq!(tcx_chain(FAR), []);
+        }
+    });
+}
+
+/// For the calling thread alone: these of its capabilities are in force.
+fn have_only(wanted: CapabilitySet) {
+    let sets = capabilities(None).unwrap();
+    let effective = sets.permitted & wanted;
+    set_capabilities(None, CapabilitySets { effective, ..sets }).unwrap();
 }
 
 /// A version of greway with other maps left its programs: they carry until ours are there, and go then.

@@ -1,4 +1,5 @@
-//! One run of a BPF program on bytes of ours, for tests of the programs: nothing is sent, nothing is received.
+//! What is asked of the kernel's BPF here and not through a library: which programs are at a device, and one run of a
+//! program on bytes of ours, for tests of the programs.
 
 use std::io;
 use std::mem::size_of_val;
@@ -53,6 +54,54 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: &mut [u8]) -> i
     Ok(TestRun { verdict: attr.verdict, packet: out })
 }
 
+/// The numbers of the programs at tcx ingress of a device, first to last. This needs CAP_NET_ADMIN alone; to make
+/// descriptors from the numbers, as libraries do in the same breath, takes CAP_SYS_ADMIN.
+///
+/// # Errors
+/// EINVAL on a kernel without tcx (before Linux 6.6); ENODEV for a device that is not in the calling thread's network
+/// namespace; EPERM without CAP_NET_ADMIN.
+pub fn tcx_ingress(ifindex: u32) -> io::Result<Vec<u32>> {
+    // The kernel allows 64 programs at one hook (kernel/bpf/mprog.c, BPF_MPROG_MAX).
+    let mut programs = vec![0u32; 64];
+    let mut attr = QueryAttr {
+        ifindex,
+        attach_type: BPF_TCX_INGRESS,
+        query_flags: 0,
+        attach_flags: 0,
+        programs: programs.as_mut_ptr() as u64,
+        count: programs.len() as u32,
+        reserved: 0,
+        others: [0; 3],
+        revision: 0,
+    };
+    let size = size_of_val(&attr);
+    // SAFETY: bpf(2), BPF_PROG_QUERY: the kernel reads `size` bytes of the attributes, writes the count and the revision
+    // in them, and no more than `count` numbers to the buffer; both live until the call returns.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attr, size) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    programs.truncate(attr.count as usize);
+    Ok(programs)
+}
+
+/// The `query` part of `union bpf_attr`.
+#[repr(C)]
+struct QueryAttr {
+    ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    reserved: u32,
+    /// `prog_attach_flags`, `link_ids` and `link_attach_flags`: not asked for.
+    others: [u64; 3],
+    revision: u64,
+}
+
+const _: () = assert!(size_of::<QueryAttr>() == 64);
+
 /// The `test` part of `union bpf_attr`.
 #[repr(C)]
 struct TestRunAttr {
@@ -77,3 +126,5 @@ struct TestRunAttr {
 const _: () = assert!(size_of::<TestRunAttr>() == 80);
 
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_TCX_INGRESS: u32 = 46;
