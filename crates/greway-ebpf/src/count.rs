@@ -1,6 +1,5 @@
 //! Each packet is counted once at its point, and once for its tunnel where that is known.
 
-use aya_ebpf::helpers::r#gen::bpf_ktime_get_coarse_ns;
 use greway_ebpf_abi::Point;
 
 use crate::{COUNTERS, End, Stop, TUNNELS};
@@ -14,12 +13,14 @@ pub(crate) struct Seen {
     pub(crate) tunnel: u32,
     /// Bytes of the payload packet.
     pub(crate) bytes: u32,
+    /// When, of a packet that is carried.
+    pub(crate) now: u64,
 }
 
 impl Seen {
     #[inline(always)]
     pub(crate) fn at(point: Point) -> Self {
-        Self { point, gre: false, tunnel: 0, bytes: 0 }
+        Self { point, gre: false, tunnel: 0, bytes: 0, now: 0 }
     }
 }
 
@@ -50,22 +51,18 @@ pub(crate) fn count(seen: &Seen, end: &End) {
     // SAFETY: as above.
     let counters = unsafe { &mut *counters };
     match end {
-        Ok(_) => {
-            // SAFETY: it only reads a clock.
-            let now = unsafe { bpf_ktime_get_coarse_ns() };
-            match seen.point {
-                Point::Overlay => {
-                    counters.tx_packets += 1;
-                    counters.tx_bytes += u64::from(seen.bytes);
-                    counters.last_tx_ns = now;
-                }
-                Point::Underlay => {
-                    counters.rx_packets += 1;
-                    counters.rx_bytes += u64::from(seen.bytes);
-                    counters.last_rx_ns = now;
-                }
+        Ok(_) => match seen.point {
+            Point::Overlay => {
+                counters.tx_packets += 1;
+                counters.tx_bytes += u64::from(seen.bytes);
+                counters.last_tx_ns = seen.now;
             }
-        }
+            Point::Underlay => {
+                counters.rx_packets += 1;
+                counters.rx_bytes += u64::from(seen.bytes);
+                counters.last_rx_ns = seen.now;
+            }
+        },
         Err(Stop::Drop(reason)) => {
             if let Some(dropped) = counters.dropped.get_mut(*reason as usize) {
                 *dropped += 1;

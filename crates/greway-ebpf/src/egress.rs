@@ -11,6 +11,8 @@
 //! leaves the kernel in the belief that the packet is still an ARP one, they go once round through the receive
 //! path of the peer end, which reads the EtherType anew ([`second_round`]).
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
@@ -20,8 +22,8 @@ use aya_ebpf::{
         bpf_redir_neigh__bindgen_ty_1,
     },
     helpers::r#gen::{
-        bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_neigh,
-        bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_type, bpf_skb_store_bytes,
+        bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+        bpf_skb_change_head, bpf_skb_change_type, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -31,20 +33,22 @@ use crate::{
     EGRESS, End, NEXT, SHOT, STATE, Stop,
     count::Seen,
     packet::{
-        self, ARP, DESTINATION_OPTIONS, ETHERNET_LEN, FRAGMENT, GRE, HOP_BY_HOP, IPV4, IPV4_LEN, IPV6, IPV6_LEN,
-        LARGEST, QINQ, ROUTING, TCP, UDP, VLAN, load, load_link, store,
+        self, ARP, DESTINATION_OPTIONS, ETHERNET_LEN, FRAGMENT, GRE, HOP_BY_HOP, Head, IPV4, IPV4_LEN, IPV6,
+        IPV6_LEN, LARGEST, QINQ, ROUTING, TCP, UDP, VLAN, load, load_link, store, two_be16,
     },
 };
 
-/// What comes before the payload packet. The two bytes in front align the header to the map's.
+/// What comes before the payload packet, in words as in [`packet::Head`].
 #[repr(C, align(8))]
 struct Front {
-    pad: [u8; 2],
-    link: [u8; ETHERNET_LEN as usize],
-    header: [u8; HEADER_MAX],
+    /// Two bytes that align the header to the map's, then the link header.
+    link: [u32; 4],
+    header: [u32; HEADER_WORDS],
     /// Never written to a packet: see [`write_front`].
-    spare: [u8; 32],
+    spare: [u32; 8],
 }
+
+const HEADER_WORDS: usize = HEADER_MAX / 4;
 
 /// What the delivery header takes over from the payload packet.
 struct Inner {
@@ -89,7 +93,7 @@ pub(crate) fn carry(ctx: &TcContext, entry: &mut EgressEntry, seen: &mut Seen) -
     if total > LARGEST {
         return Err(Decline::TooBig.into());
     }
-    let mut front = Front { pad: [0; 2], link: LINK, header: entry.header, spare: [0; 32] };
+    let mut front = Front { link: LINK, header: [0; HEADER_WORDS], spare: [0; 8] };
     let outer_ipv6 = entry.flags & egress::OUTER_IPV6 != 0;
     let tos = match inner.ip && entry.flags & egress::TOS_INHERIT != 0 {
         true => inner.tos,
@@ -102,7 +106,7 @@ pub(crate) fn carry(ctx: &TcContext, entry: &mut EgressEntry, seen: &mut Seen) -
     if ttl == 0 {
         return Err(Decline::TtlExhausted.into());
     }
-    let protocol_type = if ethernet { packet::TEB } else { protocol }.to_be_bytes();
+    let protocol_type = if ethernet { packet::TEB } else { protocol };
     if outer_ipv6 {
         let hash = match entry.flow_label | inner.flow_label {
             // The host's own choice, which spreads flows over equal paths (RFC 6438).
@@ -110,20 +114,16 @@ pub(crate) fn carry(ctx: &TcContext, entry: &mut EgressEntry, seen: &mut Seen) -
             0 => (unsafe { bpf_get_hash_recalc(ctx.skb.skb) }) & 0xf_ffff,
             label => label,
         };
-        let word = 0x6000_0000 | u32::from(tos) << 20 | hash;
-        front.header[0..4].copy_from_slice(&word.to_be_bytes());
-        front.header[4..6].copy_from_slice(&((total - IPV6_LEN) as u16).to_be_bytes());
-        front.header[7] = ttl;
-        if entry.flags & egress::ENCAP_LIMIT != 0 {
-            front.header[50..52].copy_from_slice(&protocol_type);
-        } else {
-            front.header[42..44].copy_from_slice(&protocol_type);
-        }
-        front.link[12..14].copy_from_slice(&IPV6.to_be_bytes());
+        front.header = *header_of(entry);
+        front.header[0] = (0x6000_0000 | u32::from(tos) << 20 | hash).to_be();
+        front.header[1] |= two_be16((total - IPV6_LEN) as u16, u16::from(ttl));
+        let gre = if entry.flags & egress::ENCAP_LIMIT != 0 { 12 } else { 10 };
+        front.header[gre] |= two_be16(0, protocol_type);
+        front.link[3] |= two_be16(0, IPV6);
     } else {
         ipv4_header(&mut front.header, entry, &inner, tos, ttl, total as u16);
-        front.header[22..24].copy_from_slice(&protocol_type);
-        front.link[12..14].copy_from_slice(&IPV4.to_be_bytes());
+        front.header[5] |= two_be16(0, protocol_type);
+        front.link[3] |= two_be16(0, IPV4);
     }
     // Before it is changed: nothing may stop it afterwards.
     let frame_link = match ethernet && inner.ip {
@@ -145,8 +145,9 @@ pub(crate) fn carry(ctx: &TcContext, entry: &mut EgressEntry, seen: &mut Seen) -
     if !written {
         return Err(Stop::Drop(Dropped::SendFailed));
     }
+    seen.now = packet::now();
     if inner.ip {
-        return Ok(send(ctx, entry));
+        return Ok(send(ctx, entry, seen.now));
     }
     packet::set_mark(ctx, SECOND_ROUND);
     // SAFETY: the helper notes where the packet is to go.
@@ -174,13 +175,13 @@ pub(crate) fn second_round(ctx: &TcContext) -> Option<i32> {
     }
     // Marks are root's to set, and so is this: a packet of somebody else's with it has another link header.
     let link = load_link::<12>(ctx)?;
-    if link != LINK[..12] {
+    if link != LINK_ADDRESSES {
         return None;
     }
     // SAFETY: the element is not freed while the program runs.
     let entry = EGRESS.get_ptr(&packet::ifindex(ctx)).map(|entry| unsafe { &*entry });
     Some(match entry {
-        Some(entry) if entry.flags & egress::WITHHELD == 0 => send(ctx, entry),
+        Some(entry) if entry.flags & egress::WITHHELD == 0 => send(ctx, entry, packet::now()),
         // The tunnel went away meanwhile, and nobody here may take this for a packet of the tunnel.
         _ => SHOT,
     })
@@ -200,37 +201,40 @@ fn read(
     let link_len = if ethernet { ETHERNET_LEN } else { 0 };
     let (inner, transport, header_len) = match protocol {
         IPV4 => {
-            let ip = load::<{ IPV4_LEN as usize }>(ctx, 0).ok_or(Decline::Truncated)?;
-            let header_len = u32::from(ip[0] & 0x0f) * 4;
-            if ip[0] >> 4 != 4 || header_len < IPV4_LEN {
+            let ip = Head::<5>::load(ctx, 0).ok_or(Decline::Truncated)?;
+            let header_len = u32::from(ip.byte(0) & 0x0f) * 4;
+            if ip.byte(0) >> 4 != 4 || header_len < IPV4_LEN {
                 return Err(Decline::Truncated.into());
             }
-            if ip[9] == GRE && !outer_ipv6 && ip[16..20] == entry.header[16..20] {
+            if ip.byte(9) == GRE && !outer_ipv6 && ip.0[4] == header_of(entry)[4] {
                 return Err(Decline::Recursion.into());
             }
-            let dont_fragment = ip[6] & 0x40 != 0;
-            let inner = Inner { ip: true, tos: ip[1], ttl: Some(ip[8]), dont_fragment, flow_label: 0 };
-            (inner, ip[9], header_len)
+            let dont_fragment = ip.byte(6) & 0x40 != 0;
+            let (tos, ttl) = (ip.byte(1), Some(ip.byte(8)));
+            let inner = Inner { ip: true, tos, ttl, dont_fragment, flow_label: 0 };
+            (inner, ip.byte(9), header_len)
         }
         IPV6 => {
-            let ip = load::<{ IPV6_LEN as usize }>(ctx, 0).ok_or(Decline::Truncated)?;
-            if ip[0] >> 4 != 6 {
+            let ip = Head::<10>::load(ctx, 0).ok_or(Decline::Truncated)?;
+            if ip.byte(0) >> 4 != 6 {
                 return Err(Decline::Truncated.into());
             }
-            let word = u32::from_be_bytes([ip[0], ip[1], ip[2], ip[3]]);
+            let word = u32::from_be(ip.0[0]);
+            let next_header = ip.byte(6);
             if outer_ipv6 {
                 // A tunnel encapsulation limit may be in there (T6-03), or GRE of our own behind it.
-                let upper = behind_extension(ctx, IPV6_LEN, ip[6])?;
-                let from_remote = ip[8..24] == entry.header[24..40];
-                if from_remote || (upper == GRE && ip[24..40] == entry.header[24..40]) {
+                let upper = behind_extension(ctx, IPV6_LEN, next_header)?;
+                let outer = header_of(entry);
+                let is_remote = |at: usize| (0..4).all(|word| ip.0[at + word] == outer[6 + word]);
+                if is_remote(2) || (upper == GRE && is_remote(6)) {
                     return Err(Decline::Recursion.into());
                 }
             }
             let inherits = outer_ipv6 && entry.flags & egress::FLOW_INHERIT != 0;
             let flow_label = if inherits { word & 0xf_ffff } else { 0 };
-            let tos = (word >> 20) as u8;
-            let inner = Inner { ip: true, tos, ttl: Some(ip[7]), dont_fragment: false, flow_label };
-            (inner, ip[6], IPV6_LEN)
+            let (tos, ttl) = ((word >> 20) as u8, Some(ip.byte(7)));
+            let inner = Inner { ip: true, tos, ttl, dont_fragment: false, flow_label };
+            (inner, next_header, IPV6_LEN)
         }
         VLAN | QINQ => return Err(Decline::VlanTagged.into()),
         // What else there is userspace has had already (see `seal`).
@@ -311,7 +315,7 @@ fn transport_len(ctx: &TcContext, transport: u8, at: u32) -> Result<u32, Stop> {
 /// The fields of an IPv4 header that are each packet's own, and its checksum from the tunnel's partial sum.
 #[inline(always)]
 fn ipv4_header(
-    header: &mut [u8; HEADER_MAX],
+    header: &mut [u32; HEADER_WORDS],
     entry: &EgressEntry,
     inner: &Inner,
     tos: u8,
@@ -338,12 +342,22 @@ fn ipv4_header(
         + fragment
         + (u32::from(ttl) << 8);
     let checksum = !packet::fold(sum);
-    header[1] = tos;
-    header[2..4].copy_from_slice(&total.to_be_bytes());
-    header[4..6].copy_from_slice(&identification.to_be_bytes());
-    header[6..8].copy_from_slice(&(fragment as u16).to_be_bytes());
-    header[8] = ttl;
-    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let ready = header_of(entry);
+    header[0] = ready[0] | u32::from(tos) << 8 | two_be16(0, total);
+    header[1] = two_be16(identification, fragment as u16);
+    header[2] = ready[2] | u32::from(ttl) | two_be16(0, checksum);
+    header[3] = ready[3];
+    header[4] = ready[4];
+    header[5] = ready[5];
+    header[6] = ready[6];
+}
+
+/// The prebuilt header in words.
+#[inline(always)]
+fn header_of(entry: &EgressEntry) -> &[u32; HEADER_WORDS] {
+    const { assert!(align_of::<EgressEntry>() == 8 && offset_of!(EgressEntry, header) == 0) };
+    // SAFETY: as many bytes, aligned as the entry is.
+    unsafe { &*entry.header.as_ptr().cast() }
 }
 
 #[inline(always)]
@@ -378,32 +392,28 @@ fn write_front(ctx: &TcContext, front: &Front, length: u32) -> bool {
     // SAFETY: a reference may be read.
     let length = unsafe { core::ptr::read_volatile(&length) };
     let length = LEAST + (length.wrapping_sub(LEAST) & 0x3c);
-    // SAFETY: the helper reads that many bytes, which are there behind `pad`.
-    let failed =
-        unsafe { bpf_skb_store_bytes(ctx.as_ptr().cast(), 0, front.link.as_ptr().cast(), length, 0) };
+    // SAFETY: behind the two bytes that align it.
+    let first = unsafe { (&raw const *front).cast::<u8>().add(2) };
+    // SAFETY: the helper reads that many bytes, which are there.
+    let failed = unsafe { bpf_skb_store_bytes(ctx.as_ptr().cast(), 0, first.cast(), length, 0) };
     failed == 0
 }
 
 /// To the next hop that userspace found, or where nobody has looked after it lately, to the one that the kernel
 /// finds now (T2).
 #[inline(always)]
-fn send(ctx: &TcContext, entry: &EgressEntry) -> i32 {
+fn send(ctx: &TcContext, entry: &EgressEntry, now: u64) -> i32 {
     packet::set_mark(ctx, entry.mark);
     let beat = STATE.get(0).map_or(0, |state| state.heartbeat_ns);
-    // SAFETY: it only reads a clock.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
     // A beat from a moment ago may be ahead of the coarse clock.
     let alive = beat != 0 && now.saturating_sub(beat) < HEARTBEAT_STALE_NS;
     let verdict = if alive {
-        let words = |at: usize| {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|byte| entry.next_hop[at + byte]);
-            u32::from_ne_bytes([a, b, c, d])
-        };
+        const { assert!(offset_of!(EgressEntry, next_hop).is_multiple_of(4)) };
+        // SAFETY: as many bytes, aligned as the entry is.
+        let ipv6_nh = unsafe { *entry.next_hop.as_ptr().cast::<[u32; 4]>() };
         let mut next_hop = bpf_redir_neigh {
             nh_family: entry.next_hop_family,
-            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
-                ipv6_nh: [words(0), words(4), words(8), words(12)],
-            },
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh },
         };
         // SAFETY: the helper reads the next hop and notes it.
         unsafe {
@@ -416,8 +426,20 @@ fn send(ctx: &TcContext, entry: &EgressEntry) -> i32 {
     verdict as i32
 }
 
-/// The link header until the next hop's takes its place: unicast, for the kernel sends nothing on to a group.
-const LINK: [u8; ETHERNET_LEN as usize] = *b"\x02grwyo\x02grwyi\0\0";
+/// The addresses in the link header until the next hop's take their place: unicast, for the kernel sends nothing on
+/// to a group.
+const LINK_ADDRESSES: [u8; 12] = *b"\x02grwyo\x02grwyi";
+
+/// The link header, without an EtherType and behind two bytes.
+const LINK: [u32; 4] = {
+    let at = LINK_ADDRESSES;
+    [
+        u32::from_le_bytes([0, 0, at[0], at[1]]),
+        u32::from_le_bytes([at[2], at[3], at[4], at[5]]),
+        u32::from_le_bytes([at[6], at[7], at[8], at[9]]),
+        u32::from_le_bytes([at[10], at[11], 0, 0]),
+    ]
+};
 
 /// The mark of a packet that comes by for the second time.
 const SECOND_ROUND: u32 = 0x6772_7779;

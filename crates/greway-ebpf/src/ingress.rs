@@ -9,6 +9,8 @@
 //! All that the IP stack would have looked at before GRE is looked at here (T3): whom the frame is for, whether the
 //! datagram is whole, its checksum, its options. Whatever is not as it should be is left to those who can say so.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
     bindings::{
         BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
@@ -24,8 +26,8 @@ use crate::{
     count::Seen,
     egress::not_a_handshake,
     packet::{
-        self, DESTINATION_OPTIONS, ERSPAN, ERSPAN2, ETHERNET_LEN, GRE, IPV4, IPV4_LEN, IPV6, IPV6_LEN,
-        LEAST_ETHERTYPE, QINQ, TEB, VLAN, WCCP, be16, load, store,
+        self, DESTINATION_OPTIONS, ERSPAN, ERSPAN2, ETHERNET_LEN, GRE, Head, IPV4, IPV4_LEN, IPV6, IPV6_LEN,
+        LEAST_ETHERTYPE, QINQ, TEB, VLAN, WCCP, be16, load, store, store_link,
     },
 };
 
@@ -34,10 +36,46 @@ const LEAST_GRE: u32 = 12;
 /// Bytes of a VLAN tag, by which a veth end lets packets be larger than its MTU (T5).
 const TAG: u32 = 4;
 
+/// How a packet begins, read at once: over IPv4 down to the payload packet's header, over IPv6 down to the key.
+struct Start {
+    head: Head<START_WORDS>,
+    /// All of it. Else only the delivery header without options and extension headers.
+    whole: bool,
+}
+
+const START_WORDS: usize = 12;
+
+impl Start {
+    /// `LEAST`: words of the delivery header.
+    #[inline(always)]
+    fn load<const LEAST: usize>(ctx: &TcContext) -> Result<Self, Stop> {
+        let mut head = Head([0; START_WORDS]);
+        if head.fill(ctx, 0) {
+            return Ok(Self { head, whole: true });
+        }
+        let least = Head::<LEAST>::load(ctx, 0).ok_or(Decline::Truncated)?;
+        head.0[..LEAST].copy_from_slice(&least.0);
+        Ok(Self { head, whole: false })
+    }
+
+    /// The word at `at`, a multiple of four that is one of few: the header's options and the key make the difference.
+    #[inline(always)]
+    fn word(&self, ctx: &TcContext, at: u32) -> Result<u32, Stop> {
+        match at {
+            20 if self.whole => Ok(self.head.0[5]),
+            24 if self.whole => Ok(self.head.0[6]),
+            28 if self.whole => Ok(self.head.0[7]),
+            40 if self.whole => Ok(self.head.0[10]),
+            44 if self.whole => Ok(self.head.0[11]),
+            _ => Ok(Head::<1>::load(ctx, at).ok_or(Decline::Truncated)?.0[0]),
+        }
+    }
+}
+
 /// The delivery header.
 struct Outer {
-    remote: [u8; 16],
-    local: [u8; 16],
+    remote: [u32; 4],
+    local: [u32; 4],
     tos: u8,
     ipv6: bool,
     /// Bytes of it.
@@ -45,6 +83,17 @@ struct Outer {
     /// Bytes with what it delivers.
     total: u32,
 }
+
+/// An [`IngressKey`] in words.
+#[repr(C)]
+struct Wanted {
+    remote: [u32; 4],
+    local: [u32; 4],
+    key: u32,
+    flags: u32,
+}
+
+const _: () = assert!(size_of::<Wanted>() == size_of::<IngressKey>());
 
 /// The GRE header.
 struct Gre {
@@ -71,12 +120,20 @@ pub(crate) fn carry(ctx: &TcContext, seen: &mut Seen) -> End {
     if packet::vlan_tagged(ctx) {
         return Err(Decline::VlanTagged.into());
     }
-    let outer = match packet::ethertype(ctx) {
-        IPV4 => outer_ipv4(ctx, seen)?,
-        IPV6 => outer_ipv6(ctx, seen)?,
+    let (start, outer) = match packet::ethertype(ctx) {
+        IPV4 => {
+            let start = Start::load::<5>(ctx)?;
+            let outer = outer_ipv4(ctx, &start.head, seen)?;
+            (start, outer)
+        }
+        IPV6 => {
+            let start = Start::load::<10>(ctx)?;
+            let outer = outer_ipv6(ctx, &start.head, seen)?;
+            (start, outer)
+        }
         _ => return Err(Decline::NotIp.into()),
     };
-    let gre = gre(ctx, &outer)?;
+    let gre = gre(ctx, &start, &outer)?;
     let entry = find(ctx, &outer, &gre)?;
     seen.tunnel = entry.peer;
     if entry.flags & ingress::WITHHELD != 0 {
@@ -95,11 +152,11 @@ pub(crate) fn carry(ctx: &TcContext, seen: &mut Seen) -> End {
     seen.bytes = length;
     let (link_len, protocol, link) = match ethernet {
         true => {
-            let link = load::<{ ETHERNET_LEN as usize }>(ctx, at).ok_or(Decline::Truncated)?;
+            let link = Head::<4>::load_link_header(ctx, at).ok_or(Decline::Truncated)?;
             if length < ETHERNET_LEN {
                 return Err(Decline::Truncated.into());
             }
-            (ETHERNET_LEN, be16(&link, 12), link)
+            (ETHERNET_LEN, link.be16(12), link)
         }
         false => (0, gre.protocol, layer3_link(entry, gre.protocol)),
     };
@@ -107,7 +164,7 @@ pub(crate) fn carry(ctx: &TcContext, seen: &mut Seen) -> End {
     if gso_size == 0 && length > link_len + entry.device_mtu + TAG {
         return Err(Decline::TooBig.into());
     }
-    let mend = inner(ctx, entry, &outer, protocol, at + link_len, length - link_len, gso_size != 0)?;
+    let mend = inner(ctx, &start, entry, &outer, protocol, at + link_len, length - link_len, gso_size != 0)?;
 
     take_away(ctx, at + link_len, protocol, outer.ipv6, gso_size != 0)?;
     let mended = match mend.len as usize {
@@ -115,47 +172,49 @@ pub(crate) fn carry(ctx: &TcContext, seen: &mut Seen) -> End {
         IPV6_MENDED => store(ctx, ETHERNET_LEN, &mend.bytes[..IPV6_MENDED], RECOMPUTE),
         _ => store(ctx, ETHERNET_LEN, &mend.bytes, RECOMPUTE),
     };
-    if !mended || !store(ctx, 0, &link, 0) {
+    if !mended || !store_link(ctx, &link) {
         return Err(Stop::Drop(Dropped::DeviceRefused));
     }
+    seen.now = packet::now();
     // SAFETY: the helper notes where the packet is to go.
     Ok(unsafe { bpf_redirect(entry.peer, 0) } as i32)
 }
 
 #[inline(always)]
-fn outer_ipv4(ctx: &TcContext, seen: &mut Seen) -> Result<Outer, Stop> {
-    let ip = load::<{ IPV4_LEN as usize }>(ctx, 0).ok_or(Decline::Truncated)?;
-    if ip[9] != GRE {
+fn outer_ipv4(ctx: &TcContext, ip: &Head<START_WORDS>, seen: &mut Seen) -> Result<Outer, Stop> {
+    if ip.byte(9) != GRE {
         return Err(Decline::NotGre.into());
     }
     seen.gre = true;
     if !packet::to_this_host(ctx) {
         return Err(Decline::OtherHost.into());
     }
-    match ip[0] {
+    match ip.byte(0) {
         0x45 => {}
         0x46..=0x4f => return Err(Decline::IpOptions.into()),
         _ => return Err(Decline::Truncated.into()),
     }
-    if be16(&ip, 6) & 0x3fff != 0 {
+    if ip.be16(6) & 0x3fff != 0 {
         return Err(Decline::Fragment.into());
     }
-    let total = u32::from(be16(&ip, 2));
+    let total = u32::from(ip.be16(2));
     whole(ctx, total)?;
     if total < IPV4_LEN + LEAST_GRE {
         return Err(Decline::Truncated.into());
     }
-    let words = [0, 2, 4, 6, 8, 10, 12, 14, 16, 18].map(|at| u32::from(be16(&ip, at)));
-    if packet::fold(words.into_iter().sum()) != 0xffff {
+    // In any byte order the sum of a right header is all ones.
+    let sum: u64 = ip.0[..5].iter().map(|word| u64::from(*word)).sum();
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    if packet::fold(sum as u32) != 0xffff {
         return Err(Decline::OuterChecksum.into());
     }
-    if ip[16] & 0xf0 == 0xe0 {
+    if ip.byte(16) & 0xf0 == 0xe0 {
         return Err(Decline::Multicast.into());
     }
     Ok(Outer {
-        remote: packet::mapped([ip[12], ip[13], ip[14], ip[15]]),
-        local: packet::mapped([ip[16], ip[17], ip[18], ip[19]]),
-        tos: ip[1],
+        remote: packet::mapped_words(ip.0[3]),
+        local: packet::mapped_words(ip.0[4]),
+        tos: ip.byte(1),
         ipv6: false,
         len: IPV4_LEN,
         total,
@@ -163,9 +222,8 @@ fn outer_ipv4(ctx: &TcContext, seen: &mut Seen) -> Result<Outer, Stop> {
 }
 
 #[inline(always)]
-fn outer_ipv6(ctx: &TcContext, seen: &mut Seen) -> Result<Outer, Stop> {
-    let ip = load::<{ IPV6_LEN as usize }>(ctx, 0).ok_or(Decline::Truncated)?;
-    let len = match ip[6] {
+fn outer_ipv6(ctx: &TcContext, ip: &Head<START_WORDS>, seen: &mut Seen) -> Result<Outer, Stop> {
+    let len = match ip.byte(6) {
         GRE => IPV6_LEN,
         DESTINATION_OPTIONS => match load::<8>(ctx, IPV6_LEN) {
             // The tunnel encapsulation limit and padding, as Linux sends them (RFC 2473 §4.1.1; T11).
@@ -183,19 +241,17 @@ fn outer_ipv6(ctx: &TcContext, seen: &mut Seen) -> Result<Outer, Stop> {
     if !packet::to_this_host(ctx) {
         return Err(Decline::OtherHost.into());
     }
-    if ip[0] >> 4 != 6 {
+    if ip.byte(0) >> 4 != 6 {
         return Err(Decline::Truncated.into());
     }
-    let total = IPV6_LEN + u32::from(be16(&ip, 4));
+    let total = IPV6_LEN + u32::from(ip.be16(4));
     whole(ctx, total)?;
-    if ip[24] == 0xff {
+    if ip.byte(24) == 0xff {
         return Err(Decline::Multicast.into());
     }
-    let mut remote = [0; 16];
-    let mut local = [0; 16];
-    remote.copy_from_slice(&ip[8..24]);
-    local.copy_from_slice(&ip[24..40]);
-    let tos = (be16(&ip, 0) >> 4) as u8;
+    let remote = [ip.0[2], ip.0[3], ip.0[4], ip.0[5]];
+    let local = [ip.0[6], ip.0[7], ip.0[8], ip.0[9]];
+    let tos = (ip.be16(0) >> 4) as u8;
     Ok(Outer { remote, local, tos, ipv6: true, len, total })
 }
 
@@ -215,11 +271,11 @@ fn whole(ctx: &TcContext, total: u32) -> Result<(), Stop> {
 
 /// The GRE header: C, R, K, S and the version (RFC 2784 §2.1, RFC 1701, RFC 2890 §2).
 #[inline(always)]
-fn gre(ctx: &TcContext, outer: &Outer) -> Result<Gre, Stop> {
+fn gre(ctx: &TcContext, start: &Start, outer: &Outer) -> Result<Gre, Stop> {
     const KEY: u16 = 0x2000;
-    let base = load::<4>(ctx, outer.len).ok_or(Decline::Truncated)?;
-    let flags = be16(&base, 0);
-    let protocol = be16(&base, 2);
+    let base = u32::from_be(start.word(ctx, outer.len)?);
+    let flags = (base >> 16) as u16;
+    let protocol = base as u16;
     if flags & 0x0007 != 0 {
         return Err(Decline::GreVersion.into());
     }
@@ -241,8 +297,8 @@ fn gre(ctx: &TcContext, outer: &Outer) -> Result<Gre, Stop> {
     if flags & KEY == 0 {
         return Ok(Gre { protocol, key: None, len: 4 });
     }
-    let key = load::<4>(ctx, outer.len + 4).ok_or(Decline::Truncated)?;
-    Ok(Gre { protocol, key: Some(u32::from_be_bytes(key)), len: 8 })
+    let key = start.word(ctx, outer.len + 4)?;
+    Ok(Gre { protocol, key: Some(u32::from_be(key)), len: 8 })
 }
 
 /// The tunnel, by the kernel's order of precedence as far as it leads to one without doubt (RX-12).
@@ -252,7 +308,7 @@ fn find<'a>(ctx: &TcContext, outer: &Outer, gre: &Gre) -> Result<&'a IngressEntr
     // Over IPv6 no key and key 0 are one.
     let keyed = if outer.ipv6 { number != 0 } else { gre.key.is_some() };
     let flags = if keyed { key::KEYED } else { 0 } | if gre.protocol == TEB { key::ETHERNET } else { 0 };
-    let mut wanted = IngressKey { remote: outer.remote, local: outer.local, key: number, flags };
+    let mut wanted = Wanted { remote: outer.remote, local: outer.local, key: number, flags };
     let device = packet::ifindex(ctx);
     let exact = lookup(&wanted);
     if let Some(entry) = exact {
@@ -263,11 +319,12 @@ fn find<'a>(ctx: &TcContext, outer: &Outer, gre: &Gre) -> Result<&'a IngressEntr
             return Ok(entry);
         }
     }
-    wanted.local = [0; 16];
+    wanted.local = [0; 4];
     let Some(entry) = lookup(&wanted) else {
         return Err(if exact.is_some() { Decline::Ambiguous } else { Decline::NoTunnel }.into());
     };
-    if LOCAL.get_ptr(&outer.local).is_none() {
+    // SAFETY: as many bytes, aligned better.
+    if LOCAL.get_ptr(unsafe { &*(&raw const outer.local).cast::<[u8; 16]>() }).is_none() {
         return Err(Decline::NotLocal.into());
     }
     let undisputed = exact.is_none() && entry.flags & ingress::CONTESTED == 0;
@@ -278,24 +335,32 @@ fn find<'a>(ctx: &TcContext, outer: &Outer, gre: &Gre) -> Result<&'a IngressEntr
 }
 
 #[inline(always)]
-fn lookup<'a>(wanted: &IngressKey) -> Option<&'a IngressEntry> {
+fn lookup<'a>(wanted: &Wanted) -> Option<&'a IngressEntry> {
+    // SAFETY: the same bytes in the same places.
+    let wanted = unsafe { &*(&raw const *wanted).cast::<IngressKey>() };
     // SAFETY: the element is not freed while the program runs; userspace replaces it whole.
     INGRESS.get_ptr(wanted).map(|entry| unsafe { &*entry })
 }
 
+/// Link header of a layer 3 packet.
 #[inline(always)]
-fn layer3_link(entry: &IngressEntry, protocol: u16) -> [u8; ETHERNET_LEN as usize] {
-    let mut link = [0; ETHERNET_LEN as usize];
-    link[0..6].copy_from_slice(&entry.to);
-    link[6..12].copy_from_slice(&entry.from);
-    link[12..14].copy_from_slice(&protocol.to_be_bytes());
-    link
+fn layer3_link(entry: &IngressEntry, protocol: u16) -> Head<4> {
+    const {
+        assert!(offset_of!(IngressEntry, from) == offset_of!(IngressEntry, to) + 6);
+        assert!(offset_of!(IngressEntry, to).is_multiple_of(4) && align_of::<IngressEntry>() == 4);
+    }
+    // SAFETY: both addresses, one behind the other, aligned as the entry is.
+    let [first, second, third] =
+        unsafe { *(&raw const *entry).byte_add(offset_of!(IngressEntry, to)).cast() };
+    Head([first, second, third, u32::from(protocol.to_be())])
 }
 
 /// Looks at the payload packet at `at` and says how its header is to be mended (RX-23, RX-24).
 #[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "all of it is in registers")]
 fn inner(
     ctx: &TcContext,
+    start: &Start,
     entry: &IngressEntry,
     outer: &Outer,
     protocol: u16,
@@ -309,14 +374,16 @@ fn inner(
             if length < IPV4_LEN {
                 return Err(Decline::Truncated.into());
             }
-            let mut header = load::<IPV4_MENDED>(ctx, at).ok_or(Decline::Truncated)?;
+            let first = Head([start.word(ctx, at)?]);
             if clamps {
-                not_a_handshake(ctx, at, protocol, header[9], u32::from(header[0] & 0x0f) * 4)?;
+                let [protocol] = load::<1>(ctx, at + 9).ok_or(Decline::Truncated)?;
+                not_a_handshake(ctx, at, IPV4, protocol, u32::from(first.byte(0) & 0x0f) * 4)?;
             }
-            let tos = combined(entry, outer.tos, header[1])?;
-            if tos == header[1] {
+            let tos = combined(entry, outer.tos, first.byte(1))?;
+            if tos == first.byte(1) {
                 return Ok(NOTHING);
             }
+            let mut header = load::<IPV4_MENDED>(ctx, at).ok_or(Decline::Truncated)?;
             // RFC 1624 §3, equation 3.
             let old = be16(&header, 0);
             let new = (old & 0xff00) | u16::from(tos);
@@ -329,19 +396,19 @@ fn inner(
             if length < IPV6_LEN {
                 return Err(Decline::Truncated.into());
             }
-            let header = load::<IPV6_MENDED>(ctx, at).ok_or(Decline::Truncated)?;
+            let first = Head([start.word(ctx, at)?]);
             if clamps {
                 let [next_header] = load::<1>(ctx, at + 6).ok_or(Decline::Truncated)?;
                 not_a_handshake(ctx, at, protocol, next_header, IPV6_LEN)?;
             }
-            let class = (be16(&header, 0) >> 4) as u8;
+            let class = (first.be16(0) >> 4) as u8;
             let new = combined(entry, outer.tos, class)?;
             if new == class {
                 return Ok(NOTHING);
             }
             let mut bytes = [0; IPV4_MENDED];
-            bytes[0] = (header[0] & 0xf0) | new >> 4;
-            bytes[1] = (header[1] & 0x0f) | new << 4;
+            bytes[0] = (first.byte(0) & 0xf0) | new >> 4;
+            bytes[1] = (first.byte(1) & 0x0f) | new << 4;
             Ok(Mend { len: IPV6_MENDED as u32, bytes })
         }
         VLAN | QINQ => Err(Decline::VlanTagged.into()),

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::bpf_hdr_start_off::{BPF_HDR_START_MAC, BPF_HDR_START_NET},
-    helpers::r#gen::{bpf_skb_load_bytes_relative, bpf_skb_store_bytes},
+    helpers::r#gen::{bpf_ktime_get_coarse_ns, bpf_skb_load_bytes_relative, bpf_skb_store_bytes},
     programs::TcContext,
 };
 
@@ -40,6 +40,64 @@ pub(crate) const IPV6_LEN: u32 = 40;
 pub(crate) const LARGEST: u32 = 65_535;
 
 const PACKET_HOST: u32 = 0;
+
+/// The beginning of a header, in words as they lie in the packet. The compiler reads and writes an array of bytes
+/// one by one, since it does not know how that is aligned: a third of a packet's time went there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub(crate) struct Head<const WORDS: usize>(pub(crate) [u32; WORDS]);
+
+impl<const WORDS: usize> Head<WORDS> {
+    /// That many words from `offset`, counted from the network header; `None` when the packet has fewer.
+    #[inline(always)]
+    pub(crate) fn load(ctx: &TcContext, offset: u32) -> Option<Self> {
+        let mut head = Self([0; WORDS]);
+        head.fill(ctx, offset).then_some(head)
+    }
+
+    /// The same in place; `false` when the packet has fewer, and then nothing is in it.
+    #[inline(always)]
+    pub(crate) fn fill(&mut self, ctx: &TcContext, offset: u32) -> bool {
+        let length = WORDS as u32 * 4;
+        let words = self.0.as_mut_ptr().cast();
+        // SAFETY: the helper writes as many bytes as there are in the words, or fails.
+        unsafe { bpf_skb_load_bytes_relative(ctx.as_ptr(), offset, words, length, BPF_HDR_START_NET) == 0 }
+    }
+
+    /// The link header at `offset`.
+    #[inline(always)]
+    pub(crate) fn load_link_header(ctx: &TcContext, offset: u32) -> Option<Self> {
+        const { assert!(WORDS * 4 >= ETHERNET_LEN as usize) };
+        let mut head = Self([0; WORDS]);
+        let words = head.0.as_mut_ptr().cast();
+        // SAFETY: the helper writes that many bytes, for which there is room, or fails.
+        let failed = unsafe {
+            bpf_skb_load_bytes_relative(ctx.as_ptr(), offset, words, ETHERNET_LEN, BPF_HDR_START_NET)
+        };
+        (failed == 0).then_some(head)
+    }
+
+    /// The byte at `at`.
+    #[inline(always)]
+    pub(crate) fn byte(&self, at: usize) -> u8 {
+        (self.0[at / 4] >> (at % 4 * 8)) as u8
+    }
+
+    /// The number at `at`, which is even.
+    #[inline(always)]
+    pub(crate) fn be16(&self, at: usize) -> u16 {
+        u16::from_be((self.0[at / 4] >> (at % 4 * 8)) as u16)
+    }
+}
+
+/// Two numbers of a header, the first in front.
+#[inline(always)]
+pub(crate) fn two_be16(first: u16, second: u16) -> u32 {
+    u32::from(first.to_be()) | u32::from(second.to_be()) << 16
+}
+
+// What comes first in memory is the lower part of a word.
+const _: () = assert!(cfg!(target_endian = "little"));
 
 /// `N` bytes from `offset`, counted from the network header; `None` when the packet has fewer.
 #[inline(always)]
@@ -76,6 +134,13 @@ pub(crate) fn store(ctx: &TcContext, offset: u32, bytes: &[u8], flags: u64) -> b
         bpf_skb_store_bytes(ctx.as_ptr().cast(), offset, bytes.as_ptr().cast(), bytes.len() as u32, flags)
     };
     failed == 0
+}
+
+/// Writes the link header.
+#[inline(always)]
+pub(crate) fn store_link(ctx: &TcContext, link: &Head<4>) -> bool {
+    // SAFETY: the helper reads that many bytes.
+    unsafe { bpf_skb_store_bytes(ctx.as_ptr().cast(), 0, link.0.as_ptr().cast(), ETHERNET_LEN, 0) == 0 }
 }
 
 /// The EtherType of the network packet, as the device read it.
@@ -137,9 +202,23 @@ pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
 
 /// An IPv4 address in the form of the maps.
 #[inline(always)]
+#[allow(dead_code, reason = "for what is not looked at packet by packet")]
 pub(crate) fn mapped(address: [u8; 4]) -> [u8; 16] {
     let [a, b, c, d] = address;
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// The same in words, of an address as it lies in the packet.
+#[inline(always)]
+pub(crate) fn mapped_words(address: u32) -> [u32; 4] {
+    [0, 0, two_be16(0, 0xffff), address]
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC as of the last tick.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: it only reads a clock.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// A sum of 16-bit words in one word (RFC 1071).
