@@ -69,7 +69,14 @@ fn words_that_cannot_be() {
             ("tunnel add tun0 mode gre ENDS mtu 20", &["tun0", "mtu", "20", "68"]),
             ("tunnel add tun0 mode gre ENDS dev wan7", &["tun0", "dev wan7", "no such device"]),
             ("tunnel add tun0 mode gre ENDS dev tun0", &["tun0", "dev", "itself"]),
-            ("tunnel add tun0 mode gre ENDS datapath ebpf", &["tun0", "datapath ebpf", "auto or userspace"]),
+            (
+                "tunnel add tun0 mode gre ENDS csum datapath ebpf",
+                &["tun0", "datapath ebpf", "csum", "auto or userspace"],
+            ),
+            (
+                "tunnel add tun0 mode gre ENDS datapath ebpf underlay raw",
+                &["tun0", "datapath ebpf", "underlay raw"],
+            ),
             ("tunnel add tun0 mode gre ENDS datapath kernel", &["tun0", "datapath", "kernel", "userspace"]),
             ("tunnel add tun0 mode gre ENDS underlay tcp", &["tun0", "underlay", "tcp", "packet"]),
             ("tunnel add tun0 mode gre ENDS nokey", &["tun0", "nokey", "tunnel change"]),
@@ -151,7 +158,7 @@ fn files_that_cannot_be() {
         ("t.toml", "local = \"100.0.1.100\"\n".to_owned(), &["t.toml", "remote", "missing"]),
         ("t.toml", format!("{ends}name = \"wan0\"\n"), &["wan0", "not greway's"]),
         ("t.toml", format!("{ends}dev = \"wan7\"\n"), &["dev wan7", "no such device"]),
-        ("t.toml", format!("{ends}datapath = \"ebpf\"\n"), &["datapath ebpf"]),
+        ("t.toml", format!("{ends}datapath = \"ebpf\"\nseq = true\n"), &["datapath ebpf", "seq"]),
         (
             "ifcfg-t",
             "DEVICE=t\nTYPE=gre\nPEER_OUTER_IPADDR=100.0.2.100\n".to_owned(),

@@ -65,7 +65,10 @@ fn a_working_tunnel_is_up_and_its_peer_answers() {
         "greway tunnel add",
         "up, mtu 1472",
         "172.16.0.1 peer 172.16.0.2/30",
-        "userspace, veth device, packet socket: no firewall rule or IPsec policy on the way",
+        &format!(
+            "{}, veth device, packet socket: no firewall rule or IPsec policy on the way",
+            lab.one.plane()
+        ),
     ]);
     assert!(status.stdout.contains("sent ") && status.stdout.contains("received "), "{status}");
     assert!(!status.stdout.contains("dropped"), "{status}");

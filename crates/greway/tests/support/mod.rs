@@ -218,6 +218,20 @@ impl Node {
         links.into_iter().map(|link| link.name).filter(|name| name != "lo").collect()
     }
 
+    /// The data plane of a tunnel that nothing speaks against: `ebpf`, unless the suite runs without.
+    pub(crate) fn plane(&self) -> &'static str {
+        match std::env::var("GREWAY_FAST_PATH").as_deref() {
+            Ok("off") => "userspace",
+            _ => "ebpf",
+        }
+    }
+
+    /// Whether a program of greway's is at the ingress of a device.
+    pub(crate) fn has_program(&self, device: &str) -> bool {
+        let list = || Command::new("tc").args(["filter", "show", "dev", device, "ingress"]).output().unwrap();
+        String::from_utf8_lossy(&self.run(list).stdout).contains("greway_overlay")
+    }
+
     /// The MTU of a device.
     pub(crate) fn mtu(&self, dev: &str) -> u32 {
         self.link(dev).unwrap_or_else(|| panic!("{}: no {dev}", self.name)).mtu
