@@ -16,7 +16,7 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
         BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::r#gen::{bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_proto},
+    helpers::r#gen::{bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_proto},
     programs::TcContext,
 };
 use greway_ebpf_abi::{Decline, Dropped, IngressEntry, IngressKey, ingress, key};
@@ -82,6 +82,8 @@ struct Outer {
     len: u32,
     /// Bytes with what it delivers.
     total: u32,
+    /// Nothing is in front of it: the device has no link header.
+    bare: bool,
 }
 
 /// An [`IngressKey`] in words.
@@ -166,6 +168,9 @@ pub(crate) fn carry(ctx: &TcContext, seen: &mut Seen) -> End {
     }
     let mend = inner(ctx, &start, entry, &outer, protocol, at + link_len, length - link_len, gso_size != 0)?;
 
+    if outer.bare {
+        lend_link_header(ctx)?;
+    }
     take_away(ctx, at + link_len, protocol, outer.ipv6, gso_size != 0)?;
     let mended = match mend.len as usize {
         0 => true,
@@ -198,7 +203,7 @@ fn outer_ipv4(ctx: &TcContext, ip: &Head<START_WORDS>, seen: &mut Seen) -> Resul
         return Err(Decline::Fragment.into());
     }
     let total = u32::from(ip.be16(2));
-    whole(ctx, total)?;
+    let bare = whole(ctx, total, [ip.0[0], ip.0[1], ip.0[2], ip.0[3], ip.0[4]])?;
     if total < IPV4_LEN + LEAST_GRE {
         return Err(Decline::Truncated.into());
     }
@@ -218,6 +223,7 @@ fn outer_ipv4(ctx: &TcContext, ip: &Head<START_WORDS>, seen: &mut Seen) -> Resul
         ipv6: false,
         len: IPV4_LEN,
         total,
+        bare,
     })
 }
 
@@ -245,28 +251,45 @@ fn outer_ipv6(ctx: &TcContext, ip: &Head<START_WORDS>, seen: &mut Seen) -> Resul
         return Err(Decline::Truncated.into());
     }
     let total = IPV6_LEN + u32::from(ip.be16(4));
-    whole(ctx, total)?;
+    let bare = whole(ctx, total, [ip.0[0], ip.0[1], ip.0[2], ip.0[3], ip.0[4]])?;
     if ip.byte(24) == 0xff {
         return Err(Decline::Multicast.into());
     }
     let remote = [ip.0[2], ip.0[3], ip.0[4], ip.0[5]];
     let local = [ip.0[6], ip.0[7], ip.0[8], ip.0[9]];
     let tos = (ip.be16(0) >> 4) as u8;
-    Ok(Outer { remote, local, tos, ipv6: true, len, total })
+    Ok(Outer { remote, local, tos, ipv6: true, len, total, bare })
 }
 
-/// Is the datagram all that is in the frame? Where it is more, the device has no Ethernet header, or the frame is
-/// cut off; where it is less, there is padding.
+/// Is the datagram all that is in the frame? Where it is more, the frame is cut off, or the device has no link header
+/// (ppp, tun, wireguard), which is what is returned; where it is less, there is padding. `ip`: how the datagram
+/// begins.
 #[inline(always)]
-fn whole(ctx: &TcContext, total: u32) -> Result<(), Stop> {
+fn whole(ctx: &TcContext, total: u32, ip: [u32; 5]) -> Result<bool, Stop> {
     let there = packet::length(ctx);
-    if there < ETHERNET_LEN + total {
-        return Err(Decline::Truncated.into());
+    if there == ETHERNET_LEN + total {
+        return Ok(false);
     }
     if there > ETHERNET_LEN + total {
         return Err(Decline::Padded.into());
     }
-    Ok(())
+    // A frame that has lost 14 bytes is as long, but it begins with a link header.
+    match there == total && Head::load_first(ctx).is_some_and(|first| first.0 == ip) {
+        true => Ok(true),
+        false => Err(Decline::Truncated.into()),
+    }
+}
+
+/// Makes a frame of a packet from a device without a link header: from here on it is like every other, also for
+/// those behind, should it be declined after all (sch_handle_ingress in linux net/core/dev.c, v6.18, takes away as
+/// much as there is).
+#[inline(always)]
+fn lend_link_header(ctx: &TcContext) -> Result<(), Stop> {
+    // SAFETY: the helper changes the packet; no pointer into it is held.
+    match unsafe { bpf_skb_change_head(ctx.skb.skb, ETHERNET_LEN, 0) } {
+        0 => Ok(()),
+        _ => Err(Decline::Refused.into()),
+    }
 }
 
 /// The GRE header: C, R, K, S and the version (RFC 2784 §2.1, RFC 1701, RFC 2890 §2).

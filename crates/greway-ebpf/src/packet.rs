@@ -64,6 +64,18 @@ impl<const WORDS: usize> Head<WORDS> {
         unsafe { bpf_skb_load_bytes_relative(ctx.as_ptr(), offset, words, length, BPF_HDR_START_NET) == 0 }
     }
 
+    /// That many words from the packet's first byte; `None` when it has fewer.
+    #[inline(always)]
+    pub(crate) fn load_first(ctx: &TcContext) -> Option<Self> {
+        let mut head = Self([0; WORDS]);
+        let words = head.0.as_mut_ptr().cast();
+        let length = WORDS as u32 * 4;
+        // SAFETY: as in `fill`.
+        let failed =
+            unsafe { bpf_skb_load_bytes_relative(ctx.as_ptr(), 0, words, length, BPF_HDR_START_MAC) };
+        (failed == 0).then_some(head)
+    }
+
     /// The link header at `offset`.
     #[inline(always)]
     pub(crate) fn load_link_header(ctx: &TcContext, offset: u32) -> Option<Self> {

@@ -1,44 +1,22 @@
 //! Whole tunnels that nobody but the programs carries: there is no engine here to fall back on.
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
 
+#[path = "support/carries.rs"]
+mod carries;
 mod support;
 #[path = "support/tunnel.rs"]
 mod tunnel;
 
 use std::{io::Write as _, net::SocketAddr, thread, time::Duration};
 
-use greway_fastpath::{Decline, Dropped, Fastpath, HookChoice, Point};
+use carries::{carries_everything, every_mode, of_mode, state};
+use greway_fastpath::{Decline, Fastpath, HookChoice, Point};
 use greway_linux::packet::{Config, Kind, PacketSocket, Protocol};
-use greway_spec::{Mode, Ttl, TunnelSpec};
+use greway_spec::Mode;
 use greway_testbed::{Host, LinkOptions, PingOptions, ping, tcp::transfer};
 use greway_wire::ethertype;
 use support::{bpffs::Bpffs, not_run, options};
-use tunnel::{PATIENCE, Tunnel, hosts, inner4, inner6, outer4};
-
-/// Bytes of a bulk transfer.
-const BULK: u64 = 4_000_000;
-
-fn every_mode() -> [(Mode, Option<u32>); 6] {
-    [
-        (Mode::Gre, None),
-        (Mode::Gre, Some(42)),
-        (Mode::Gretap, Some(42)),
-        (Mode::Ip6Gre, None),
-        (Mode::Ip6Gre, Some(42)),
-        (Mode::Ip6Gretap, None),
-    ]
-}
-
-fn of_mode(mode: Mode, key: Option<u32>) -> impl Fn(&mut TunnelSpec) {
-    move |spec| {
-        spec.mode = mode;
-        spec.ikey = key;
-        spec.okey = key;
-        spec.ttl = Ttl::Fixed(64);
-        // Its default; not every mode has one (T11).
-        spec.encaplimit = mode.over_ipv6().then_some(4);
-    }
-}
+use tunnel::{PATIENCE, Tunnel, hosts, inner4, outer4};
 
 fn lab(name: &str, options: &LinkOptions) -> Option<[Host; 2]> {
     let hosts = greway_testbed::privilege::check().ok().and_then(|()| hosts(options));
@@ -55,7 +33,7 @@ fn every_mode_carries_everything_and_keeps_super_packets_whole() {
     let name = "every_mode_carries_everything_and_keeps_super_packets_whole";
     for (mode, key) in every_mode() {
         let Some(hosts) = lab(name, &LinkOptions::default()) else { return };
-        let mean = carries_everything(hosts, mode, key);
+        let mean = carries_everything(&mut Tunnel::new(hosts, of_mode(mode, key)));
         let mtu = 1500;
         assert!(mean > mtu, "{mode:?} key {key:?}: {mean} bytes a packet, no more than the cable takes");
     }
@@ -69,51 +47,8 @@ fn the_kernel_splits_and_merges_what_the_programs_send() {
     let options = LinkOptions { tx_offload: false, gro: true, ..LinkOptions::default() };
     for (mode, key) in every_mode() {
         let Some(hosts) = lab(name, &options) else { return };
-        carries_everything(hosts, mode, key);
+        carries_everything(&mut Tunnel::new(hosts, of_mode(mode, key)));
     }
-}
-
-/// Returns the mean bytes of the packets that arrived in a bulk transfer.
-fn carries_everything(hosts: [Host; 2], mode: Mode, key: Option<u32>) -> u64 {
-    let mut tunnel = Tunnel::new(hosts, of_mode(mode, key));
-    tunnel.left.fastpath.beat().unwrap();
-    tunnel.right.fastpath.beat().unwrap();
-    let context = format!("{mode:?} key {key:?}");
-    for to in [inner4(2), inner6(2)] {
-        // As large as the device takes.
-        let largest = tunnel.left.place.device_mtu as usize - if to.is_ipv6() { 48 } else { 28 };
-        for size in [0, 56, largest] {
-            let options = PingOptions { size, df: true, ..PingOptions::default() };
-            let report = ping(&tunnel.left.host, to, &options).unwrap();
-            assert!(report.complete(), "{context} {to} {size}: {report}\n{}", state(&tunnel));
-        }
-    }
-    let before = [tunnel.left.counters(), tunnel.right.counters()];
-    for to in [inner4(2), inner6(2)] {
-        let report = transfer(&tunnel.left.host, &tunnel.right.host, SocketAddr::new(to, 0), BULK, PATIENCE);
-        let report = report.unwrap_or_else(|error| panic!("{context} {to}: {error}\n{}", state(&tunnel)));
-        assert!(report.intact(), "{context} {to}: {report:?}");
-    }
-    let left = |tunnel: &Tunnel| {
-        let now = tunnel.left.counters();
-        let sent = (now.tx_packets - before[0].tx_packets, now.tx_bytes - before[0].tx_bytes);
-        (sent, now.rx_bytes - before[0].rx_bytes)
-    };
-    let right = |tunnel: &Tunnel| {
-        let now = tunnel.right.counters();
-        let received = (now.rx_packets - before[1].rx_packets, now.rx_bytes - before[1].rx_bytes);
-        (received, now.tx_bytes - before[1].tx_bytes)
-    };
-    let ((_, sent), answered) = left(&tunnel);
-    let ((packets, received), answer) = right(&tunnel);
-    assert!(sent > 2 * BULK && received > 2 * BULK, "{context}: {}", state(&tunnel));
-    // Packets were split and merged on the way, but for the first cable; bytes of headers come and go with that.
-    assert!(answer > 0 && answered > 0, "{context}: {}", state(&tunnel));
-    for end in [&tunnel.left, &tunnel.right] {
-        assert_eq!(end.counters().declined, [0; Decline::COUNT], "{context}: {}", state(&tunnel));
-        assert_eq!(end.counters().dropped, [0; Dropped::COUNT], "{context}: {}", state(&tunnel));
-    }
-    received / packets.max(1)
 }
 
 /// Nobody has given a sign of life: the kernel finds the next hop by itself (T2).
@@ -273,25 +208,4 @@ fn throughput_beside_the_bare_cable() {
         lines.push(format!("{carried:.2} of {bare:.2} Gbit/s: {:.2}", carried / bare));
     }
     writeln!(std::io::stderr(), "fast path beside the bare cable: {}", lines.join(", ")).unwrap();
-}
-
-fn state(tunnel: &Tunnel) -> String {
-    let mut text = String::new();
-    for (name, end) in [("left", &tunnel.left), ("right", &tunnel.right)] {
-        text += &format!("{name}: {:?}\n", end.counters());
-        for point in Point::ALL {
-            let counters = end.fastpath.counters(point).unwrap();
-            let declined = Decline::ALL.into_iter().filter(|reason| counters.declined_for(*reason) > 0);
-            let declined: Vec<_> =
-                declined.map(|reason| (reason.name(), counters.declined_for(reason))).collect();
-            text += &format!(
-                "  {}: {} seen, {} carried, {declined:?}\n",
-                point.name(),
-                counters.seen,
-                counters.carried
-            );
-        }
-        text += &format!("  {:?}\n  {:?}\n", end.spec.mode, end.place);
-    }
-    text
 }

@@ -50,10 +50,24 @@ impl Tun {
     /// [`OpenError`]: `EACCES` or `ENOENT` for /dev/net/tun, `EBUSY` when another process holds the
     /// device, `EINVAL` when a device of another kind has the name or the name is too long.
     pub fn open(config: &Config<'_>) -> Result<Self, OpenError> {
+        Self::open_as(config, 0)
+    }
+
+    /// The same for a device that merges what it is handed before the host sees it (GRO, by `IFF_NAPI`), as those of
+    /// WireGuard do.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_merging(config: &Config<'_>) -> Result<Self, OpenError> {
+        Self::open_as(config, libc::IFF_NAPI)
+    }
+
+    fn open_as(config: &Config<'_>, flags: libc::c_int) -> Result<Self, OpenError> {
         let fd: OwnedFd =
             File::options().read(true).write(true).open("/dev/net/tun").step("open /dev/net/tun")?.into();
         rustix::io::ioctl_fionbio(&fd, true).step("FIONBIO")?;
-        let name = attach(fd.as_fd(), config.name).step("TUNSETIFF")?;
+        let name = attach(fd.as_fd(), config.name, flags).step("TUNSETIFF")?;
         set_integer::<SET_VNET_HEADER_SIZE>(fd.as_fd(), vnet::LEN as i32).step("TUNSETVNETHDRSZ")?;
         set_value::<SET_PERSIST>(fd.as_fd(), usize::from(config.persist)).step("TUNSETPERSIST")?;
         let mut tun = Self { fd, name, offload: Offload::None };
@@ -161,11 +175,11 @@ struct Request {
 
 const _: () = assert!(size_of::<Request>() == 40);
 
-fn attach(tun: BorrowedFd<'_>, name: &str) -> io::Result<String> {
+fn attach(tun: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> io::Result<String> {
     if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    let flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
+    let flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags) as i16;
     let mut request = Request { name: [0; libc::IFNAMSIZ], flags, rest: [0; 22] };
     request.name[..name.len()].copy_from_slice(name.as_bytes());
     // SAFETY: linux Documentation/networking/tuntap.rst: TUNSETIFF reads and writes a `struct ifreq`;

@@ -284,6 +284,17 @@ pub(crate) fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
     [&FAR_MAC[..], &NEAR_MAC, &ethertype.to_be_bytes(), payload].concat()
 }
 
+/// An IPv4 packet with these addresses.
+pub(crate) fn ipv4_packet(protocol: u8, source: [u8; 4], destination: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut header = ipv4(protocol, payload.len(), 0x4000);
+    header[10..12].fill(0);
+    header[12..16].copy_from_slice(&source);
+    header[16..20].copy_from_slice(&destination);
+    let sum = header_checksum(&header);
+    header[10..12].copy_from_slice(&sum);
+    [&header, payload].concat()
+}
+
 /// An IPv4 header without options for `len` bytes of payload, with these flags and fragment offset.
 pub(crate) fn ipv4(protocol: u8, len: usize, fragment: u16) -> Vec<u8> {
     let mut header = vec![0x45, 0];

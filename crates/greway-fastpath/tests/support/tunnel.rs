@@ -6,12 +6,14 @@
 //!  172.16.0.1, fd00::1          192.0.2.1, 2001:db8::1                          .2, ::2
 //! ```
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
-use greway_fastpath::{Fastpath, Member, NextHop, Options, Place, Point, Table, TunnelCounters};
+use greway_fastpath::{Counters, Fastpath, Member, NextHop, Options, Place, Point, Table, TunnelCounters};
 use greway_netlink::{LinkChange, VethEnd, VethSpec};
 use greway_spec::{Draft, TunnelSpec};
 use greway_testbed::{Host, LinkOptions, link, poll_until};
@@ -55,11 +57,15 @@ pub(crate) fn hosts(options: &LinkOptions) -> Option<[Host; 2]> {
     let hosts = [Host::new("left").ok()?, Host::new("right").ok()?];
     let [left, right] = &hosts;
     link(left, "eth0", right, "eth0", options).unwrap();
-    for (host, end) in [(left, 1), (right, 2)] {
-        host.address("eth0", &format!("192.0.2.{end}/24")).unwrap();
-        host.address("eth0", &format!("2001:db8::{end}/64")).unwrap();
-    }
+    end_addresses(left, 1);
+    end_addresses(right, 2);
     Some(hosts)
+}
+
+/// Gives an end of the cable its addresses.
+pub(crate) fn end_addresses(host: &Host, end: u8) {
+    host.address("eth0", &format!("192.0.2.{end}/24")).unwrap();
+    host.address("eth0", &format!("2001:db8::{end}/64")).unwrap();
 }
 
 impl Tunnel {
@@ -150,6 +156,10 @@ impl End {
             || netlink.link_by_index(pair.index).unwrap().is_some_and(|link| link.operational());
         poll_until(PATIENCE, "tun0 carries", || operational().then_some(())).unwrap();
         Self { host, fastpath, spec, place }
+    }
+
+    pub(crate) fn counters_of(&self, point: Point) -> Counters {
+        self.fastpath.counters(point).unwrap()
     }
 
     pub(crate) fn counters(&self) -> TunnelCounters {
