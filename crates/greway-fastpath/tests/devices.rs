@@ -3,6 +3,8 @@
 
 #[path = "support/carries.rs"]
 mod carries;
+#[path = "support/on_top.rs"]
+mod on_top;
 mod support;
 #[path = "support/tun_cable.rs"]
 mod tun_cable;
@@ -13,6 +15,7 @@ use carries::{carries_everything, every_mode, of_mode, state};
 use greway_fastpath::{Decline, Point};
 use greway_spec::Mode;
 use greway_testbed::privilege;
+use on_top::on_top;
 use support::{ipv4_packet, not_run, until};
 use tun_cable::{TunCable, hosts_on_tuns};
 use tunnel::Tunnel;
@@ -72,4 +75,19 @@ fn t3_without_a_link_header_truncated_packets_are_declined_too() {
     let before = tunnel.left.counters().rx_packets;
     cable.hand_to_left(&whole);
     until("the whole one is carried", || tunnel.left.counters().rx_packets == before + 1);
+}
+
+/// A bridge and a device on top of another: what they hand on has come by a second device, and the programs are on
+/// the one that has the addresses.
+#[test]
+fn bridges_and_macvlans_carry_every_mode() {
+    let name = "bridges_and_macvlans_carry_every_mode";
+    let kinds = [
+        ["link add eth0 type bridge", "link set port0 master eth0"],
+        ["link add link port0 name eth0 type macvlan mode private", "link set eth0 mtu 1500"],
+    ];
+    for (kind, (mode, key)) in kinds.iter().flat_map(|kind| every_mode().map(|mode| (kind, mode))) {
+        let Some(hosts) = on_top(kind) else { return not_run(name, "no network namespaces, or no ip") };
+        carries_everything(&mut Tunnel::new(hosts, of_mode(mode, key)));
+    }
 }

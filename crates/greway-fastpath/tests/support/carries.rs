@@ -1,5 +1,7 @@
 //! Whether a tunnel carries what a tunnel should, and what to say when it does not.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::net::SocketAddr;
 
 use greway_fastpath::{Decline, Dropped, Point};
