@@ -82,6 +82,7 @@ fn what_no_variable_is_for_is_named() {
         (change(&|spec| spec.oseq = true), ["seq \"sent packets only\"", "both directions"]),
         (change(&|spec| spec.fwmark = 0x10), ["fwmark \"0x10\"", "ifcfg"]),
         (change(&|spec| spec.firewall = FirewallPolicy::Bypass), ["firewall \"bypass\"", "ifcfg"]),
+        (change(&|spec| spec.direct = true), ["direct \"on\"", "ifcfg"]),
         (change(&|spec| spec.seq_mode = SeqMode::Rfc2890), ["seq-mode \"rfc2890\"", "ifcfg"]),
         (change(&|spec| spec.inner.forward = true), ["inner forward \"on\"", "ifcfg"]),
         (change(&|spec| spec.inner.snat = Some([10, 0, 0, 1].into())), ["inner snat \"10.0.0.1\"", "ifcfg"]),

@@ -117,6 +117,12 @@ fn our_own_words() {
     assert_eq!((spec.mtu, spec.ignore_df), (Some(1400), true));
     assert!(!tun1("nopmtudisc ignore-df noignore-df").ignore_df);
     assert_eq!(tun1("mtu 1400 mtu auto").mtu, None);
+    assert!(tun1("direct").direct && !tun1("direct nodirect").direct);
+    for beside in ["datapath userspace", "underlay raw", "overlay tun"] {
+        let words = format!("tun1 remote 9.9.9.9 local 9.9.9.8 direct {beside}");
+        let error = draft(Verb::Add, &words).unwrap().into_spec().unwrap_err().to_string();
+        assert!(error.contains("direct \"on\"") && error.contains(beside), "{error}");
+    }
 }
 
 #[test]

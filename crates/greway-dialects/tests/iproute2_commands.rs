@@ -100,6 +100,7 @@ fn what_ip_has_no_word_for() {
     assert_eq!(refuse(|draft| draft.datapath = Some(DatapathChoice::Ebpf.into())), "datapath");
     assert_eq!(refuse(|draft| draft.underlay = Some(UnderlayChoice::Raw.into())), "underlay");
     assert_eq!(refuse(|draft| draft.overlay = Some(OverlayChoice::Tun.into())), "overlay");
+    assert_eq!(refuse(|draft| draft.direct = Some(true.into())), "direct");
     assert_eq!(refuse(|draft| draft.firewall = Some(FirewallPolicy::Bypass.into())), "firewall");
     assert_eq!(refuse(|draft| draft.seq_mode = Some(SeqMode::Rfc2890.into())), "seq-mode");
     assert_eq!(refuse(|draft| draft.forward = Some(true.into())), "inner forward");
@@ -284,6 +285,7 @@ prop_compose! {
             underlay: UnderlayChoice::Auto,
             overlay: OverlayChoice::Auto,
             firewall: FirewallPolicy::Honour,
+            direct: false,
             mss: greway_spec::MssClamp::Auto,
             seq_mode: SeqMode::Linux,
             inner,

@@ -79,6 +79,7 @@ fn every_key() {
     assert_eq!((spec.ignore_df, spec.mtu, spec.seq_mode), (true, Some(1400), SeqMode::Rfc2890));
     assert_eq!((spec.datapath, spec.underlay), (DatapathChoice::Userspace, UnderlayChoice::Packet));
     assert_eq!((spec.overlay, spec.firewall), (OverlayChoice::Veth, FirewallPolicy::Bypass));
+    assert!(!spec.direct);
     assert_eq!(spec.inner.addresses[0].to_string(), "172.16.0.1 peer 172.16.0.2/30");
     let routes: Vec<_> = spec.inner.routes.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -368,6 +369,7 @@ prop_compose! {
         mss in prop_oneof![Just(MssClamp::Auto), Just(MssClamp::Off), (1..=u16::MAX).prop_map(MssClamp::Fixed)],
         mode in proptest::sample::select(Mode::ALL.to_vec()),
         (encaplimit, flowlabel, inherit_flowlabel) in any::<(Option<u8>, u32, bool)>(),
+        direct in any::<bool>(),
         (dscp_inherit, allow_localremote, fwmark, any_remote) in any::<(bool, bool, u32, bool)>(),
         inner in inner(),
     ) -> TunnelSpec {
@@ -409,6 +411,8 @@ prop_compose! {
             underlay: if any_remote && underlay == UnderlayChoice::Packet { UnderlayChoice::Raw } else { underlay },
             overlay,
             firewall,
+            // Not with what keeps a tunnel from the programs.
+            direct: direct && datapath != DatapathChoice::Userspace && underlay == UnderlayChoice::Auto && overlay != OverlayChoice::Tun,
             mss,
             inner: Inner { neighbours: neighbours(any_remote && !mode.is_ethernet(), over_ipv6, &inner), ..inner },
             origin: Origin::File("x.toml".to_owned()),

@@ -627,7 +627,7 @@ fn a_field_without_a_property_is_an_error_that_names_it() {
     let peer =
         DraftAddress { local: [172, 16, 0, 1].into(), peer: Some([172, 16, 0, 2].into()), prefix_length: 30 };
     type Change<'c> = &'c dyn Fn(&mut Draft);
-    let cases: [(&str, Change<'_>); 10] = [
+    let cases: [(&str, Change<'_>); 11] = [
         ("icsum", &|draft| draft.icsum = Some(true.into())),
         ("ocsum", &|draft| draft.ocsum = Some(true.into())),
         ("iseq", &|draft| draft.iseq = Some(true.into())),
@@ -638,6 +638,7 @@ fn a_field_without_a_property_is_an_error_that_names_it() {
         ("firewall \"bypass\"", &|draft| {
             draft.firewall = Some(greway_spec::FirewallPolicy::Bypass.into());
         }),
+        ("direct \"on\"", &|draft| draft.direct = Some(true.into())),
         ("seq-mode \"rfc2890\"", &|draft| {
             draft.seq_mode = Some(greway_spec::SeqMode::Rfc2890.into());
         }),

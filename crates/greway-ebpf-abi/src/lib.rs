@@ -17,6 +17,7 @@
 //! greway_tunnels   per-CPU hash   index of the peer end     TunnelCounters
 //! greway_local     hash           address, 16 bytes         u32, not read
 //! greway_state     array          0                         State
+//! greway_devices   hash           index of the device       index of its peer end, u32
 //! ```
 //!
 //! Addresses are 16 bytes everywhere; those of IPv4 are mapped (`::ffff:192.0.2.1`, RFC 4291 §2.5.5.2), all
@@ -32,7 +33,7 @@ pub use entry::{EgressEntry, HEADER_MAX, IngressEntry, IngressKey, State, egress
 pub use reason::{Decline, Dropped};
 
 /// The version of everything in this crate; raised with any change of layout or meaning.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Name of the per-CPU counters map. The kernel keeps 15 bytes of a name.
 pub const COUNTERS_MAP: &str = "greway_counters";
@@ -46,9 +47,12 @@ pub const TUNNELS_MAP: &str = "greway_tunnels";
 pub const LOCAL_MAP: &str = "greway_local";
 /// Name of the map with what concerns all tunnels.
 pub const STATE_MAP: &str = "greway_state";
+/// Name of the map of tunnel devices that send without their pair.
+pub const DIRECT_MAP: &str = "greway_devices";
 
 /// Every map, in the order of the table above.
-pub const MAPS: [&str; 6] = [COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP, TUNNELS_MAP, LOCAL_MAP, STATE_MAP];
+pub const MAPS: [&str; 7] =
+    [COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP, TUNNELS_MAP, LOCAL_MAP, STATE_MAP, DIRECT_MAP];
 
 /// Most tunnels in one network namespace.
 pub const MOST_TUNNELS: u32 = 16_384;
@@ -66,14 +70,24 @@ pub enum Point {
     Overlay = 0,
     /// tc ingress of a device that carries the delivery packets.
     Underlay = 1,
+    /// tc egress of a tunnel device, where payload packets do not go through the pair (`direct`).
+    Direct = 2,
 }
 
 impl Point {
     /// How many points there are, which is the number of elements of the counters map.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 3;
 
     /// Every point, in the order of [`Self::index`].
-    pub const ALL: [Self; Self::COUNT as usize] = [Self::Overlay, Self::Underlay];
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::Overlay, Self::Underlay, Self::Direct];
+
+    /// Those at tc ingress, which every tunnel needs; the others are at tc egress.
+    pub const AT_INGRESS: [Self; 2] = [Self::Overlay, Self::Underlay];
+
+    /// Whether packets are looked at that leave the device.
+    pub const fn at_egress(self) -> bool {
+        matches!(self, Self::Direct)
+    }
 
     /// The element of the counters map that belongs to this point.
     pub const fn index(self) -> u32 {
@@ -85,6 +99,7 @@ impl Point {
         match self {
             Self::Overlay => "overlay",
             Self::Underlay => "underlay",
+            Self::Direct => "direct",
         }
     }
 
@@ -93,6 +108,7 @@ impl Point {
         match self {
             Self::Overlay => "greway_overlay",
             Self::Underlay => "greway_underlay",
+            Self::Direct => "greway_direct",
         }
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn count(seen: &Seen, end: &End) {
     let counters = unsafe { &mut *counters };
     match end {
         Ok(_) => match seen.point {
-            Point::Overlay => {
+            Point::Overlay | Point::Direct => {
                 counters.tx_packets += 1;
                 counters.tx_bytes += u64::from(seen.bytes);
                 counters.last_tx_ns = seen.now;

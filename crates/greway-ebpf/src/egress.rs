@@ -6,6 +6,8 @@
 //!           | link |outer|GRE|   inner   |                | link |outer|GRE| frame |
 //! ```
 //!
+//! With `direct` it is the tunnel device itself that the packet leaves so, and not its peer end.
+//!
 //! IP packets get their room by `bpf_skb_adjust_room`, which keeps a super-packet whole and tells the kernel that
 //! it is GRE. That helper refuses every other packet (T13); those get it by `bpf_skb_change_head`, and since that
 //! leaves the kernel in the belief that the packet is still an ARP one, they go once round through the receive
@@ -30,7 +32,7 @@ use aya_ebpf::{
 use greway_ebpf_abi::{Decline, Dropped, EgressEntry, HEADER_MAX, HEARTBEAT_STALE_NS, egress};
 
 use crate::{
-    EGRESS, End, NEXT, SHOT, STATE, Stop,
+    DIRECT, EGRESS, End, NEXT, SHOT, STATE, Stop,
     count::Seen,
     packet::{
         self, ARP, DESTINATION_OPTIONS, ETHERNET_LEN, FRAGMENT, GRE, HOP_BY_HOP, Head, IPV4, IPV4_LEN, IPV6,
@@ -152,6 +154,33 @@ pub(crate) fn carry(ctx: &TcContext, entry: &mut EgressEntry, seen: &mut Seen) -
     packet::set_mark(ctx, SECOND_ROUND);
     // SAFETY: the helper notes where the packet is to go.
     Ok(unsafe { bpf_redirect(packet::ifindex(ctx), u64::from(BPF_F_INGRESS)) } as i32)
+}
+
+/// The same for a packet that has not been through the pair. What cannot be carried as it is goes there.
+#[inline(always)]
+pub(crate) fn carry_direct(ctx: &TcContext, seen: &mut Seen) -> End {
+    // SAFETY: the elements are not freed while the program runs; userspace replaces them whole.
+    let peer = DIRECT.get_ptr(&packet::ifindex(ctx)).map(|peer| unsafe { *peer }).unwrap_or(0);
+    let Some(entry) = EGRESS.get_ptr_mut(&peer) else {
+        return Err(Decline::NoTunnel.into());
+    };
+    // SAFETY: as above.
+    let entry = unsafe { &mut *entry };
+    seen.tunnel = peer;
+    if !matches!(packet::ethertype(ctx), IPV4 | IPV6) {
+        // ARP comes round again by the peer end.
+        return Err(Decline::NotIp.into());
+    }
+    if entry.decline_next > 0 {
+        // Counted down where userspace sees it.
+        return Err(Decline::Asked.into());
+    }
+    // The packet still has the route that led it here, and what has to wait for its neighbour would follow that. So
+    // it is for userspace to say, lately, that the neighbour is known.
+    if !alive(packet::now(), HEARTBEAT_STALE_NS - 1_000_000_000) {
+        return Err(Decline::Unresolved.into());
+    }
+    carry(ctx, entry, seen)
 }
 
 /// Leaves a packet to userspace and to nobody else: the host's own stack shall not take what comes out of a tunnel a
@@ -404,10 +433,7 @@ fn write_front(ctx: &TcContext, front: &Front, length: u32) -> bool {
 #[inline(always)]
 fn send(ctx: &TcContext, entry: &EgressEntry, now: u64) -> i32 {
     packet::set_mark(ctx, entry.mark);
-    let beat = STATE.get(0).map_or(0, |state| state.heartbeat_ns);
-    // A beat from a moment ago may be ahead of the coarse clock.
-    let alive = beat != 0 && now.saturating_sub(beat) < HEARTBEAT_STALE_NS;
-    let verdict = if alive {
+    let verdict = if alive(now, HEARTBEAT_STALE_NS) {
         const { assert!(offset_of!(EgressEntry, next_hop).is_multiple_of(4)) };
         // SAFETY: as many bytes, aligned as the entry is.
         let ipv6_nh = unsafe { *entry.next_hop.as_ptr().cast::<[u32; 4]>() };
@@ -424,6 +450,14 @@ fn send(ctx: &TcContext, entry: &EgressEntry, now: u64) -> i32 {
         unsafe { bpf_redirect_neigh(entry.next_hop_ifindex, core::ptr::null_mut(), 0, 0) }
     };
     verdict as i32
+}
+
+/// Whether the daemon has given a sign of life in the last `within` nanoseconds before `now`.
+#[inline(always)]
+fn alive(now: u64, within: u64) -> bool {
+    let beat = STATE.get(0).map_or(0, |state| state.heartbeat_ns);
+    // A beat from a moment ago may be ahead of the coarse clock.
+    beat != 0 && now.saturating_sub(beat) < within
 }
 
 /// The addresses in the link header until the next hop's take their place: unicast, for the kernel sends nothing on

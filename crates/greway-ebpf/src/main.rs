@@ -1,10 +1,12 @@
-//! The programs that the kernel runs for greway at tc ingress: they carry the common packets and leave the rest.
+//! The programs that the kernel runs for greway at tc: they carry the common packets and leave the rest.
 //!
 //! ```text
 //!  tun0 ══ veth ══► peer end:        tc ingress  greway_overlay   ──► underlay device
 //!                                         └ declined ──► packet socket (the engine)
 //!  wire ──► underlay device:         tc ingress  greway_underlay  ──► peer end ══ veth ══► tun0
 //!                                         └ declined ──► packet socket, then the IP stack
+//!  tun0 itself, on request:      tc egress   greway_direct    ──► underlay device
+//!                                         └ declined ──► the pair, see above
 //! ```
 //!
 //! They decide nothing that the engine would decide otherwise: what is not as plain as can be is left to it, by
@@ -50,6 +52,9 @@ static LOCAL: HashMap<[u8; 16], u32> = HashMap::with_max_entries(MOST_ADDRESSES,
 #[map(name = "greway_state")]
 static STATE: Array<State> = Array::with_max_entries(1, 0);
 
+#[map(name = "greway_devices")]
+static DIRECT: HashMap<u32, u32> = HashMap::with_max_entries(MOST_TUNNELS, NO_PREALLOC);
+
 // The section is `classifier`, which the macro writes: aya 0.14 rejects `tc`.
 #[classifier]
 pub fn greway_overlay(ctx: TcContext) -> i32 {
@@ -71,6 +76,18 @@ pub fn greway_overlay(ctx: TcContext) -> i32 {
         Err(Stop::Decline(_)) => egress::seal(&ctx),
         end => verdict(end),
     }
+}
+
+/// At the tunnel device itself. What it declines goes through the pair, and is the overlay program's to count.
+#[classifier]
+pub fn greway_direct(ctx: TcContext) -> i32 {
+    let mut seen = count::Seen::at(Point::Direct);
+    let end = egress::carry_direct(&ctx, &mut seen);
+    if let Err(Stop::Decline(_)) = end {
+        seen.tunnel = 0;
+    }
+    count::count(&seen, &end);
+    verdict(end)
 }
 
 #[classifier]

@@ -12,6 +12,8 @@ use greway_spec::{FlowLabel, MssClamp, OverlayChoice, Ttl, TunnelSpec};
 pub struct Place {
     /// Index of the peer end of the tunnel's pair.
     pub peer: u32,
+    /// Index of the tunnel device, where it is in the namespace of its peer end.
+    pub device: Option<u32>,
     /// MTU of the tunnel device in bytes.
     pub device_mtu: u32,
     /// MAC address of the tunnel device.
@@ -26,6 +28,9 @@ pub struct Place {
     pub source: Option<IpAddr>,
     /// Where delivery packets go. `None`: there is no route, or nobody has looked yet.
     pub next_hop: Option<NextHop>,
+    /// The neighbour at the next hop has answered lately, or the device has none. Only then packets may leave at the
+    /// tunnel device itself (`direct`); to be looked at every second.
+    pub neighbour_known: bool,
     /// The largest delivery packet on the way to the remote, in bytes.
     pub path_mtu: u32,
     /// This host forwards, so that `mss auto` clamps.
@@ -329,6 +334,7 @@ mod tests {
     fn place() -> Place {
         Place {
             peer: 7,
+            device: Some(8),
             device_mtu: 1476,
             device_mac: [2, 0, 0, 0, 0, 1],
             peer_mac: [2, 0, 0, 0, 0, 2],
@@ -336,6 +342,7 @@ mod tests {
             via: None,
             source: None,
             next_hop: Some(NextHop { ifindex: 3, address: Ipv4Addr::new(192, 0, 2, 254).into() }),
+            neighbour_known: true,
             path_mtu: 1500,
             forwards: false,
             withheld: false,

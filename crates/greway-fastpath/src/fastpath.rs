@@ -210,7 +210,8 @@ impl Fastpath {
         self.held.values().map(|(attachment, _held)| attachment)
     }
 
-    /// Puts the program of `point` at tc ingress of the device called `device`, behind what is there.
+    /// Puts the program of `point` at tc ingress, or where it belongs there egress, of the device called `device`, behind
+    /// what is there.
     ///
     /// A link that an earlier process has pinned for it is adopted instead.
     ///
@@ -255,7 +256,7 @@ impl Fastpath {
         let pinned = |pins: &Pins| {
             let link = open_pin(&pins.link(point, device.index)).ok().flatten();
             let program = link.and_then(|link| Some(link.info().ok()?.program_id()));
-            program.is_some_and(|program| link::is_listed(&device, program).unwrap_or(false))
+            program.is_some_and(|program| link::is_listed(&device, point, program).unwrap_or(false))
         };
         let filters = || link::our_filters(&device).unwrap_or_default();
         self.held.contains_key(&(device.index, point))
@@ -362,7 +363,7 @@ impl Fastpath {
             return Ok(None);
         };
         let program = link.info().map_err(|error| refused(words(&error)))?.program_id();
-        if !link::is_listed(&device, program).map_err(|error| refused(error.to_string()))? {
+        if !link::is_listed(&device, pin.point, program).map_err(|error| refused(error.to_string()))? {
             return Ok(None);
         }
         link::replace_pinned(self.program(pin.point)?, link).map_err(&refused)?;
@@ -432,7 +433,7 @@ pub(crate) fn bpffs_for(policy: &PinPolicy) -> Result<PathBuf, String> {
     }
 }
 
-/// Loads the maps and both programs; the error is in the kernel's words.
+/// Loads the maps and all programs; the error is in the kernel's words.
 pub(crate) fn load_object(object: &[u8], pins: Option<&Pins>, decap_flags: u32) -> Result<Ebpf, String> {
     let mut loader = EbpfLoader::new();
     loader.override_global("GREWAY_DECAP_FLAGS", &decap_flags, true);

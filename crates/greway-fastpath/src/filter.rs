@@ -19,25 +19,30 @@ use rustix::{
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with},
 };
 
-/// A cls_bpf filter at the ingress of a device.
+/// A cls_bpf filter at the clsact of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Filter {
+    /// Of what leaves the device, else of what comes in.
+    pub(crate) at_egress: bool,
     pub(crate) priority: u16,
     pub(crate) handle: u32,
     /// `TCA_BPF_NAME`, empty for filters of other kinds.
     pub(crate) name: String,
 }
 
-/// The filters at tc ingress of device `index`, of any kind. None where there is no clsact.
-pub(crate) fn ingress(index: u32) -> io::Result<Vec<Filter>> {
-    list(index, CLSACT_INGRESS)
+/// The filters at tc ingress and egress of device `index`, of any kind. None where there is no clsact.
+pub(crate) fn both_ways(index: u32) -> io::Result<Vec<Filter>> {
+    let mut filters = list(index, CLSACT_INGRESS)?;
+    filters.extend(list(index, CLSACT_EGRESS)?);
+    Ok(filters)
 }
 
-/// Removes the filter at ingress of device `index`.
+/// Removes the filter of device `index`.
 pub(crate) fn remove(index: u32, filter: &Filter) -> io::Result<()> {
     const ETH_P_ALL_BE: u32 = 0x0003_u16.to_be() as u32;
     let info = (u32::from(filter.priority) << 16) | ETH_P_ALL_BE;
-    let tc = TcMessage { index, handle: filter.handle, parent: CLSACT_INGRESS, info };
+    let parent = if filter.at_egress { CLSACT_EGRESS } else { CLSACT_INGRESS };
+    let tc = TcMessage { index, handle: filter.handle, parent, info };
     Rtnetlink::open()?.request(RTM_DELTFILTER, &tc)
 }
 
@@ -62,6 +67,7 @@ fn list(index: u32, parent: u32) -> io::Result<Vec<Filter>> {
 fn parse(payload: &[u8]) -> Option<Filter> {
     let (tc, attributes) = payload.split_at_checked(TCMSG_LEN)?;
     let handle = word(tc, 8)?;
+    let parent = word(tc, 12)?;
     let info = word(tc, 16)?;
     if handle == 0 {
         return None;
@@ -69,7 +75,8 @@ fn parse(payload: &[u8]) -> Option<Filter> {
     let name = attribute(attributes, TCA_OPTIONS)
         .and_then(|options| attribute(options, TCA_BPF_NAME))
         .map(|name| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned());
-    Some(Filter { priority: (info >> 16) as u16, handle, name: name.unwrap_or_default() })
+    let (at_egress, priority) = (parent == CLSACT_EGRESS, (info >> 16) as u16);
+    Some(Filter { at_egress, priority, handle, name: name.unwrap_or_default() })
 }
 
 /// The value of the first attribute `kind` in `bytes` (include/uapi/linux/netlink.h, `struct nlattr`).
@@ -203,7 +210,8 @@ mod tests {
         let mut attributes = attribute_bytes(1, b"bpf\0");
         attributes.extend(attribute_bytes(TCA_OPTIONS | 0x8000, &options));
         let filter = parse(&message(2, (60_000 << 16) | 3, &attributes)).unwrap();
-        assert_eq!(filter, Filter { priority: 60_000, handle: 2, name: "greway_underlay".to_owned() });
+        let name = "greway_underlay".to_owned();
+        assert_eq!(filter, Filter { at_egress: false, priority: 60_000, handle: 2, name });
     }
 
     #[test]

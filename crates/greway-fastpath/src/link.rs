@@ -70,7 +70,9 @@ pub(crate) fn attach(
     let mut refusals = Vec::new();
     for way in order {
         let held = match way {
-            Hook::Tcx => tcx(program, device).map(Held::Tcx).map_err(|kernel| format!("tcx: {kernel}")),
+            Hook::Tcx => {
+                tcx(program, device, point).map(Held::Tcx).map_err(|kernel| format!("tcx: {kernel}"))
+            }
             Hook::Clsact => clsact(program, device, point, priority, lasting)
                 .map(Held::Filter)
                 .map_err(|kernel| format!("clsact: {kernel}")),
@@ -103,7 +105,7 @@ pub(crate) fn replace_filter(
 ) -> Result<Held, String> {
     let link = SchedClassifierLink::attached(
         &device.name,
-        TcAttachType::Ingress,
+        if filter.at_egress { TcAttachType::Egress } else { TcAttachType::Ingress },
         filter.priority,
         TcHandle::from(filter.handle),
         None,
@@ -125,16 +127,21 @@ pub(crate) fn remove_filter(index: u32, filter: &Filter) -> io::Result<()> {
 
 /// The filters that a process of ours has put on `device`, each with its point.
 pub(crate) fn our_filters(device: &Device) -> Result<Vec<(Point, Filter)>, FastpathError> {
-    let filters = filter::ingress(device.index)
+    let filters = filter::both_ways(device.index)
         .map_err(|source| FastpathError::Filters { device: device.name.clone(), source })?;
-    let point_of = |filter: &Filter| Point::ALL.into_iter().find(|point| point.program() == filter.name);
+    let is_of = |filter: &Filter, point: &Point| {
+        point.program() == filter.name && point.at_egress() == filter.at_egress
+    };
+    let point_of = |filter: &Filter| Point::ALL.into_iter().find(|point| is_of(filter, point));
     Ok(filters.into_iter().filter_map(|filter| Some((point_of(&filter)?, filter))).collect())
 }
 
-/// Is program `id` in the tcx chain of `device`? (aya's own question needs CAP_SYS_ADMIN, which a service of ours
-/// has not.)
-pub(crate) fn is_listed(device: &Device, id: u32) -> io::Result<bool> {
-    Ok(bpf::tcx_ingress(device.index)?.contains(&id))
+/// Is program `id` in the tcx chain of `device` that `point` is in? (aya's own question needs CAP_SYS_ADMIN, which a
+/// service of ours has not.)
+pub(crate) fn is_listed(device: &Device, point: Point, id: u32) -> io::Result<bool> {
+    let chain =
+        if point.at_egress() { bpf::tcx_egress(device.index)? } else { bpf::tcx_ingress(device.index)? };
+    Ok(chain.contains(&id))
 }
 
 /// Waits until program `id` is in no chain of `device`: the kernel lets go of a pinned link a moment late.
@@ -143,7 +150,7 @@ pub(crate) fn wait_until_gone(device: &Device, point: Point, id: u32) -> Result<
     let deadline = Instant::now() + LINK_RELEASE;
     // A device that went away meanwhile has taken its chain with it.
     while let Some(device) = Device::indexed(device.index) {
-        match is_listed(&device, id) {
+        match is_listed(&device, point, id) {
             Ok(false) => return Ok(()),
             Ok(true) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
             Ok(true) => {
@@ -195,11 +202,14 @@ impl Drop for HeldFilter {
     }
 }
 
-fn tcx(program: &mut SchedClassifier, device: &Device) -> Result<FdLink, String> {
+/// Which of the two chains of a device a point is in.
+fn way(point: Point) -> TcAttachType {
+    if point.at_egress() { TcAttachType::Egress } else { TcAttachType::Ingress }
+}
+
+fn tcx(program: &mut SchedClassifier, device: &Device, point: Point) -> Result<FdLink, String> {
     let order = TcAttachOptions::TcxOrder(LinkOrder::last());
-    let id = program
-        .attach_with_options(&device.name, TcAttachType::Ingress, order)
-        .map_err(|error| words(&error))?;
+    let id = program.attach_with_options(&device.name, way(point), order).map_err(|error| words(&error))?;
     let link = program.take_link(id).map_err(|error| words(&error))?;
     FdLink::try_from(link).map_err(|error| words(&error))
 }
@@ -223,11 +233,12 @@ fn clsact(
     let handle = (point.index() + 1) << 4 | u32::from(on_our_qdisc);
     let options = NlOptions { priority, handle: TcHandle::from(handle), classid: None };
     let attached = program
-        .attach_with_options(&device.name, TcAttachType::Ingress, TcAttachOptions::Netlink(options))
+        .attach_with_options(&device.name, way(point), TcAttachOptions::Netlink(options))
         .and_then(|id| forget(program, id));
     match attached {
         Ok(()) => {
-            let filter = Filter { priority, handle, name: point.program().to_owned() };
+            let name = point.program().to_owned();
+            let filter = Filter { at_egress: point.at_egress(), priority, handle, name };
             Ok(HeldFilter { index: device.index, filter, lasting })
         }
         Err(error) => {

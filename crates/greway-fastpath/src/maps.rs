@@ -1,6 +1,9 @@
 //! What userspace writes into the maps and reads from them.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use aya::{
     Pod,
@@ -8,8 +11,8 @@ use aya::{
     util::nr_cpus,
 };
 use greway_ebpf_abi::{
-    COUNTERS_MAP, Counters, EGRESS_MAP, EgressEntry, INGRESS_MAP, IngressEntry, IngressKey, LOCAL_MAP, Point,
-    STATE_MAP, State, TUNNELS_MAP, TunnelCounters,
+    COUNTERS_MAP, Counters, DIRECT_MAP, EGRESS_MAP, EgressEntry, INGRESS_MAP, IngressEntry, IngressKey,
+    LOCAL_MAP, Point, STATE_MAP, State, TUNNELS_MAP, TunnelCounters,
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -29,6 +32,7 @@ impl Fastpath {
         for (peer, entry) in &table.egress {
             errors.extend(self.set_egress(*peer, entry).err());
         }
+        errors.extend(self.set_direct(&table.direct).err());
         match self.ingress_keys() {
             Ok(keys) => {
                 for key in keys.iter().filter(|key| !table.ingress.contains_key(key)) {
@@ -72,6 +76,9 @@ impl Fastpath {
             if before.egress.get(peer) != Some(entry) {
                 errors.extend(self.set_egress(*peer, entry).err());
             }
+        }
+        if before.direct != after.direct {
+            errors.extend(self.set_direct(&after.direct).err());
         }
         for key in before.ingress.keys().filter(|key| !after.ingress.contains_key(key)) {
             errors.extend(self.remove_ingress(key).err());
@@ -193,6 +200,23 @@ impl Fastpath {
         let entry = EgressEntry { decline_next: packets, ..entry };
         map.insert(peer, Plain(entry), ANY).map_err(refused("write to", EGRESS_MAP))?;
         Ok(true)
+    }
+
+    /// The devices whose packets do not go through their pair, each with its peer end.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn set_direct(&mut self, wanted: &BTreeMap<u32, u32>) -> Result<(), FastpathError> {
+        let map = self.map_mut(DIRECT_MAP)?;
+        let mut map = HashMap::<_, u32, u32>::try_from(map).map_err(refused("open", DIRECT_MAP))?;
+        let known: Vec<u32> = map.keys().collect::<Result<_, _>>().map_err(refused("read", DIRECT_MAP))?;
+        for (device, peer) in wanted {
+            map.insert(device, peer, ANY).map_err(refused("write to", DIRECT_MAP))?;
+        }
+        for device in known.iter().filter(|device| !wanted.contains_key(device)) {
+            gone(DIRECT_MAP, map.remove(device))?;
+        }
+        Ok(())
     }
 
     /// The addresses of this host, asked for packets to a tunnel without a `local`.

@@ -29,6 +29,8 @@ pub struct Table {
     pub egress: BTreeMap<u32, EgressEntry>,
     /// By addresses and key.
     pub ingress: BTreeMap<IngressKey, IngressEntry>,
+    /// By the index of the device, that of its peer end: tunnels that send without their pair.
+    pub direct: BTreeMap<u32, u32>,
     /// By the index of the peer end: what no program carries, and why.
     pub why_not: BTreeMap<u32, WhyNot>,
 }
@@ -48,6 +50,9 @@ impl Table {
             }
             if let (true, Ok(entry)) = (wanted, &entry) {
                 table.egress.insert(place.peer, entry.egress);
+                if let (true, Some(device)) = (spec.direct && place.neighbour_known, place.device) {
+                    table.direct.insert(device, place.peer);
+                }
             }
             let Some(key) = Entry::key_of(spec) else { continue };
             let carried = entry.ok().filter(|_| wanted).map(|entry| entry.ingress);
@@ -119,6 +124,7 @@ mod tests {
     fn place(peer: u32, dev: Option<u32>) -> Place {
         Place {
             peer,
+            device: Some(peer + 100),
             device_mtu: 1476,
             device_mac: [2; 6],
             peer_mac: [4; 6],
@@ -126,6 +132,7 @@ mod tests {
             via: None,
             source: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
             next_hop: None,
+            neighbour_known: true,
             path_mtu: 1500,
             forwards: false,
             withheld: false,
@@ -149,6 +156,22 @@ mod tests {
         let unwanted = table(&[(open.clone(), place(2, None), false)]);
         assert_eq!(unwanted.ingress[&Entry::key_of(&open).unwrap()].flags, ingress::WITHHELD);
         assert!(unwanted.egress.is_empty() && unwanted.why_not.is_empty());
+    }
+
+    #[test]
+    fn direct_is_for_a_device_that_is_here() {
+        let direct = spec(|spec| spec.direct = true);
+        let with = |spec: &TunnelSpec, device, wanted| {
+            let place = Place { device, ..place(1, None) };
+            table(&[(spec.clone(), place, wanted)]).direct.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(with(&direct, Some(9), true), [(9, 1)]);
+        assert_eq!(with(&direct, None, true), [], "moved away");
+        let unknown = Place { neighbour_known: false, ..place(1, None) };
+        assert!(table(&[(direct.clone(), unknown, true)]).direct.is_empty());
+        assert_eq!(with(&direct, Some(9), false), [], "userspace carries it");
+        assert_eq!(with(&spec(|spec| (spec.direct, spec.icsum) = (true, true)), Some(9), true), []);
+        assert_eq!(with(&spec(|_| {}), Some(9), true), []);
     }
 
     #[test]

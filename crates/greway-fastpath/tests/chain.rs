@@ -26,7 +26,7 @@ const CHAINS: [(HookChoice, HookChoice); 3] = [
 #[test]
 fn those_behind_us_see_every_packet() {
     in_namespace("those_behind_us_see_every_packet", |wire| {
-        for point in Point::ALL {
+        for point in Point::AT_INGRESS {
             for chain in CHAINS {
                 let counted = counted_behind(wire, &options(), point, chain, ETH_P_IP);
                 assert_eq!(counted, Some(ALL), "{point:?} {chain:?}");
@@ -53,7 +53,7 @@ fn what_userspace_had_before_ends_at_the_overlay_alone() {
 fn tc_act_ok_would_hide_them() {
     in_namespace("tc_act_ok_would_hide_them", |wire| {
         let hiding = options_with_verdict(TC_ACT_OK);
-        for point in Point::ALL {
+        for point in Point::AT_INGRESS {
             for chain in CHAINS {
                 let counted = counted_behind(wire, &hiding, point, chain, ETH_P_IP);
                 assert_eq!(counted, Some(0), "{point:?} {chain:?}");
@@ -73,7 +73,7 @@ fn counted_behind(
 ) -> Option<u64> {
     let (first, _attachment) = attached(&Options { hook: first_hook, ..first.clone() }, point);
     // Behind ours at the other point's name: two filters of one name would not be told apart on removal.
-    let behind = Point::ALL.into_iter().find(|other| *other != point)?;
+    let behind = Point::AT_INGRESS.into_iter().find(|other| *other != point)?;
     let mut second =
         Fastpath::load_with(&Options { hook: second_hook, clsact_priority: 60_001, ..options() }).unwrap();
     second.attach(FAR, behind).unwrap();

@@ -17,6 +17,7 @@ fn spec(remote: u8) -> TunnelSpec {
 fn place(peer: u32) -> Place {
     Place {
         peer,
+        device: None,
         device_mtu: 1476,
         device_mac: [2; 6],
         peer_mac: [4; 6],
@@ -24,6 +25,7 @@ fn place(peer: u32) -> Place {
         via: None,
         source: None,
         next_hop: Some(NextHop { ifindex: 1, address: Ipv4Addr::new(192, 0, 2, 254).into() }),
+        neighbour_known: true,
         path_mtu: 1500,
         forwards: false,
         withheld: false,

@@ -61,11 +61,23 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: &mut [u8]) -> i
 /// EINVAL on a kernel without tcx (before Linux 6.6); ENODEV for a device that is not in the calling thread's network
 /// namespace; EPERM without CAP_NET_ADMIN.
 pub fn tcx_ingress(ifindex: u32) -> io::Result<Vec<u32>> {
+    tcx(ifindex, BPF_TCX_INGRESS)
+}
+
+/// The same at tcx egress.
+///
+/// # Errors
+/// As [`tcx_ingress`].
+pub fn tcx_egress(ifindex: u32) -> io::Result<Vec<u32>> {
+    tcx(ifindex, BPF_TCX_EGRESS)
+}
+
+fn tcx(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     // The kernel allows 64 programs at one hook (kernel/bpf/mprog.c, BPF_MPROG_MAX).
     let mut programs = vec![0u32; 64];
     let mut attr = QueryAttr {
         ifindex,
-        attach_type: BPF_TCX_INGRESS,
+        attach_type,
         query_flags: 0,
         attach_flags: 0,
         programs: programs.as_mut_ptr() as u64,
@@ -128,3 +140,4 @@ const _: () = assert!(size_of::<TestRunAttr>() == 80);
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;

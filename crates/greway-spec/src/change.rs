@@ -82,6 +82,7 @@ impl Change {
             datapath => "datapath",
             underlay => "underlay",
             firewall => "firewall",
+            direct => "direct",
             mss => "mss",
             inner.addresses => "inner addresses",
             inner.routes => "inner routes",

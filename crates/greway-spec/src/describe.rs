@@ -65,6 +65,7 @@ impl TunnelSpec {
         say(self.fwmark != 0, format!("fwmark {:#x}", self.fwmark));
         say(self.mtu.is_some(), format!("mtu {}", self.mtu.unwrap_or_default()));
         say(self.mss != MssClamp::default(), format!("mss {}", self.mss));
+        say(self.direct, "direct".to_owned());
         words
     }
 }

@@ -77,6 +77,8 @@ pub struct Draft {
     pub overlay: Option<Given<OverlayChoice>>,
     /// Default: honour.
     pub firewall: Option<Given<FirewallPolicy>>,
+    /// Default: off.
+    pub direct: Option<Given<bool>>,
     /// Default: auto.
     pub mss: Option<Given<MssClamp>>,
     /// Addresses of the tunnel device. Default: none.
@@ -187,11 +189,13 @@ impl Draft {
             underlay: value(&self.underlay),
             overlay: value(&self.overlay),
             firewall: value(&self.firewall),
+            direct: value(&self.direct),
             mss: value(&self.mss),
             inner,
             origin: self.origin.clone(),
         };
         self.outer_header(&spec, &check)?;
+        self.direct(&spec, &check)?;
         self.devices(&spec, &check)?;
         Ok(spec)
     }
@@ -261,6 +265,7 @@ impl Draft {
             underlay: self.underlay.or(below.underlay),
             overlay: self.overlay.or(below.overlay),
             firewall: self.firewall.or(below.firewall),
+            direct: self.direct.or(below.direct),
             mss: self.mss.or(below.mss),
             addresses: self.addresses.or(below.addresses),
             routes: self.routes.or(below.routes),
@@ -365,6 +370,22 @@ impl Draft {
         Ok(())
     }
 
+    /// `direct` is for what the programs in the kernel carry.
+    fn direct(&self, spec: &TunnelSpec, check: &Check) -> Result<(), SpecError> {
+        let beside = [
+            (spec.datapath == DatapathChoice::Userspace, "datapath userspace"),
+            (spec.underlay == UnderlayChoice::Raw, "underlay raw"),
+            (spec.overlay == OverlayChoice::Tun, "overlay tun"),
+        ];
+        match beside.into_iter().find(|(set, _)| *set && spec.direct) {
+            Some((_, beside)) => {
+                let problem = Problem::DirectNeedsPrograms { beside };
+                Err(check.error("direct", "on", &span(&self.direct), problem))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn devices(&self, spec: &TunnelSpec, check: &Check) -> Result<(), SpecError> {
         match &spec.dev {
             Some(dev) if *dev == spec.name => {
@@ -406,6 +427,7 @@ impl From<&TunnelSpec> for Draft {
             underlay: Some(spec.underlay.into()),
             overlay: Some(spec.overlay.into()),
             firewall: Some(spec.firewall.into()),
+            direct: Some(spec.direct.into()),
             mss: Some(spec.mss.into()),
             addresses: Some(addresses.iter().map(|&address| DraftAddress::from(address).into()).collect()),
             routes: Some(routes.iter().map(|&route| DraftRoute::from(route).into()).collect()),

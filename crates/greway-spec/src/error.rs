@@ -90,6 +90,14 @@ pub enum Problem {
     /// `ignore-df` with path MTU discovery on.
     #[error("needs nopmtudisc: with pmtudisc on, DF is always set")]
     IgnoreDfNeedsNopmtudisc,
+    /// `direct` with something that no program carries.
+    #[error(
+        "is for the programs in the kernel, and {beside} keeps the tunnel from them; one of the two has to go"
+    )]
+    DirectNeedsPrograms {
+        /// The other setting, in the words of `greway tunnel add`.
+        beside: &'static str,
+    },
     /// The MTU does not fit.
     #[error("{least} to {most} is right for this tunnel")]
     MtuRange {

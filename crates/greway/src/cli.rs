@@ -125,7 +125,7 @@ Words of greway:
   [no]ignore-df     mtu N          datapath auto|ebpf|userspace
   underlay auto|packet|raw         overlay auto|veth|tun
   firewall honour|bypass           mss auto|off|BYTES
-  seq-mode linux|rfc2890";
+  seq-mode linux|rfc2890           [no]direct";
 
 /// `greway status`
 #[derive(Debug, Default, Args)]

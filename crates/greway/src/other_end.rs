@@ -149,6 +149,7 @@ fn own_affairs(spec: &TunnelSpec, draft: &mut Draft, notes: &mut Vec<String>) {
     draft.routes = None;
     // Which data plane carries it is decided where it is carried.
     (draft.datapath, draft.underlay, draft.overlay, draft.firewall) = (None, None, None, None);
+    draft.direct = None;
 }
 
 /// By what the way to a remote is looked up, as the tunnel will: its `dev`, where that is there, and its `fwmark`.

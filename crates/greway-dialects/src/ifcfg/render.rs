@@ -171,6 +171,7 @@ fn without_words(spec: &TunnelSpec) -> Option<(&'static str, String)> {
         (spec.underlay != UnderlayChoice::Auto, "underlay", spec.underlay.to_string()),
         (spec.overlay != OverlayChoice::Auto, "overlay", spec.overlay.to_string()),
         (spec.firewall != FirewallPolicy::Honour, "firewall", spec.firewall.to_string()),
+        (spec.direct, "direct", "on".to_owned()),
         (spec.mss != MssClamp::Auto, "mss", spec.mss.to_string()),
         (spec.seq_mode != SeqMode::Linux, "seq-mode", spec.seq_mode.to_string()),
         (spec.inner.forward, "inner forward", "on".to_owned()),

@@ -73,6 +73,9 @@ fn sayable(spec: &TunnelSpec) -> Result<(), Unsayable> {
     if spec.firewall != FirewallPolicy::Honour {
         return refuse("firewall", spec.firewall.to_string(), only_here);
     }
+    if spec.direct {
+        return refuse("direct", "on".to_owned(), only_here);
+    }
     if spec.mss != MssClamp::Auto {
         return refuse("mss", spec.mss.to_string(), only_here);
     }

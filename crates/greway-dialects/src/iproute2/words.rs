@@ -107,6 +107,8 @@ const WORDS: [&str; 56] = [
     "underlay",
     "overlay",
     "firewall",
+    "direct",
+    "nodirect",
     "mss",
     "mtu",
     "ignore-df",
@@ -168,8 +170,8 @@ const MODES_NOT_YET: [&str; 19] = [
 ];
 
 /// Reads the words after `greway tunnel add` or `greway tunnel change`: those of `ip tunnel`, and
-/// `ip link`'s `fwmark` and `[no]ignore-df`, `datapath`, `underlay`, `overlay`, `firewall`, `mss`, `mtu`,
-/// `seq-mode`; with
+/// `ip link`'s `fwmark` and `[no]ignore-df`, `datapath`, `underlay`, `overlay`, `firewall`, `[no]direct`,
+/// `mss`, `mtu`, `seq-mode`; with
 /// [`Verb::Change`] also `nokey noikey nookey noseq noiseq nooseq nocsum noicsum noocsum nodev nodscp`. A
 /// word said twice: the last one holds. Which words a mode has no place for is said by
 /// [`Draft::into_spec`].
@@ -257,6 +259,8 @@ impl<'w> Cursor<'w> {
                 self.draft.firewall =
                     Some(self.choice("firewall", FirewallPolicy::WORDS, FirewallPolicy::parse)?);
             }
+            "direct" => self.draft.direct = self.given(true),
+            "nodirect" => self.draft.direct = self.given(false),
             "mss" => {
                 let words = ["auto", "off", "a number of bytes from 1 to 65535"];
                 self.draft.mss = Some(self.choice("mss", &words, MssClamp::parse)?);

@@ -61,6 +61,7 @@ const KEYS: [&str; 33] = [
     "underlay",
     "overlay",
     "firewall",
+    "direct",
     "mss",
     "onboot",
     "strict_keys",
@@ -230,6 +231,7 @@ fn choices(reader: &Reader<'_>, table: &Table<'_>, draft: &mut Draft) -> Result<
     draft.underlay = choice(reader, table, "underlay", UnderlayChoice::WORDS, UnderlayChoice::parse)?;
     draft.overlay = choice(reader, table, "overlay", OverlayChoice::WORDS, OverlayChoice::parse)?;
     draft.firewall = choice(reader, table, "firewall", FirewallPolicy::WORDS, FirewallPolicy::parse)?;
+    draft.direct = table.read("direct", |entry| reader.boolean(&entry))?;
     draft.mss = table.read("mss", |entry| {
         let mss = match entry.value() {
             DeValue::Integer(_) => {

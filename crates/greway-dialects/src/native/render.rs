@@ -57,6 +57,9 @@ fn write_spec(out: &mut String, spec: &TunnelSpec) -> fmt::Result {
     write_choice(out, "underlay", spec.underlay)?;
     write_choice(out, "overlay", spec.overlay)?;
     write_choice(out, "firewall", spec.firewall)?;
+    if spec.direct {
+        writeln!(out, "direct = true")?;
+    }
     match spec.mss {
         MssClamp::Auto => {}
         MssClamp::Off => writeln!(out, "mss = \"off\"")?,

@@ -176,6 +176,7 @@ fn sayable(spec: &TunnelSpec) -> Result<(), Unsayable> {
         ("underlay", spec.underlay.to_string(), spec.underlay == Default::default()),
         ("overlay", spec.overlay.to_string(), spec.overlay == Default::default()),
         ("firewall", spec.firewall.to_string(), spec.firewall == Default::default()),
+        ("direct", "on".to_owned(), !spec.direct),
         ("mss", spec.mss.to_string(), spec.mss == Default::default()),
         ("seq-mode", spec.seq_mode.to_string(), spec.seq_mode == Default::default()),
     ] {

@@ -132,6 +132,7 @@ impl End {
         let address = spec.remote.unwrap();
         let place = Place {
             peer: pair.peer_index,
+            device: Some(pair.index),
             device_mtu,
             device_mac,
             peer_mac,
@@ -139,6 +140,7 @@ impl End {
             via: None,
             source: None,
             next_hop: Some(NextHop { ifindex: host.index("eth0").unwrap(), address }),
+            neighbour_known: true,
             path_mtu: 1500,
             forwards: false,
             withheld: false,
@@ -149,6 +151,9 @@ impl End {
                 fastpath.apply(&Table::of([Member { spec: &spec, place, wanted: true }])).unwrap();
                 fastpath.attach("gw-tun0", Point::Overlay).unwrap();
                 fastpath.attach("eth0", Point::Underlay).unwrap();
+                if spec.direct {
+                    fastpath.attach("tun0", Point::Direct).unwrap();
+                }
                 fastpath
             })
             .unwrap();
