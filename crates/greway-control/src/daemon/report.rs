@@ -32,9 +32,9 @@ pub(super) fn status(host: &Mutex<Host>, name: Option<&DeviceName>, probe: bool)
         let rounds = probe::ask(&questions.iter().map(|(_, question)| *question).collect::<Vec<_>>());
         let asked = questions.into_iter().map(|(name, _)| name).zip(rounds).collect::<Vec<_>>();
         // Read after the echoes, so that they are in the counters that the verdict is drawn from.
-        return gather(&locked(host), name, Some(&asked));
+        return gather(&mut locked(host), name, Some(&asked));
     }
-    gather(&locked(host), name, None)
+    gather(&mut locked(host), name, None)
 }
 
 /// Round-trip times in milliseconds of the tunnels whose peer was asked.
@@ -52,10 +52,13 @@ fn questions(host: &Mutex<Host>, name: Option<&DeviceName>) -> Vec<(DeviceName, 
         .collect()
 }
 
-fn gather(host: &Host, name: Option<&DeviceName>, asked: Option<&Asked>) -> Result<Status, String> {
+fn gather(host: &mut Host, name: Option<&DeviceName>, asked: Option<&Asked>) -> Result<Status, String> {
     let now = clock::monotonic_millis();
     let (unmatched, underlay) = host.datapath.strangers().map_err(|error| error.to_string())?;
     let icmp = host.datapath.icmp().map_err(|error| error.to_string())?;
+    // What was heard until then has had its effect when it is told of.
+    host.heed_news();
+    let host = &*host;
     let mut unmatched = unmatched
         .into_iter()
         .map(|entry| Unmatched {
