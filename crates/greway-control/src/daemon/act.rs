@@ -25,19 +25,21 @@ impl System for Host {
                 let index = self.index_of(name)?;
                 self.netlink.change_link(index, &LinkChange { mtu: Some(*mtu), ..LinkChange::default() })?;
                 self.datapath.set_mtu(name, *mtu);
+                self.look_at_ends(name);
                 Ok(())
             }
             Action::SetUp(name) => {
                 let index = self.index_of(name)?;
                 self.netlink.change_link(index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
                 device::wait_until_running(&self.netlink, index);
+                self.look_at_ends(name);
                 Ok(())
             }
             Action::SetDown(name) => {
                 let index = self.index_of(name)?;
-                Ok(self
-                    .netlink
-                    .change_link(index, &LinkChange { up: Some(false), ..LinkChange::default() })?)
+                self.netlink.change_link(index, &LinkChange { up: Some(false), ..LinkChange::default() })?;
+                self.look_at_ends(name);
+                Ok(())
             }
             Action::SetIpv6Mtu { name, mtu, .. } => sysctl::set_ipv6_mtu(name, *mtu)
                 .map_err(|error| StepError(format!("net.ipv6.conf.{name}.mtu cannot be {mtu}: {error}"))),

@@ -330,6 +330,17 @@ impl Host {
         self.follow_fast_path();
     }
 
+    /// The same after its device was changed from here, and nothing else. The kernel tells of that as well, later.
+    pub(super) fn look_at_ends(&mut self, name: &DeviceName) {
+        if self.fast.waits {
+            return;
+        }
+        if let Some(live) = self.tunnels.get_mut(name).filter(|live| live.is_candidate()) {
+            live.ends = live.peer.and_then(|peer| place::ends(&self.netlink, live.index, peer));
+        }
+        self.follow_fast_path();
+    }
+
     /// What the data plane heard concerns what the programs send (T18).
     pub(super) fn heed_news(&mut self) {
         for news in self.datapath.take_news() {
