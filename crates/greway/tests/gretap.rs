@@ -169,8 +169,9 @@ fn tags_are_carried_as_they_are() {
 #[test]
 fn m3_m4_trains_of_frames_are_intact_in_all_combinations_of_offloads() {
     require!(privilege::check());
-    for words in ["underlay packet", "underlay raw", "key 42 csum"] {
+    for words in ["", "datapath userspace underlay packet", "underlay raw", "key 42 csum"] {
         let pair = pair_with(words);
+        let fast = pair.is_on_fast_path();
         let held = pair.hold_for_gro();
         require!(held);
         for (gro, tx_offload) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -180,9 +181,13 @@ fn m3_m4_trains_of_frames_are_intact_in_all_combinations_of_offloads() {
             let comes_out = Capture::start(&pair.right, "tun0").unwrap();
             pair.bulk(4 * MIB, &what);
             let merged = pair::seen(arrives, |packet| !packet.outgoing && packet.frame.len() > 1_514);
-            assert_eq!(merged > 0, gro && !tx_offload, "{what}: {merged} merged packets arrived");
+            // A program leaves it to the device to split what is larger than the path; userspace does it itself.
+            let whole = if fast { gro || tx_offload } else { gro && !tx_offload };
+            assert_eq!(merged > 0, whole, "{what}: {merged} merged packets arrived");
             let merged = pair::seen(comes_out, |packet| !packet.outgoing && packet.frame.len() > 1_476);
-            assert!(merged > 0, "{what}: no super-frame came out of the tunnel");
+            // Userspace merges what comes by itself. A program hands on what came: what GRO has merged, or what the
+            // sender's device left whole.
+            assert_eq!(merged > 0, gro || tx_offload || !fast, "{what}: {merged} super-frames came out");
             no_drops(&pair, &what);
         }
     }

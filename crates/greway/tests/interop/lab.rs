@@ -14,7 +14,7 @@ use greway_testbed::{Host, LinkOptions, PingOptions, PingReport, link, ping, pol
 use serde_json::Value;
 
 use crate::pair;
-use crate::support::{Daemon, Node, SOON, in_vain};
+use crate::support::{BY_PROGRAMS, Daemon, Node, SOON, environment_of, in_vain, way_of};
 
 /// The number of the first tunnel, which is in its addresses.
 const FIRST: usize = 11;
@@ -109,7 +109,7 @@ impl Interop {
         let addresses = "ip address add 10.9.0.2/24 dev vec0\nip address add fd09::2/64 dev vec0";
         let mut guest = UmlGuest::boot(&wire, "wire0", addresses, &options).unwrap();
         let node = Node::new(&host);
-        let daemon = Some(node.daemon());
+        let daemon = Some(node.daemon_with(environment_of(everywhere)));
         let mut script = String::new();
         for (number, tunnel) in numbered(tunnels) {
             let Tunnel { name, mode, words, kernel } = tunnel;
@@ -117,7 +117,11 @@ impl Interop {
             host.address("uml0", &format!("{local}/{}", tunnel.outer_prefix())).unwrap();
             let words = words.replace("DEV", "uml0");
             let ends = format!("local {local} remote {remote}");
-            node.words(&format!("tunnel add {name} mode {mode} {ends} {words} {everywhere}")).ok();
+            let way = way_of(everywhere, &words);
+            node.words(&format!("tunnel add {name} mode {mode} {ends} {words} {way}")).ok();
+            let carried = pair::tunnel(&node.words("status --json --no-echo").ok().stdout, name);
+            let by_programs = carried["datapath"]["datapath"] == "ebpf";
+            assert!(by_programs || way != BY_PROGRAMS, "{name}: {}", carried["datapath"]);
             let [ipv4, ipv6] = inner(number, 1);
             host.address(name, &format!("{ipv4}/30")).unwrap();
             host.address(name, &format!("{ipv6}/64")).unwrap();

@@ -29,7 +29,7 @@ use greway_testbed::{
 
 use lab::{BOTH, Interop, LONG, MIB, Tunnel, inner};
 use outer::has_end;
-use support::SOON;
+use support::{BY_PROGRAMS, SOON};
 
 /// Every kind with its options.
 const TUNNELS: [Tunnel; 16] = [
@@ -60,23 +60,30 @@ const VLAN: &str = "ip link add link t-plain name t-plain.5 type vlan id 5
 fn the_kernels_tunnels_understand_ours_by_packet_socket() {
     require!(privilege::check());
     require!(uml::available());
-    understands("packet");
+    understands("packet", "underlay packet datapath userspace");
 }
 
 #[test]
 fn the_kernels_tunnels_understand_ours_by_raw_socket() {
     require!(privilege::check());
     require!(uml::available());
-    understands("raw");
+    understands("raw", "underlay raw datapath userspace");
 }
 
-fn understands(underlay: &str) {
-    let mut lab = Interop::boot(&format!("interop-{underlay}"), &TUNNELS, &format!("underlay {underlay}"));
+#[test]
+fn the_kernels_tunnels_understand_ours_by_programs() {
+    require!(privilege::check());
+    require!(uml::available());
+    understands("ebpf", BY_PROGRAMS);
+}
+
+fn understands(what: &str, way: &str) {
+    let mut lab = Interop::boot(&format!("interop-{what}"), &TUNNELS, way);
     for (_, Tunnel { name, .. }) in lab.tunnels() {
         lab.ready(name);
         lab.pings(name, &BOTH);
         let [up, down] = lab.bulk(name, MIB);
-        println!("{name} by {underlay} socket: {up:.0} Mbit/s from the guest, {down:.0} to it");
+        println!("{name} by {what}: {up:.0} Mbit/s from the guest, {down:.0} to it");
         lab.no_errors(name);
     }
     answers_in_a_vlan(&mut lab);

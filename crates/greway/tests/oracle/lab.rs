@@ -2,7 +2,8 @@
 //!
 //! Nothing waits for "nothing comes": behind each packet go two echo requests through a tunnel of their own, `fence`.
 //! The first answer says that the packet has been through the receiving socket and whatever it caused stands in a
-//! queue, the second that the worker has been to all queues since.
+//! queue, the second that the worker has been to all queues since. The fence is userspace's in any case: what a program
+//! carries has had its effect when the next packet is looked at, and what it declines is in userspace's queues.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -20,12 +21,13 @@ use greway_wire::{ethertype, gre::GreHeader};
 use rustix::net::SendFlags;
 
 use crate::masked::gre_of;
-use crate::support::{Daemon, Node, SOON};
+use crate::support::{BY_PROGRAMS, Daemon, Node, SOON, environment_of, way_of};
 
 /// The kernel under test in the record.
 pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 /// The same in IPv6.
 const LOCAL_V6: &str = "fd09::2";
+const FENCE_NAME: &str = "fence";
 /// Where the fence leads, by outer and inner address.
 const FENCE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 98), Ipv4Addr::new(172, 29, 98, 1)];
 const FENCE_INSIDE: Ipv4Addr = Ipv4Addr::new(172, 29, 98, 2);
@@ -80,7 +82,7 @@ impl Lab {
             MacAddr::new(link.address.unwrap())
         });
         let node = Node::new(&host);
-        let daemon = node.daemon();
+        let daemon = node.daemon_with(environment_of(way));
         let client = RefCell::new(Client::connect(&node.socket()).unwrap());
         let wire_capture = Capture::start(&wire, "u0").unwrap();
         let config = Config { ifindex: Some(wire.index("u0").unwrap()), ..Config::default() };
@@ -99,8 +101,8 @@ impl Lab {
             tunnels,
             way,
         };
-        lab.add("fence", "gre", FENCE[0].into(), "");
-        lab.host.address("fence", &format!("{FENCE_INSIDE}/24")).unwrap();
+        lab.add(FENCE_NAME, "gre", FENCE[0].into(), "");
+        lab.host.address(FENCE_NAME, &format!("{FENCE_INSIDE}/24")).unwrap();
         lab.tunnels.borrow_mut().clear();
         lab.neighbour(FENCE[0].into());
         lab
@@ -109,7 +111,10 @@ impl Lab {
     /// Makes one of the kernel's tunnels.
     pub(crate) fn add(&self, name: &'static str, mode: &str, remote: IpAddr, words: &str) {
         let local = if remote.is_ipv4() { LOCAL.to_string() } else { LOCAL_V6.to_owned() };
-        let way = self.way;
+        let way = match name {
+            FENCE_NAME if self.way == BY_PROGRAMS => "underlay packet datapath userspace",
+            _ => way_of(self.way, words),
+        };
         self.node
             .words(&format!("tunnel add name {name} mode {mode} local {local} remote {remote} {words} {way}"))
             .ok();
@@ -119,8 +124,13 @@ impl Lab {
         }
         self.tunnels.borrow_mut().push(name);
         let carried = serde_json::to_value(&self.counted(name).status.tunnels[0].datapath).unwrap();
-        let (field, value) = way.split_once(' ').unwrap();
-        assert_eq!(carried[field], value, "{name} is not carried in the way that was asked for");
+        let asked = way.split(' ').collect::<Vec<_>>();
+        for pair in asked.chunks(2) {
+            assert_eq!(
+                carried[pair[0]], pair[1],
+                "{name} is not carried in the way that was asked for: {carried}"
+            );
+        }
     }
 
     /// Gives a tunnel device its addresses, and with Ethernet the station beyond.

@@ -44,6 +44,7 @@ macro_rules! ways {
 }
 
 ways! {
-    packet_socket: "underlay packet";
-    raw_socket: "underlay raw";
+    packet_socket: "underlay packet datapath userspace";
+    raw_socket: "underlay raw datapath userspace";
+    ebpf: "datapath ebpf";
 }

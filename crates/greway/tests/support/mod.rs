@@ -38,6 +38,23 @@ pub(crate) const SOON: Duration = Duration::from_secs(8);
 /// The binary under test.
 pub(crate) const GREWAY: &str = env!("CARGO_BIN_EXE_greway");
 
+/// The words that choose the programs in the kernel.
+pub(crate) const BY_PROGRAMS: &str = "datapath ebpf";
+
+/// How a tunnel with these words is carried, of all that are to be carried in this way: no program has to do with
+/// checksums and sequence numbers, and a tunnel that needs them is refused by programs alone.
+pub(crate) fn way_of<'a>(way: &'a str, words: &str) -> &'a str {
+    if way == BY_PROGRAMS && ["csum", "seq"].iter().any(|word| words.contains(word)) {
+        return "datapath userspace";
+    }
+    way
+}
+
+/// What a daemon needs in its environment for that way, however the suite is run.
+pub(crate) fn environment_of(way: &str) -> &'static [(&'static str, &'static str)] {
+    if way == BY_PROGRAMS { &[("GREWAY_FAST_PATH", "on")] } else { &[] }
+}
+
 /// A host that runs greway: where its socket and files are, and how to run the binary there.
 pub(crate) struct Node {
     name: String,

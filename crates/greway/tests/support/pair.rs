@@ -140,6 +140,14 @@ impl Pair {
         tunnel(&self.nodes[node].words("status --json --no-echo").ok().stdout, "tun0")
     }
 
+    /// Whether programs in the kernel carry tun0 at both ends.
+    pub fn is_on_fast_path(&self) -> bool {
+        let ways = [0, 1].map(|node| self.status(node)["datapath"].clone());
+        let by_programs = ways.each_ref().map(|way| way["datapath"] == "ebpf");
+        assert_eq!(by_programs[0], by_programs[1], "{ways:?}");
+        by_programs[0]
+    }
+
     /// How often a node's tun0 has dropped for a reason.
     pub fn drops(&self, node: usize, reason: &str) -> u64 {
         drops(&self.status(node), reason)
