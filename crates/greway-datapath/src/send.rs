@@ -77,7 +77,7 @@ impl Sender {
         let Inside::Link { addresses, .. } = &port.inside else { return Ok(()) };
         let ethernet = addresses.is_none();
         let Some(source) = port.inside.sources().nth(source) else { return Ok(()) };
-        batch.recv(&source)?;
+        batch.recv(source)?;
         let Self { train, storage, packets, fragments, beside, odd_error, .. } = self;
         let mut out = storage.start();
         packets.clear();

@@ -79,7 +79,7 @@ pub enum WordProblem {
     OnlyInChange(&'static str),
 }
 
-const WORDS: [&str; 56] = [
+const WORDS: [&str; 58] = [
     "name",
     "mode",
     "remote",

@@ -36,7 +36,7 @@ use reader::{Entry, Reader, Table};
 
 pub use render::render;
 
-const KEYS: [&str; 33] = [
+const KEYS: [&str; 34] = [
     "name",
     "mode",
     "local",
