@@ -399,6 +399,7 @@ impl Host {
         let ends = live.ends;
         Some(Place {
             peer,
+            device: None,
             device_mtu: ends.map_or(0, |ends| ends.mtu),
             device_mac: ends.map_or([0; 6], |ends| ends.device),
             peer_mac: ends.map_or([0; 6], |ends| ends.peer),
@@ -406,6 +407,7 @@ impl Host {
             via: remote.and_then(|remote| self.only_way_in(remote)),
             source: live.way.source,
             next_hop: live.way.next_hop,
+            neighbour_known: false,
             path_mtu: live.way.path_mtu,
             forwards: self.forwards,
             withheld: self.withheld(live).is_some(),
@@ -502,6 +504,7 @@ fn may_be_carried(spec: &TunnelSpec) -> bool {
 /// A place for the question whether a program could carry a tunnel anywhere.
 const NOWHERE: Place = Place {
     peer: 0,
+    device: None,
     device_mtu: 0,
     device_mac: [0; 6],
     peer_mac: [0; 6],
@@ -509,6 +512,7 @@ const NOWHERE: Place = Place {
     via: None,
     source: None,
     next_hop: None,
+    neighbour_known: false,
     path_mtu: 0,
     forwards: false,
     withheld: false,
