@@ -302,10 +302,10 @@ impl Host {
         if self.fast.waits {
             return;
         }
-        let devices = Devices::read(&self.netlink, self.tunnels.values().map(|live| live.index));
+        let mut devices = Devices::new(&self.netlink);
         let ways = self.tunnels.iter().filter(|(_, live)| live.is_candidate());
         let ways = ways.map(|(name, live)| {
-            let way = place::way(&self.netlink, &devices, live.spec(), live.bound_to);
+            let way = place::way(&mut devices, live.spec(), live.bound_to);
             let ends = live.peer.and_then(|peer| place::ends(&self.netlink, live.index, peer));
             (name.clone(), way, ends)
         });
@@ -322,9 +322,8 @@ impl Host {
         if self.fast.waits {
             return;
         }
-        let devices = Devices::read(&self.netlink, self.tunnels.values().map(|live| live.index));
         if let Some(live) = self.tunnels.get_mut(name).filter(|live| live.is_candidate()) {
-            live.way = place::way(&self.netlink, &devices, &live.stored.spec, live.bound_to);
+            live.way = place::way(&mut Devices::new(&self.netlink), &live.stored.spec, live.bound_to);
             live.ends = live.peer.and_then(|peer| place::ends(&self.netlink, live.index, peer));
         }
         self.follow_fast_path();

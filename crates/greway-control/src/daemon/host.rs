@@ -312,6 +312,17 @@ impl Host {
         }
     }
 
+    /// Whether each tunnel is known to lead by a device of the underlay.
+    pub(super) fn all_ways_are_known(&self) -> bool {
+        self.tunnels.values().all(|live| live.way.next_hop.is_some())
+    }
+
+    /// The tunnel that a device, or its other end, belongs to.
+    pub(super) fn tunnel_of_device(&self, index: u32) -> Option<DeviceName> {
+        let live = self.tunnels.values().find(|live| live.index == index || live.peer == Some(index));
+        live.map(|live| live.spec().name.clone())
+    }
+
     /// Whether the data plane's end of a pair is here, and so the tunnel device is somewhere.
     pub(super) fn has_peer_end(&self, live: &Live) -> bool {
         live.peer.is_some_and(|peer| self.netlink.link_by_index(peer).is_ok_and(|link| link.is_some()))

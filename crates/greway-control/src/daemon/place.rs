@@ -1,7 +1,7 @@
 //! Where a tunnel is: the way its delivery packets take, and the two ends of its pair. The programs in the kernel are
 //! told this, since they can ask nobody; userspace leaves both to the kernel.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use greway_fastpath::NextHop;
@@ -35,43 +35,46 @@ pub(super) struct Ends {
     pub(super) up: bool,
 }
 
-/// The devices of this namespace, and which of them are tunnels of ours.
+/// The devices that ways lead by, each asked for once: many tunnels go by few.
 #[derive(Debug)]
-pub(super) struct Devices {
-    links: HashMap<u32, Link>,
-    tunnels: HashSet<u32>,
+pub(super) struct Devices<'a> {
+    netlink: &'a Netlink,
+    known: HashMap<u32, Option<Link>>,
 }
 
-impl Devices {
-    /// `tunnels` are the indexes of those.
-    pub(super) fn read(netlink: &Netlink, tunnels: impl Iterator<Item = u32>) -> Self {
-        let links = netlink.links().unwrap_or_default();
-        Self { links: links.into_iter().map(|link| (link.index, link)).collect(), tunnels: tunnels.collect() }
+impl<'a> Devices<'a> {
+    pub(super) fn new(netlink: &'a Netlink) -> Self {
+        Self { netlink, known: HashMap::new() }
     }
 
-    fn is_in_a_vrf(&self, link: &Link) -> bool {
+    fn link(&mut self, index: u32) -> Option<Link> {
+        let ask = || self.netlink.link_by_index(index).ok().flatten();
+        self.known.entry(index).or_insert_with(ask).clone()
+    }
+
+    fn is_in_a_vrf(&mut self, link: &Link) -> bool {
         let is_vrf = |link: &Link| link.kind.as_deref() == Some("vrf");
-        is_vrf(link) || link.master.and_then(|master| self.links.get(&master)).is_some_and(is_vrf)
+        is_vrf(link) || link.master.and_then(|master| self.link(master)).as_ref().is_some_and(is_vrf)
     }
 }
 
 /// The way of a tunnel whose `dev` has the index `bound_to`.
-pub(super) fn way(netlink: &Netlink, devices: &Devices, spec: &TunnelSpec, bound_to: Option<u32>) -> Way {
+pub(super) fn way(devices: &mut Devices<'_>, spec: &TunnelSpec, bound_to: Option<u32>) -> Way {
     let none = |why: String| Way { none_because: Some(why), ..Way::default() };
     let Some(remote) = spec.remote else { return none("it has no remote".to_owned()) };
     let options = RouteOptions { source: spec.local, mark: observe::mark(spec), oif: bound_to };
-    let route = match netlink.route_to(remote, &options) {
+    let route = match devices.netlink.route_to(remote, &options) {
         Ok(route) if route.kind == RouteKind::Unicast => route,
         Ok(route) if route.kind == RouteKind::Local => return none(format!("{remote} is this host itself")),
         Ok(_) => return none(format!("there is no route to {remote}")),
         Err(error) => return none(format!("there is no route to {remote}: {error}")),
     };
-    let Some(link) = devices.links.get(&route.ifindex) else {
+    let Some(link) = devices.link(route.ifindex) else {
         return none(format!("the device of the route to {remote} is gone"));
     };
-    let unusable = if devices.tunnels.contains(&link.index) {
+    let unusable = if observe::is_ours(devices.netlink, &link) {
         Some(format!("the route to {remote} leads into the tunnel {}", link.name))
-    } else if devices.is_in_a_vrf(link) {
+    } else if devices.is_in_a_vrf(&link) {
         Some(format!("{} belongs to a VRF", link.name))
     } else if link.address.is_none() || link.loopback() {
         Some(format!("{} has no Ethernet header", link.name))

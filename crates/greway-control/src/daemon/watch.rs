@@ -1,6 +1,7 @@
 //! Following the kernel: what changes on the host is acted on when it happens, not when somebody
 //! asks.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
@@ -89,6 +90,7 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
         let mut rules = looked.elapsed() >= LOOK;
         let mut addresses = false;
         let mut ways = false;
+        let mut own = BTreeSet::new();
         // A changed `rp_filter` tells nobody; a changed route tells at once.
         let mut routes = looked_back.elapsed() >= LOOK_BACK;
         for event in happened {
@@ -100,7 +102,11 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
                 Event::LinkChanged { index, name, .. } => {
                     host.device_changed(index);
                     host.underlay_changed(&name);
-                    ways = true;
+                    // What happens to a tunnel's own pair concerns no other tunnel, unless one leads through it.
+                    match host.tunnel_of_device(index) {
+                        Some(name) if host.all_ways_are_known() => drop(own.insert(name)),
+                        _ => ways = true,
+                    }
                 }
                 Event::Address { .. } => addresses = true,
                 Event::Firewall => {
@@ -139,6 +145,8 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
         }
         if ways || addresses || routes {
             host.look_at_places();
+        } else {
+            own.iter().for_each(|name| host.look_at_place(name));
         }
         if rules {
             host.look_at_rules();
