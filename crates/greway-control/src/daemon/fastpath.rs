@@ -225,16 +225,17 @@ impl FastPath {
         self.programs.iter().flat_map(Fastpath::attachments)
     }
 
-    /// A sign of life, when it is time for one.
-    pub(super) fn beat(&mut self) {
-        let Some(programs) = &mut self.programs else { return };
+    /// A sign of life, when it is time for one, and whether it was.
+    pub(super) fn beat(&mut self) -> bool {
+        let Some(programs) = &mut self.programs else { return false };
         if self.beaten.is_some_and(|beaten| beaten.elapsed() < BEAT) {
-            return;
+            return false;
         }
         self.beaten = Some(Instant::now());
         if let Err(error) = programs.beat() {
             tracing::warn!(error = %with_causes(&error), "fast path: no sign of life can be given");
         }
+        true
     }
 
     /// The next packet that a tunnel sends is for userspace.
@@ -250,12 +251,17 @@ impl FastPath {
 impl Host {
     /// Refuses `datapath ebpf` where no program can do what it asks for.
     pub(super) fn refuse_fast_path(&mut self, spec: &TunnelSpec) -> Result<(), String> {
-        if spec.datapath != DatapathChoice::Ebpf {
-            return Ok(());
-        }
         let refused = |why: &str| {
             Err(format!("{}: datapath ebpf cannot be honoured: {why}; use auto or userspace", spec.name))
         };
+        if spec.datapath != DatapathChoice::Ebpf {
+            return match Entry::of(spec, &NOWHERE) {
+                Err(why) if spec.direct => {
+                    Err(format!("{}: direct cannot be honoured: {why}; use nodirect", spec.name))
+                }
+                _ => Ok(()),
+            };
+        }
         if spec.underlay == UnderlayChoice::Raw {
             return refused("underlay raw is asked for as well, which is a socket of userspace");
         }
@@ -340,6 +346,36 @@ impl Host {
         self.follow_fast_path();
     }
 
+    /// Looks whether the neighbours of tunnels with `direct` are still known, which the programs cannot see.
+    pub(super) fn look_at_neighbours(&mut self) {
+        let mut changed = false;
+        for live in self.tunnels.values_mut().filter(|live| live.stored.spec.direct && live.is_candidate()) {
+            let known = live.way.next_hop.is_some_and(|hop| place::is_known(&self.netlink, hop));
+            changed |= known != live.way.neighbour_known;
+            live.way.neighbour_known = known;
+        }
+        if changed {
+            self.follow_fast_path();
+        }
+    }
+
+    /// What `direct` breaks, where it is in force, or why it is not.
+    pub(super) fn note_on_direct(&self, live: &Live) -> Option<String> {
+        let name = &live.spec().name;
+        if !live.spec().direct || self.not_on_fast_path(live).is_some() {
+            return None;
+        }
+        Some(match live.ends.is_some_and(|ends| ends.here) {
+            true => format!(
+                "direct: tcpdump on {name} does not show what it sends, `ip -s link` does not count it, and a qdisc \
+                 on it does not hold for it (greway tunnel change {name} nodirect)"
+            ),
+            false => {
+                format!("direct waits: {name} is in another network namespace, and sends through its pair")
+            }
+        })
+    }
+
     /// What the data plane heard concerns what the programs send (T18).
     pub(super) fn heed_news(&mut self) {
         for news in self.datapath.take_news() {
@@ -383,6 +419,11 @@ impl Host {
         let underlays =
             carried.filter_map(|(_, place)| place.next_hop.map(|hop| (hop.ifindex, Point::Underlay)));
         wanted.extend(underlays);
+        // It stays there while the neighbour is unknown for a moment; what it does is up to the table.
+        let direct = places
+            .iter()
+            .filter(|(live, place)| live.spec().direct && table.egress.contains_key(&place.peer));
+        wanted.extend(direct.filter_map(|(_, place)| Some((place.device?, Point::Direct))));
         let local = self.local_addresses.anywhere().collect();
         self.fast.tell(table, local);
         self.fast.adopt();
@@ -398,7 +439,7 @@ impl Host {
         let ends = live.ends;
         Some(Place {
             peer,
-            device: None,
+            device: ends.filter(|ends| ends.here).map(|_| live.index),
             device_mtu: ends.map_or(0, |ends| ends.mtu),
             device_mac: ends.map_or([0; 6], |ends| ends.device),
             peer_mac: ends.map_or([0; 6], |ends| ends.peer),
@@ -406,7 +447,7 @@ impl Host {
             via: remote.and_then(|remote| self.only_way_in(remote)),
             source: live.way.source,
             next_hop: live.way.next_hop,
-            neighbour_known: false,
+            neighbour_known: live.way.neighbour_known,
             path_mtu: live.way.path_mtu,
             forwards: self.forwards,
             withheld: self.withheld(live).is_some(),

@@ -67,6 +67,7 @@ pub(super) fn of_tunnel(host: &Host, live: &Live, link: Option<&Link>) -> Vec<St
             "{who}: any host that reaches this one may send into it, unless the firewall says no"
         ));
     }
+    notes.extend(host.note_on_direct(live));
     if sysctl::reverse_path_filter(spec.name.as_str()) == 1 {
         notes.push(format!(
             "strict reverse path filter: packets whose source is not routed back into {0} are dropped \

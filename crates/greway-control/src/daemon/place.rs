@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use greway_fastpath::NextHop;
-use greway_netlink::{Link, MacAddress, Netlink, RouteKind, RouteOptions};
+use greway_netlink::{Link, MacAddress, NeighbourState, Netlink, RouteKind, RouteOptions};
 use greway_spec::TunnelSpec;
 
 use super::moved;
@@ -20,6 +20,8 @@ pub(super) struct Way {
     pub(super) source: Option<IpAddr>,
     /// The largest delivery packet in bytes.
     pub(super) path_mtu: u32,
+    /// The neighbour there has answered, or there is none to ask; looked at for tunnels with `direct` alone.
+    pub(super) neighbour_known: bool,
     /// Why there is no next hop that a program could send to; a sentence.
     pub(super) none_because: Option<String>,
 }
@@ -29,6 +31,8 @@ pub(super) struct Way {
 pub(super) struct Ends {
     pub(super) device: MacAddress,
     pub(super) peer: MacAddress,
+    /// The tunnel device is in this namespace.
+    pub(super) here: bool,
     /// MTU of the tunnel device in bytes.
     pub(super) mtu: u32,
     /// Both are up.
@@ -76,18 +80,31 @@ pub(super) fn way(devices: &mut Devices<'_>, spec: &TunnelSpec, bound_to: Option
         Some(format!("the route to {remote} leads into the tunnel {}", link.name))
     } else if devices.is_in_a_vrf(&link) {
         Some(format!("{} belongs to a VRF", link.name))
-    } else if link.address.is_none() || link.loopback() {
-        Some(format!("{} has no Ethernet header", link.name))
+    } else if link.loopback() {
+        Some(format!("{} is the loopback device", link.name))
     } else {
         None
     };
     let next_hop = NextHop { ifindex: route.ifindex, address: route.via.unwrap_or(remote) };
     Way {
+        neighbour_known: spec.direct && is_known(netlink, next_hop),
         next_hop: unusable.is_none().then_some(next_hop),
         source: spec.local.or(route.source),
         path_mtu: route.mtu.unwrap_or(link.mtu).min(LARGEST),
         none_because: unusable,
     }
+}
+
+/// Whether the kernel sends to the neighbour without asking for it first, as on devices without hardware addresses.
+pub(super) fn is_known(netlink: &Netlink, NextHop { ifindex, address }: NextHop) -> bool {
+    let unknown = |state| matches!(state, NeighbourState::Incomplete | NeighbourState::Failed);
+    let link = netlink.link_by_index(ifindex).ok().flatten();
+    if link.is_some_and(|link| link.address.is_none()) {
+        return true;
+    }
+    let neighbours = netlink.neighbours(ifindex).unwrap_or_default();
+    let found = neighbours.iter().find(|neighbour| neighbour.address == address);
+    found.is_some_and(|neighbour| neighbour.link_address.is_some() && !unknown(neighbour.state))
 }
 
 /// The ends of the pair whose data plane's end has the index `peer`, wherever the other one is; `None` where it is
@@ -98,7 +115,14 @@ pub(super) fn ends(netlink: &Netlink, index: u32, peer: u32) -> Option<Ends> {
         None => netlink.link_by_index(index).ok()??,
         Some(_) => moved::elsewhere(netlink, &peer).ok()??,
     };
-    Some(Ends { device: device.address?, peer: peer.address?, mtu: device.mtu, up: device.up && peer.up })
+    let here = peer.link_netns_id.is_none();
+    Some(Ends {
+        device: device.address?,
+        peer: peer.address?,
+        here,
+        mtu: device.mtu,
+        up: device.up && peer.up,
+    })
 }
 
 /// No datagram is larger.

@@ -85,7 +85,9 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
             heart.beat();
         }
         heart.status(&host.at_a_glance());
-        host.fast.beat();
+        if host.fast.beat() {
+            host.look_at_neighbours();
+        }
         host.heed_news();
         let mut rules = looked.elapsed() >= LOOK;
         let mut addresses = false;
