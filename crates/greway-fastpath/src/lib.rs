@@ -12,7 +12,7 @@
 //!  only clsact works   filter of priority 60000: outlives the process, adopted by its name
 //! ```
 //!
-//! Pins are at `/sys/fs/bpf/greway/v<layout>/net-<inode of the network namespace>/`: the maps, and one link a
+//! Pins are at `/sys/fs/bpf/greway/v<layout>/net-<cookie of the network namespace>/`: the maps, and one link a
 //! device and point. They are used only in a bpffs that lasts, which is the one that PID 1 sees at that place too: a
 //! pin in one that is mounted anew in the private mount namespace of `ip netns exec` would die with it.
 //!
@@ -42,5 +42,5 @@ pub use greway_ebpf_abi::{
     Counters, Decline, Dropped, EgressEntry, IngressEntry, IngressKey, LAYOUT, Point, State, TunnelCounters,
 };
 pub use probe::{Ability, Probe, probe};
-pub use remove::remove_all;
+pub use remove::{remove_all, remove_deserted};
 pub use table::{Member, Table};

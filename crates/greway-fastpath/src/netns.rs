@@ -2,6 +2,7 @@
 
 use std::{fs, io, os::unix::fs::MetadataExt as _};
 
+use greway_linux::netns;
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
 use crate::error::FastpathError;
@@ -43,10 +44,13 @@ impl Device {
     }
 }
 
-/// The inode that identifies the calling thread's network namespace while it exists.
-pub(crate) fn inode() -> Result<u64, FastpathError> {
-    fs::metadata("/proc/thread-self/ns/net")
-        .map(|metadata| metadata.ino())
+/// What the calling thread's network namespace is called in the name of its folder: the number that the kernel gives
+/// to no other until the next boot, which no bpffs survives. An inode's number may be another's a moment later, and
+/// that one would take over what the first has left; only a kernel before 5.14 has nothing better.
+pub(crate) fn number() -> Result<u64, FastpathError> {
+    let inode = || fs::metadata("/proc/thread-self/ns/net").map(|metadata| metadata.ino());
+    netns::cookie()
+        .and_then(|cookie| cookie.map_or_else(inode, Ok))
         .map_err(|source| FastpathError::Namespace { source })
 }
 

@@ -1,13 +1,13 @@
 //! The names of our pins in a bpffs, and the folders they stand in.
 //!
 //! ```text
-//! <bpffs>/greway/v3/net-4026531840/greway_counters and the other maps
-//!                                  overlay-12     the link on device 12's peer end
-//!                                  underlay-2     the link on device 2
-//!                                  direct-11      the link on the tunnel device 11, of what leaves it
+//! <bpffs>/greway/v3/net-4097/greway_counters and the other maps
+//!                            overlay-12     the link on device 12's peer end
+//!                            underlay-2     the link on device 2
+//!                            direct-11      the link on the tunnel device 11, of what leaves it
 //! ```
 //!
-//! One bpffs is seen from many network namespaces, each with a daemon of its own, hence the inode; a device is
+//! One bpffs is seen from many network namespaces, each with a daemon of its own, hence its cookie; a device is
 //! named by its index, because names change. A bpffs accepts no dot in a name.
 
 use std::{
@@ -37,7 +37,8 @@ pub(crate) struct LinkPin {
 impl Pins {
     /// The folder of the calling thread's network namespace. It need not exist.
     pub(crate) fn of_this_namespace(bpffs: &Path) -> Result<Self, FastpathError> {
-        let folder = bpffs.join("greway").join(format!("v{LAYOUT}")).join(format!("net-{}", netns::inode()?));
+        let folder =
+            bpffs.join("greway").join(format!("v{LAYOUT}")).join(format!("net-{}", netns::number()?));
         Ok(Self { bpffs: bpffs.to_owned(), folder })
     }
 
@@ -101,6 +102,33 @@ impl Pins {
             others.extend(other.map(|folder| Self { bpffs: self.bpffs.clone(), folder }));
         }
         Ok(others)
+    }
+
+    /// The folders of other network namespaces, of whatever layout of the maps, each with its number.
+    pub(crate) fn of_other_namespaces(&self) -> Result<Vec<(u64, Self)>, FastpathError> {
+        let mut others = Vec::new();
+        for layout in self.entries(&self.bpffs.join("greway"))? {
+            for folder in self.entries(&layout)? {
+                let name =
+                    folder.file_name().and_then(|name| name.to_str()?.strip_prefix("net-")?.parse().ok());
+                if let Some(number) = name
+                    && folder.file_name() != self.folder.file_name()
+                {
+                    others.push((number, Self { bpffs: self.bpffs.clone(), folder }));
+                }
+            }
+        }
+        Ok(others)
+    }
+
+    /// What is in a folder; nothing when there is none.
+    fn entries(&self, folder: &Path) -> Result<Vec<PathBuf>, FastpathError> {
+        let failed = |source: io::Error| self.error("read", folder, &source);
+        match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(failed(error)),
+            Ok(entries) => entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect(),
+        }
     }
 
     /// Removes everything from the folder, and it. A link without its pin is let go by the kernel.

@@ -1,12 +1,16 @@
 //! Takes away what any process of ours has left in this network namespace. Needs no program loaded.
 
+use std::path::PathBuf;
+
+use greway_linux::bpf;
+
 use crate::{
     FastpathError, PinPolicy,
     error::words,
     fastpath::{bpffs_for, open_pin},
     link,
     netns::Device,
-    pins::Pins,
+    pins::{LinkPin, Pins},
 };
 
 /// Removes every pin, filter and clsact of ours from the calling thread's network namespace, and the folder
@@ -21,6 +25,40 @@ pub fn remove_all(pins: &PinPolicy) -> Result<(), Vec<FastpathError>> {
     };
     let errors = left_by_others(pins.as_ref());
     if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Removes from the bpffs that `pins` means what network namespaces have left there that are no more: folders with
+/// pinned links all of whose devices are gone. `lives` says of a namespace, by its cookie, that a daemon is there all
+/// the same, between two devices; a folder without links may be such a daemon's, and stays too. Returns what was removed.
+/// Goes on after an error.
+///
+/// # Errors
+/// All that went wrong.
+pub fn remove_deserted(
+    pins: &PinPolicy,
+    lives: impl Fn(u64) -> bool,
+) -> Result<Vec<PathBuf>, Vec<FastpathError>> {
+    let Ok(root) = bpffs_for(pins) else { return Ok(Vec::new()) };
+    let others = Pins::of_this_namespace(&root).and_then(|pins| pins.of_other_namespaces());
+    let (mut removed, mut errors) = (Vec::new(), Vec::new());
+    for (number, folder) in others.map_err(|error| vec![error])? {
+        let links = match folder.links() {
+            Ok(links) => links,
+            Err(error) => {
+                errors.push(error);
+                continue;
+            }
+        };
+        let is_gone = |link: &LinkPin| matches!(bpf::device_of_pinned_link(&link.path), Ok(0));
+        if links.is_empty() || !links.iter().all(is_gone) || lives(number) {
+            continue;
+        }
+        match folder.remove_everything() {
+            Ok(()) => removed.push(folder.folder().to_owned()),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(removed) } else { Err(errors) }
 }
 
 pub(crate) fn left_by_others(pins: Option<&Pins>) -> Vec<FastpathError> {

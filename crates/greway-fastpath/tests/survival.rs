@@ -13,7 +13,7 @@ use std::{
 
 use greway_fastpath::{
     Ability, Fastpath, FastpathError, Hook, HookChoice, LAYOUT, Options, PinPolicy, Pinning, Point, probe,
-    remove_all,
+    remove_all, remove_deserted,
 };
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
@@ -247,6 +247,39 @@ fn the_pin_of_a_device_that_is_gone_is_removed() {
         let error = second.detach(&attachment).unwrap_err();
         assert!(matches!(error, FastpathError::NotAttached { .. }), "{error}");
         second.remove_all().unwrap();
+        assert!(!bpffs.has_pins());
+    });
+}
+
+/// A deleted network namespace cannot tidy up after itself: the next daemon anywhere does, and touches nobody else's.
+#[test]
+fn what_a_deleted_namespace_left_is_removed_by_any_daemon() {
+    let name = "what_a_deleted_namespace_left_is_removed_by_any_daemon";
+    let Some(bpffs) = Bpffs::new(name) else { return };
+    let options = bpffs.options(HookChoice::Tcx);
+    let folders = || {
+        let layout = bpffs.path.join(format!("greway/v{LAYOUT}"));
+        let entries = std::fs::read_dir(layout).map(|entries| entries.map(|entry| entry.unwrap().path()));
+        entries.map_or_else(|_| Vec::new(), |entries| entries.collect::<Vec<_>>())
+    };
+    // It ends with its thread, and the devices in it a moment later.
+    in_namespace(name, |_wire| drop(attached(&options, POINT)));
+    let [deserted] = &folders()[..] else { return not_run(name, "no network namespaces") };
+    in_namespace(name, |wire| {
+        let (first, _attachment) = attached(&options, POINT);
+        assert_eq!(folders().len(), 2, "no namespace takes over another's: {:?}", folders());
+        send_and_count(wire, &first, 5);
+        let at = PinPolicy::At(bpffs.path.clone());
+        let tidy = |lives: bool| remove_deserted(&at, |_| lives).unwrap();
+        let link = deserted.join(format!("{}-{}", POINT.name(), wire.pair.peer_index));
+        let gone = || matches!(greway_linux::bpf::device_of_pinned_link(&link), Ok(0));
+        until("its devices are gone", || !link.exists() || gone());
+        assert!(tidy(true).is_empty(), "a daemon is there");
+        assert_eq!(tidy(false), [deserted.clone()]);
+        assert_eq!(folders().len(), 1);
+        assert!(tidy(false).is_empty());
+        send_and_count(wire, &first, 10);
+        first.remove_all().unwrap();
         assert!(!bpffs.has_pins());
     });
 }

@@ -1,9 +1,12 @@
 //! What is asked of the kernel's BPF here and not through a library: which programs are at a device, and one run of a
 //! program on bytes of ours, for tests of the programs.
 
+use std::ffi::CString;
 use std::io;
 use std::mem::size_of_val;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 /// What a program made of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +100,41 @@ fn tcx(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     Ok(programs)
 }
 
+/// The index of the device that a pinned link of a tc program is attached to; 0 when that device is gone, or its network
+/// namespace is.
+///
+/// # Errors
+/// ENOENT where nothing is pinned; EPERM without CAP_BPF; EINVAL for what is no link of a device.
+pub fn device_of_pinned_link(path: &Path) -> io::Result<u32> {
+    let link = open_pinned(path)?;
+    let facts = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", link.as_raw_fd()))?;
+    let index = facts.lines().find_map(|line| line.strip_prefix("ifindex:"));
+    index.and_then(|index| index.trim().parse().ok()).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = ObjectAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: bpf(2), BPF_OBJ_GET: the kernel reads the attributes and the path, which ends with a zero; both live until
+    // the call returns.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of_val(&attr)) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The part of `union bpf_attr` for pinned objects.
+#[repr(C)]
+struct ObjectAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+const _: () = assert!(size_of::<ObjectAttr>() == 16);
+
 /// The `query` part of `union bpf_attr`.
 #[repr(C)]
 struct QueryAttr {
@@ -137,6 +175,7 @@ struct TestRunAttr {
 
 const _: () = assert!(size_of::<TestRunAttr>() == 80);
 
+const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_TCX_INGRESS: u32 = 46;
