@@ -87,7 +87,7 @@ pub(super) fn way(devices: &mut Devices<'_>, spec: &TunnelSpec, bound_to: Option
     };
     let next_hop = NextHop { ifindex: route.ifindex, address: route.via.unwrap_or(remote) };
     Way {
-        neighbour_known: spec.direct && is_known(netlink, next_hop),
+        neighbour_known: spec.direct && is_known(devices.netlink, next_hop),
         next_hop: unusable.is_none().then_some(next_hop),
         source: spec.local.or(route.source),
         path_mtu: route.mtu.unwrap_or(link.mtu).min(LARGEST),
