@@ -28,6 +28,8 @@ pub mod egress {
     pub const ENCAP_LIMIT: u32 = 1 << 9;
     /// The flow label is an IPv6 payload packet's.
     pub const FLOW_INHERIT: u32 = 1 << 10;
+    /// Carried only while witnesses pass the host's rules, see [`crate::witness`].
+    pub const WITNESSED: u32 = 1 << 11;
 }
 
 /// Bits of [`IngressKey::flags`].
@@ -51,6 +53,8 @@ pub mod ingress {
     /// A tunnel that leaves an address open and has a `dev` may win over this one (RX-12), so only packets that
     /// came in by this one's own `dev` are carried.
     pub const CONTESTED: u32 = 1 << 4;
+    /// Carried only while witnesses pass the host's rules, see [`crate::witness`].
+    pub const WITNESSED: u32 = 1 << 5;
 }
 
 /// How the packets of one tunnel are encapsulated, and where they go.

@@ -18,6 +18,8 @@
 //! greway_local     hash           address, 16 bytes         u32, not read
 //! greway_state     array          0                         State
 //! greway_devices   hash           index of the device       index of its peer end, u32
+//! greway_verdict   hash           index of the peer end     witness::Verdict
+//! greway_gate      hash           index of the peer end     witness::Gate
 //! ```
 //!
 //! Addresses are 16 bytes everywhere; those of IPv4 are mapped (`::ffff:192.0.2.1`, RFC 4291 §2.5.5.2), all
@@ -27,6 +29,7 @@
 mod counters;
 mod entry;
 mod reason;
+pub mod witness;
 
 pub use counters::{Counters, TunnelCounters};
 pub use entry::{EgressEntry, HEADER_MAX, IngressEntry, IngressKey, State, egress, ingress, key};
@@ -49,10 +52,23 @@ pub const LOCAL_MAP: &str = "greway_local";
 pub const STATE_MAP: &str = "greway_state";
 /// Name of the map of tunnel devices that send without their pair.
 pub const DIRECT_MAP: &str = "greway_devices";
+/// Name of the map of what userspace decided about tunnels that need witnesses.
+pub const VERDICT_MAP: &str = "greway_verdict";
+/// Name of the map of what the programs saw of these.
+pub const GATE_MAP: &str = "greway_gate";
 
 /// Every map, in the order of the table above.
-pub const MAPS: [&str; 7] =
-    [COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP, TUNNELS_MAP, LOCAL_MAP, STATE_MAP, DIRECT_MAP];
+pub const MAPS: [&str; 9] = [
+    COUNTERS_MAP,
+    EGRESS_MAP,
+    INGRESS_MAP,
+    TUNNELS_MAP,
+    LOCAL_MAP,
+    STATE_MAP,
+    DIRECT_MAP,
+    VERDICT_MAP,
+    GATE_MAP,
+];
 
 /// Most tunnels in one network namespace.
 pub const MOST_TUNNELS: u32 = 16_384;
@@ -72,21 +88,23 @@ pub enum Point {
     Underlay = 1,
     /// tc egress of a tunnel device, where payload packets do not go through the pair (`direct`).
     Direct = 2,
+    /// tc egress of a device that carries the delivery packets, while a tunnel needs witnesses.
+    Witness = 3,
 }
 
 impl Point {
     /// How many points there are, which is the number of elements of the counters map.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 4;
 
     /// Every point, in the order of [`Self::index`].
-    pub const ALL: [Self; Self::COUNT as usize] = [Self::Overlay, Self::Underlay, Self::Direct];
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::Overlay, Self::Underlay, Self::Direct, Self::Witness];
 
     /// Those at tc ingress, which every tunnel needs; the others are at tc egress.
     pub const AT_INGRESS: [Self; 2] = [Self::Overlay, Self::Underlay];
 
     /// Whether packets are looked at that leave the device.
     pub const fn at_egress(self) -> bool {
-        matches!(self, Self::Direct)
+        matches!(self, Self::Direct | Self::Witness)
     }
 
     /// The element of the counters map that belongs to this point.
@@ -100,6 +118,7 @@ impl Point {
             Self::Overlay => "overlay",
             Self::Underlay => "underlay",
             Self::Direct => "direct",
+            Self::Witness => "witness",
         }
     }
 
@@ -109,6 +128,7 @@ impl Point {
             Self::Overlay => "greway_overlay",
             Self::Underlay => "greway_underlay",
             Self::Direct => "greway_direct",
+            Self::Witness => "greway_witness",
         }
     }
 }

@@ -94,6 +94,8 @@ reasons! {
     SuperPacket, "super-packet";
     /// The kernel refused to make or take away room for the headers.
     Refused, "refused";
+    /// It is not shown that the host's rules let this tunnel's packets pass.
+    Closed, "closed";
 }
 
 reasons! {

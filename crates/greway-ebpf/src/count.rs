@@ -62,6 +62,8 @@ pub(crate) fn count(seen: &Seen, end: &End) {
                 counters.rx_bytes += u64::from(seen.bytes);
                 counters.last_rx_ns = seen.now;
             }
+            // A witness is no packet of the tunnel's.
+            Point::Witness => {}
         },
         Err(Stop::Drop(reason)) => {
             if let Some(dropped) = counters.dropped.get_mut(*reason as usize) {

@@ -38,6 +38,7 @@ use crate::{
         self, ARP, DESTINATION_OPTIONS, ETHERNET_LEN, FRAGMENT, GRE, HOP_BY_HOP, Head, IPV4, IPV4_LEN, IPV6,
         IPV6_LEN, LARGEST, QINQ, ROUTING, TCP, UDP, VLAN, load, load_link, store, two_be16,
     },
+    witness,
 };
 
 /// What comes before the payload packet, in words as in [`packet::Head`].
@@ -69,6 +70,9 @@ pub(crate) fn carry(ctx: &TcContext, entry: &mut EgressEntry, seen: &mut Seen) -
     }
     if entry.flags & egress::WITHHELD != 0 {
         return Err(Decline::Withheld.into());
+    }
+    if entry.flags & egress::WITNESSED != 0 {
+        witness::may_go_out(seen.tunnel)?;
     }
     if entry.decline_next > 0 {
         // Two CPUs at once may see a few packets more declined than was asked for, never fewer.

@@ -29,6 +29,7 @@ use crate::{
         self, DESTINATION_OPTIONS, ERSPAN, ERSPAN2, ETHERNET_LEN, GRE, Head, IPV4, IPV4_LEN, IPV6, IPV6_LEN,
         LEAST_ETHERTYPE, QINQ, TEB, VLAN, WCCP, be16, load, store, store_link,
     },
+    witness,
 };
 
 /// Fewer bytes of GRE than this are dropped with IPv4 outside (RX-01).
@@ -144,6 +145,13 @@ pub(crate) fn carry(ctx: &TcContext, seen: &mut Seen) -> End {
     if entry.via != 0 && entry.via != packet::ifindex(ctx) {
         return Err(Decline::OtherDevice.into());
     }
+    let wanted = entry.flags & ingress::WITNESSED != 0 && {
+        if outer.bare {
+            // The link header that it would be lent cannot be taken back.
+            return Err(Decline::Closed.into());
+        }
+        witness::may_come_in(entry.peer)?
+    };
 
     let ethernet = gre.protocol == TEB;
     let at = outer.len + gre.len;
@@ -168,10 +176,14 @@ pub(crate) fn carry(ctx: &TcContext, seen: &mut Seen) -> End {
     }
     let mend = inner(ctx, &start, entry, &outer, protocol, at + link_len, length - link_len, gso_size != 0)?;
 
+    let mut front = witness::Front::none();
+    if wanted {
+        front.keep(ctx, at + link_len, length - link_len);
+    }
     if outer.bare {
         lend_link_header(ctx)?;
     }
-    take_away(ctx, at + link_len, protocol, outer.ipv6, gso_size != 0)?;
+    take_away(ctx, at + link_len, protocol, outer.ipv6, gso_size != 0, front.kept())?;
     let mended = match mend.len as usize {
         0 => true,
         IPV6_MENDED => store(ctx, ETHERNET_LEN, &mend.bytes[..IPV6_MENDED], RECOMPUTE),
@@ -181,6 +193,11 @@ pub(crate) fn carry(ctx: &TcContext, seen: &mut Seen) -> End {
         return Err(Stop::Drop(Dropped::DeviceRefused));
     }
     seen.now = packet::now();
+    if front.kept()
+        && let Some(verdict) = witness::send_and_witness(ctx, entry.peer, &front)
+    {
+        return Ok(verdict);
+    }
     // SAFETY: the helper notes where the packet is to go.
     Ok(unsafe { bpf_redirect(entry.peer, 0) } as i32)
 }
@@ -457,9 +474,17 @@ fn combined(entry: &IngressEntry, outer: u8, inner: u8) -> Result<u8, Stop> {
 /// Takes `bytes` behind the link header away. Flags that tell the kernel what is inside exist from Linux 6.3 on, and
 /// from some later version on one that says it was GRE, so that the packet may be encapsulated once more (T12).
 /// Which of them this kernel has is found out by the first packet. Without any it takes the payload for what the
-/// delivery packet was until the pair reads the EtherType anew.
+/// delivery packet was until the pair reads the EtherType anew. `put_back`: the bytes are going to be put back, which
+/// the kernel refuses where it was told what is inside and not that it was GRE.
 #[inline(always)]
-fn take_away(ctx: &TcContext, bytes: u32, protocol: u16, outer_ipv6: bool, merged: bool) -> Result<(), Stop> {
+fn take_away(
+    ctx: &TcContext,
+    bytes: u32,
+    protocol: u16,
+    outer_ipv6: bool,
+    merged: bool,
+    put_back: bool,
+) -> Result<(), Stop> {
     const EINVAL: i64 = -22;
     const ENOTSUPP: i64 = -524;
     const DECAP_L4_GRE: u64 = 1 << 9;
@@ -474,7 +499,7 @@ fn take_away(ctx: &TcContext, bytes: u32, protocol: u16, outer_ipv6: bool, merge
     if known > 1 {
         done = adjust(ctx, bytes, inside | DECAP_L4_GRE);
     }
-    if done == EINVAL && known > 0 {
+    if done == EINVAL && known > 0 && !put_back {
         done = adjust(ctx, bytes, inside);
         // Not when it was the packet that was refused.
         if known > 1 && done == 0 {
@@ -484,7 +509,7 @@ fn take_away(ctx: &TcContext, bytes: u32, protocol: u16, outer_ipv6: bool, merge
     }
     if done == EINVAL {
         done = adjust(ctx, bytes, 0);
-        if known > 0 && done == 0 {
+        if known > 0 && done == 0 && !put_back {
             // SAFETY: as above.
             unsafe { (&raw mut GREWAY_DECAP_FLAGS).write_volatile(0) };
         }

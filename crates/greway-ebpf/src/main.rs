@@ -22,6 +22,7 @@ mod count;
 mod egress;
 mod ingress;
 mod packet;
+mod witness;
 
 use aya_ebpf::{
     macros::{classifier, map},
@@ -31,6 +32,7 @@ use aya_ebpf::{
 use greway_ebpf_abi::{
     Counters, Decline, Dropped, EgressEntry, IngressEntry, IngressKey, MOST_ADDRESSES, MOST_TUNNELS, Point,
     State, TunnelCounters,
+    witness::{Gate, Verdict},
 };
 
 #[map(name = "greway_counters")]
@@ -54,6 +56,12 @@ static STATE: Array<State> = Array::with_max_entries(1, 0);
 
 #[map(name = "greway_devices")]
 static DIRECT: HashMap<u32, u32> = HashMap::with_max_entries(MOST_TUNNELS, NO_PREALLOC);
+
+#[map(name = "greway_verdict")]
+static VERDICT: HashMap<u32, Verdict> = HashMap::with_max_entries(MOST_TUNNELS, NO_PREALLOC);
+
+#[map(name = "greway_gate")]
+static GATE: HashMap<u32, Gate> = HashMap::with_max_entries(MOST_TUNNELS, NO_PREALLOC);
 
 // The section is `classifier`, which the macro writes: aya 0.14 rejects `tc`.
 #[classifier]
@@ -94,6 +102,14 @@ pub fn greway_direct(ctx: TcContext) -> i32 {
 pub fn greway_underlay(ctx: TcContext) -> i32 {
     let mut seen = count::Seen::at(Point::Underlay);
     let end = ingress::carry(&ctx, &mut seen);
+    count::count(&seen, &end);
+    verdict(end)
+}
+
+#[classifier]
+pub fn greway_witness(ctx: TcContext) -> i32 {
+    let mut seen = count::Seen::at(Point::Witness);
+    let end = witness::leaving(&ctx, &mut seen);
     count::count(&seen, &end);
     verdict(end)
 }

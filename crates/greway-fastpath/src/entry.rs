@@ -38,6 +38,8 @@ pub struct Place {
     /// Everything shall go to userspace: a firewall or an IPsec policy has to see it, or `local` is no address of
     /// this host now.
     pub withheld: bool,
+    /// Packets are carried only while witnesses pass the host's rules, see [`crate::witness`].
+    pub witnessed: bool,
 }
 
 /// A neighbour on a device.
@@ -234,6 +236,7 @@ fn egress_entry(spec: &TunnelSpec, place: &Place, source: Option<IpAddr>, remote
             (spec.ignore_df, egress::IGNORE_DF),
             (clamps(spec, place), egress::CLAMPS),
             (place.withheld, egress::WITHHELD),
+            (place.witnessed, egress::WITNESSED),
             (over_ipv6 && spec.encaplimit.is_some(), egress::ENCAP_LIMIT),
             (spec.flowlabel == FlowLabel::Inherit, egress::FLOW_INHERIT),
         ]),
@@ -260,6 +263,7 @@ fn ingress_entry(spec: &TunnelSpec, place: &Place) -> IngressEntry {
         flags: flags(&[
             (clamps(spec, place), ingress::CLAMPS),
             (place.withheld, ingress::WITHHELD),
+            (place.witnessed, ingress::WITNESSED),
             (spec.dscp_inherit, ingress::DSCP_INHERIT),
         ]),
         device_mtu: place.device_mtu,
@@ -346,6 +350,7 @@ mod tests {
             path_mtu: 1500,
             forwards: false,
             withheld: false,
+            witnessed: false,
         }
     }
 

@@ -34,6 +34,7 @@ mod pins;
 mod probe;
 mod remove;
 mod table;
+pub mod witness;
 
 pub use entry::{Entry, NextHop, Place, WhyNot};
 pub use error::FastpathError;

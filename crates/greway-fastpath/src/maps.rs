@@ -13,6 +13,7 @@ use aya::{
 use greway_ebpf_abi::{
     COUNTERS_MAP, Counters, DIRECT_MAP, EGRESS_MAP, EgressEntry, INGRESS_MAP, IngressEntry, IngressKey,
     LOCAL_MAP, Point, STATE_MAP, State, TUNNELS_MAP, TunnelCounters,
+    witness::{Gate, Verdict},
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -361,7 +362,7 @@ impl Fastpath {
         HashMap::try_from(self.map_mut(name)?).map_err(refused("open", name))
     }
 
-    fn map(&self, name: &'static str) -> Result<&Map, FastpathError> {
+    pub(crate) fn map(&self, name: &'static str) -> Result<&Map, FastpathError> {
         self.bpf.map(name).ok_or_else(|| missing(name))
     }
 
@@ -371,18 +372,18 @@ impl Fastpath {
 }
 
 /// `BPF_ANY`: add or replace.
-const ANY: u64 = 0;
+pub(crate) const ANY: u64 = 0;
 
-fn missing(map: &'static str) -> FastpathError {
+pub(crate) fn missing(map: &'static str) -> FastpathError {
     FastpathError::Map { action: "open", map, kernel: "the object has no such map".to_owned() }
 }
 
-fn refused(action: &'static str, map: &'static str) -> impl Fn(MapError) -> FastpathError {
+pub(crate) fn refused(action: &'static str, map: &'static str) -> impl Fn(MapError) -> FastpathError {
     move |error| FastpathError::Map { action, map, kernel: words(&error) }
 }
 
 /// `None` for a key that is not there.
-fn found<V>(map: &'static str, result: Result<V, MapError>) -> Result<Option<V>, FastpathError> {
+pub(crate) fn found<V>(map: &'static str, result: Result<V, MapError>) -> Result<Option<V>, FastpathError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),
@@ -391,7 +392,7 @@ fn found<V>(map: &'static str, result: Result<V, MapError>) -> Result<Option<V>,
 }
 
 /// A key that is not there needs no removing.
-fn gone(map: &'static str, result: Result<(), MapError>) -> Result<(), FastpathError> {
+pub(crate) fn gone(map: &'static str, result: Result<(), MapError>) -> Result<(), FastpathError> {
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -400,9 +401,9 @@ fn gone(map: &'static str, result: Result<(), MapError>) -> Result<(), FastpathE
 }
 
 /// What is in a map, as aya wants it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
-struct Plain<T>(T);
+pub(crate) struct Plain<T>(pub(crate) T);
 
 macro_rules! plain {
     ($($kind:ty),+) => {
@@ -415,4 +416,4 @@ macro_rules! plain {
     };
 }
 
-plain!(Counters, EgressEntry, IngressEntry, IngressKey, State, TunnelCounters);
+plain!(Counters, EgressEntry, Gate, IngressEntry, IngressKey, State, TunnelCounters, Verdict);

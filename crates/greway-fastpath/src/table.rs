@@ -136,6 +136,7 @@ mod tests {
             path_mtu: 1500,
             forwards: false,
             withheld: false,
+            witnessed: false,
         }
     }
 

@@ -29,6 +29,7 @@ fn place(peer: u32) -> Place {
         path_mtu: 1500,
         forwards: false,
         withheld: false,
+        witnessed: false,
     }
 }
 

@@ -246,7 +246,7 @@ fn every_way() -> Vec<(Point, HookChoice)> {
             Ok(attachment) => {
                 let used = if hook == HookChoice::Tcx { Hook::Tcx } else { Hook::Clsact };
                 assert_eq!(attachment.hook, used);
-                ways.extend(Point::ALL.map(|point| (point, hook)));
+                ways.extend(Point::AT_INGRESS.map(|point| (point, hook)));
             }
             Err(error) => not_run(&format!("order by {hook:?}"), &error.to_string()),
         }

@@ -451,6 +451,7 @@ impl Host {
             path_mtu: live.way.path_mtu,
             forwards: self.forwards,
             withheld: self.withheld(live).is_some(),
+            witnessed: false,
         })
     }
 
@@ -556,4 +557,5 @@ const NOWHERE: Place = Place {
     path_mtu: 0,
     forwards: false,
     withheld: false,
+    witnessed: false,
 };

@@ -333,7 +333,7 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
 pub(crate) fn protocol_at(point: Point) -> u8 {
     match point {
         Point::Overlay | Point::Direct => IPPROTO_TEST,
-        Point::Underlay => IPPROTO_GRE,
+        Point::Underlay | Point::Witness => IPPROTO_GRE,
     }
 }
 

@@ -108,6 +108,7 @@ pub(crate) fn place(peer: u32, spec: &TunnelSpec) -> Place {
         path_mtu: 1500,
         forwards: false,
         withheld: false,
+        witnessed: false,
     }
 }
 

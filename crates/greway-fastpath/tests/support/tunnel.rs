@@ -144,6 +144,7 @@ impl End {
             path_mtu: 1500,
             forwards: false,
             withheld: false,
+            witnessed: false,
         };
         let fastpath = host
             .run(|| {
