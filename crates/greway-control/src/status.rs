@@ -145,6 +145,9 @@ pub struct Carried {
     /// Why no program carries it; `None` where one does.
     #[serde(default)]
     pub not_ebpf: Option<String>,
+    /// What is known of the host's rules by witness packets, where rules may be on the way; `None` where none are asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witnesses: Option<String>,
     /// `veth` or `tun`.
     pub overlay: String,
     /// `packet` or `raw`.

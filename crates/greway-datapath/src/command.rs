@@ -13,21 +13,56 @@ use crate::overlay::Tap;
 use crate::port::PortSpec;
 use crate::reverse_path::ReversePaths;
 use crate::underlay::Receive;
+use crate::witness::{Attempt, Recogniser, Through};
 
 /// A request, with the way back for its answer.
 pub(crate) enum Command {
-    Add { port: Box<PortSpec>, counters: Arc<TunnelCounters>, done: Answer<()> },
-    Change { spec: Box<TunnelSpec>, bound_to: Option<u32>, done: Answer<()> },
-    Remove { name: DeviceName, done: Answer<()> },
-    Receive { name: DeviceName, way: Receive, done: Answer<()> },
-    Tap { name: DeviceName, tap: Tap, done: Answer<()> },
-    Mtu { name: DeviceName, mtu: u32 },
+    Add {
+        port: Box<PortSpec>,
+        counters: Arc<TunnelCounters>,
+        done: Answer<()>,
+    },
+    Change {
+        spec: Box<TunnelSpec>,
+        bound_to: Option<u32>,
+        done: Answer<()>,
+    },
+    Remove {
+        name: DeviceName,
+        done: Answer<()>,
+    },
+    Receive {
+        name: DeviceName,
+        way: Receive,
+        done: Answer<()>,
+    },
+    Tap {
+        name: DeviceName,
+        tap: Tap,
+        done: Answer<()>,
+    },
+    Mtu {
+        name: DeviceName,
+        mtu: u32,
+    },
     LocalAddresses(LocalAddresses),
     ReversePaths(ReversePaths),
     Forwards(bool),
     Answer(bool),
-    Icmp { done: SyncSender<IcmpReport> },
-    Strangers { done: SyncSender<(Vec<UnmatchedEntry>, UnderlaySnapshot)> },
+    Icmp {
+        done: SyncSender<IcmpReport>,
+    },
+    Strangers {
+        done: SyncSender<(Vec<UnmatchedEntry>, UnderlaySnapshot)>,
+    },
+    /// Shown all that arrives; `None`: nobody is.
+    Recognise(Option<Recogniser>),
+    BetweenPackets {
+        name: DeviceName,
+        through: Through,
+        attempt: Attempt,
+        done: Answer<()>,
+    },
     Stop,
 }
 

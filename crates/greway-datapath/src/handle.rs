@@ -19,6 +19,7 @@ use crate::overlay::Tap;
 use crate::port::PortSpec;
 use crate::reverse_path::ReversePaths;
 use crate::underlay::Receive;
+use crate::witness::{Passages, Recogniser};
 use crate::worker::Worker;
 
 /// A running data plane. Dropping it stops the worker and closes all sockets; devices stay.
@@ -152,6 +153,16 @@ impl Datapath {
     /// unless this says otherwise.
     pub fn set_answers(&self, on: bool) {
         let _ = self.tell(Command::Answer(on));
+    }
+
+    /// Shows `recogniser` all that arrives on the underlay, before anything else is done with it. `None`: nobody.
+    pub fn recognise(&self, recogniser: Option<Recogniser>) {
+        let _ = self.tell(Command::Recognise(recogniser));
+    }
+
+    /// The data plane's passages, for another thread.
+    pub fn passages(&self) -> Passages {
+        Passages { commands: self.commands.clone(), wake: Arc::clone(&self.wake) }
     }
 
     /// ICMP errors about what the tunnels sent, and what became of packets that matched none.

@@ -39,6 +39,7 @@ mod receive;
 mod reverse_path;
 mod send;
 mod underlay;
+mod witness;
 mod worker;
 
 pub use handle::{Datapath, DatapathError, Traffic};
@@ -50,3 +51,4 @@ pub use overlay::{CARRIED, Overlay, Tap};
 pub use port::{PortSpec, ReserveSequence};
 pub use reverse_path::{Filter, ReversePaths};
 pub use underlay::Receive;
+pub use witness::{Passages, Recogniser, Through};

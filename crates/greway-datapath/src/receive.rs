@@ -25,6 +25,7 @@ use crate::overlay::{ETHERNET, FRONT, Inside};
 use crate::port::Port;
 use crate::reverse_path::ReversePaths;
 use crate::underlay::Inlet;
+use crate::witness::Recogniser;
 
 /// What is remembered of packets that belong to no tunnel.
 #[derive(Default)]
@@ -34,6 +35,7 @@ pub(crate) struct Strangers {
     pub(crate) fragmented: Fragmented,
     pub(crate) answerer: Answerer,
     pub(crate) handover: Handover,
+    pub(crate) recogniser: Option<Recogniser>,
 }
 
 impl Strangers {
@@ -91,6 +93,11 @@ pub(crate) fn carry(
             now_ms: context.now_ms,
         };
         let Some((datagram, receipt)) = gate.admit(packet, &mut strangers.fragmented) else { continue };
+        if let Some(recognises) = &mut strangers.recogniser
+            && recognises(arrived::behind_delivery_header(datagram), context.inlet.way)
+        {
+            continue;
+        }
         if context.both || strangers.handover.is_underway() {
             let Owner { tunnel, way } = Owner::of(datagram, receipt, context.table, ports);
             let gre = || arrived::behind_delivery_header(datagram);

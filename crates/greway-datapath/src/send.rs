@@ -61,7 +61,8 @@ impl Sender {
         }
     }
 
-    /// Carries one batch out of a tunnel device, from that of its sources ([`Inside::sources`]).
+    /// Carries one batch out of a tunnel device, from that of its sources ([`Inside::sources`]), and says how many packets
+    /// there were; of a TUN device that is not known.
     pub(crate) fn carry(
         &mut self,
         port: &mut Port,
@@ -70,14 +71,14 @@ impl Sender {
         batch: &mut ReceiveBatch,
         forwards: bool,
         now_ms: u64,
-    ) -> io::Result<()> {
+    ) -> io::Result<usize> {
         if matches!(port.inside, Inside::Tun(_)) {
-            return self.carry_tun(port, underlay, forwards, now_ms);
+            return self.carry_tun(port, underlay, forwards, now_ms).map(|()| 0);
         }
-        let Inside::Link { addresses, .. } = &port.inside else { return Ok(()) };
+        let Inside::Link { addresses, .. } = &port.inside else { return Ok(0) };
         let ethernet = addresses.is_none();
-        let Some(source) = port.inside.sources().nth(source) else { return Ok(()) };
-        batch.recv(source)?;
+        let Some(source) = port.inside.sources().nth(source) else { return Ok(0) };
+        let taken = batch.recv(source)?;
         let Self { train, storage, packets, fragments, beside, odd_error, .. } = self;
         let mut out = storage.start();
         packets.clear();
@@ -133,7 +134,7 @@ impl Sender {
             push(&mut out, packets, train, payload.packet, port.bound_to);
         }
         flush(&mut out, packets, port, underlay, with_df, now_ms, odd_error);
-        Ok(())
+        Ok(taken)
     }
 
     /// The same for a TUN device, which gives one packet a read.

@@ -28,6 +28,7 @@ use crate::receive::{self, Context, Strangers};
 use crate::reverse_path::ReversePaths;
 use crate::send::Sender;
 use crate::underlay::{Inlet, Receive, Underlay};
+use crate::witness::{Attempt, Through};
 
 pub(crate) struct Worker {
     commands: Receiver<Command>,
@@ -198,17 +199,50 @@ impl Worker {
         self.icmp.receive(family, bare, &mut self.ports, storage, now_ms);
     }
 
-    fn send(&mut self, index: u64, source: usize, now_ms: u64) {
+    /// Carries one batch of what comes out of a tunnel device; false when there was nothing.
+    fn send(&mut self, index: u64, source: usize, now_ms: u64) -> bool {
         let slot = usize::try_from(index).ok().and_then(|index| self.ports.get_mut(index));
-        let Some(Some(port)) = slot else { return };
+        let Some(Some(port)) = slot else { return false };
         let framed = &mut self.buffers.framed;
         let carried = self.sender.carry(port, source, &mut self.underlay, framed, self.forwards, now_ms);
-        if let Err(error) = carried {
-            tracing::debug!(tunnel = %port.name, %error, "on the tunnel device");
-            if lost_a_packet(&error) {
-                port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
+        match carried {
+            Ok(taken) => taken > 0,
+            Err(error) => {
+                tracing::debug!(tunnel = %port.name, %error, "on the tunnel device");
+                if lost_a_packet(&error) {
+                    port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
+                }
+                true
             }
         }
+    }
+
+    /// Runs `attempt` with a function that carries all that waits in one direction.
+    fn between_packets(
+        &mut self,
+        name: &DeviceName,
+        through: Through,
+        mut attempt: Attempt,
+    ) -> Result<(), DatapathError> {
+        let index = self.position(name)?;
+        let Some(port) = &self.ports[index] else { return Ok(()) };
+        let (inlet, sources) = (port.inlet(), port.inside.sources().count());
+        attempt(&mut || {
+            let now_ms = clock::monotonic_millis();
+            match through {
+                Through::Inwards => self.empty(inlet, now_ms),
+                Through::Outwards => {
+                    for source in 0..sources {
+                        for _ in 0..MOST_BATCHES {
+                            if !self.send(index as u64, source, now_ms) {
+                                break;
+                            }
+                        }
+                    }
+                }
+            }
+        });
+        Ok(())
     }
 
     /// Carries out what others ask; false when it is to stop.
@@ -248,6 +282,10 @@ impl Worker {
                     let answers = self.strangers.answerer.counts();
                     let heard = self.ports.iter().flatten().map(|port| (port.name.clone(), port.icmp()));
                     drop(done.send(IcmpReport { tunnels: heard.collect(), answers }));
+                }
+                Command::Recognise(recogniser) => self.strangers.recogniser = recogniser,
+                Command::BetweenPackets { name, through, attempt, done } => {
+                    drop(done.send(self.between_packets(&name, through, attempt)));
                 }
                 Command::Stop => return false,
             }

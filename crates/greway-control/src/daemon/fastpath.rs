@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use greway_datapath::{Filter, News, Tap};
+use greway_fastpath::witness::Standing;
 use greway_fastpath::{
     Attachment, Entry, Fastpath, Member, PinPolicy, Pinning, Place, Point, Table, TunnelCounters, WhyNot,
 };
@@ -18,6 +19,7 @@ use greway_spec::{DatapathChoice, DeviceName, TunnelSpec, UnderlayChoice};
 use super::device;
 use super::host::{Host, Live, with_causes};
 use super::place::{self, Devices};
+use super::witness::{Subject, Witnesses};
 
 /// What the daemon's options say of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub(super) struct FastPath {
     /// Tunnels are taken over one by one, and nothing is told before all are known: what an earlier daemon has told
     /// the programs would be taken back.
     pub(super) waits: bool,
+    /// What looks after tunnels whose packets need witnesses.
+    pub(super) witnesses: Witnesses,
 }
 
 /// A sign of life is given this often; the programs do without for five seconds.
@@ -401,6 +405,7 @@ impl Host {
             return;
         }
         if !self.tunnels.values().any(|live| live.attached) {
+            self.fast.witnesses.end(&self.datapath);
             self.fast.remove();
             return;
         }
@@ -424,12 +429,31 @@ impl Host {
             .iter()
             .filter(|(live, place)| live.spec().direct && table.egress.contains_key(&place.peer));
         wanted.extend(direct.filter_map(|(_, place)| Some((place.device?, Point::Direct))));
+        let witnessed =
+            places.iter().filter(|(_, place)| place.witnessed && table.egress.contains_key(&place.peer));
+        let hops = witnessed
+            .clone()
+            .filter_map(|(_, place)| place.next_hop.map(|hop| (hop.ifindex, Point::Witness)));
+        wanted.extend(hops);
+        let subjects = witnessed.map(|(live, place)| Subject {
+            spec: live.spec().clone(),
+            peer: place.peer,
+            device_mac: place.device_mac,
+            source: place.source,
+            bound_to: live.bound_to,
+            receive: live.decision.receive,
+            traffic: live.traffic.clone(),
+        });
+        let subjects = subjects.collect::<Vec<_>>();
         let local = self.local_addresses.anywhere().collect();
         self.fast.tell(table, local);
         self.fast.adopt();
         let netlink = &self.netlink;
         self.fast.attach(&wanted, |index| Some(netlink.link_by_index(index).ok()??.name));
         self.fast.end_of_adoption();
+        if let Some(programs) = &self.fast.programs {
+            self.fast.witnesses.follow(subjects, programs, &self.datapath);
+        }
     }
 
     /// Where a tunnel is, for the programs; `None` where it has no pair.
@@ -451,7 +475,7 @@ impl Host {
             path_mtu: live.way.path_mtu,
             forwards: self.forwards,
             withheld: self.withheld(live).is_some(),
-            witnessed: false,
+            witnessed: live.decision.witnessed.is_some(),
         })
     }
 
@@ -499,6 +523,13 @@ impl Host {
         self.reverse_paths.vrfs.contains_key(&dev) || self.reverse_paths.vrfs.values().any(|vrf| *vrf == dev)
     }
 
+    /// What witness packets show of the host's rules, for a tunnel that is carried past them.
+    pub(super) fn witnesses(&self, live: &Live) -> Option<String> {
+        let why = live.decision.witnessed.as_ref()?;
+        let standing = self.fast.witnesses.standing(live.peer?)?;
+        closed(&standing).is_none().then(|| format!("{}; {why}", standing[0]))
+    }
+
     /// Why no program carries a tunnel; `None` where one does, in both directions.
     pub(super) fn not_on_fast_path(&self, live: &Live) -> Option<String> {
         if live.spec().datapath == DatapathChoice::Userspace {
@@ -526,9 +557,31 @@ impl Host {
         if let Some(why) = self.fast.unattached.get(&(hop.ifindex, Point::Underlay)) {
             return Some(why.clone());
         }
+        if let Some(why) = &live.decision.witnessed {
+            if let Some(refused) = self.fast.unattached.get(&(hop.ifindex, Point::Witness)) {
+                return Some(format!("{why}; witness packets cannot be taken away again: {refused}"));
+            }
+            let standing = self.fast.witnesses.standing(peer);
+            let closed =
+                standing.map(|ways| closed(&ways)).unwrap_or_else(|| Some("not tried yet".to_owned()));
+            if let Some(closed) = closed {
+                return Some(format!("{why}; {closed}"));
+            }
+        }
         let told = self.fast.told.as_ref().is_some_and(|told| told.egress.contains_key(&peer));
         (!told).then(|| "the programs could not be told of it: see the daemon's log".to_owned())
     }
+}
+
+/// What keeps a witnessed tunnel off the fast path, either way.
+fn closed(ways: &[Standing; 2]) -> Option<String> {
+    let closed = ["closed inbound", "closed outbound"].into_iter().zip(ways);
+    let closed = closed.filter_map(|(way, standing)| match standing {
+        Standing::Open => None,
+        Standing::Closed(why) => Some(format!("{way}: {why}")),
+    });
+    let closed = closed.collect::<Vec<_>>().join("; ");
+    (!closed.is_empty()).then_some(closed)
 }
 
 impl Live {

@@ -40,6 +40,8 @@ pub(super) struct Decision {
     pub(super) why: String,
     /// Why the fast path, which passes by all that is on the kernel's way, may not carry it.
     pub(super) withheld: Option<String>,
+    /// Why it may carry it only while witness packets come through.
+    pub(super) witnessed: Option<String>,
 }
 
 const UNREAD: &str = "the host's rules cannot be read, and hold if there are any";
@@ -67,7 +69,13 @@ impl Rules {
     /// Decides for one tunnel.
     pub(super) fn decide(&self, spec: &TunnelSpec) -> Decision {
         let (receive, why) = self.socket(spec);
-        Decision { receive, why, withheld: self.withheld(spec) }
+        let withheld = self.withheld(spec);
+        // The packet socket is in front of the rules, and would see witnesses that they drop.
+        let witnessed = match (&withheld, spec.firewall) {
+            (None, FirewallPolicy::Honour) => self.filtered(spec).or_else(|| self.filtered_on_arrival()),
+            _ => None,
+        };
+        Decision { receive, why, withheld, witnessed }
     }
 
     /// Which socket a tunnel receives by, and why.
@@ -108,18 +116,25 @@ impl Rules {
         if spec.firewall == FirewallPolicy::Bypass {
             return None;
         }
-        self.filtered(spec).or_else(|| {
-            // Behind tc, before all sockets; ours are on the ends of pairs.
-            let on_the_way = |chain: &&BaseChain| {
-                chain.hook == Hook::Ingress
-                    && !chain.devices.iter().all(|device| device.starts_with(device::PEER_PREFIX))
-            };
-            let chain = self.chains.as_ref()?.iter().find(on_the_way)?;
-            Some(format!(
-                "nftables chain {} {} may filter GRE as it arrives, and holds for it",
-                chain.table, chain.name
-            ))
-        })
+        match (&self.chains, &self.legacy, spec.underlay) {
+            (Some(_), Some(_), UnderlayChoice::Auto) => None,
+            // A witness has to come by a socket behind the rules.
+            (Some(_), Some(_), _) => self.filtered(spec),
+            _ => Some(UNREAD.to_owned()),
+        }
+    }
+
+    /// What is behind tc and before all sockets; ours are on the ends of pairs.
+    fn filtered_on_arrival(&self) -> Option<String> {
+        let on_the_way = |chain: &&BaseChain| {
+            chain.hook == Hook::Ingress
+                && !chain.devices.iter().all(|device| device.starts_with(device::PEER_PREFIX))
+        };
+        let chain = self.chains.as_ref()?.iter().find(on_the_way)?;
+        Some(format!(
+            "nftables chain {} {} may filter GRE as it arrives, and holds for it",
+            chain.table, chain.name
+        ))
     }
 
     /// Why nothing may pass by the kernel's IPsec.

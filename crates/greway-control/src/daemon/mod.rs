@@ -29,6 +29,7 @@ mod sole;
 pub(crate) mod tables;
 mod underlay;
 mod watch;
+mod witness;
 
 pub use device::peer_name;
 pub use fastpath::FastPathOptions;

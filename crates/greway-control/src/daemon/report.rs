@@ -113,6 +113,7 @@ fn tunnel(
         datapath: Carried {
             datapath: if not_ebpf.is_none() { "ebpf" } else { "userspace" }.to_owned(),
             not_ebpf,
+            witnesses: host.witnesses(live),
             overlay: if live.peer.is_some() { "veth" } else { "tun" }.to_owned(),
             underlay: live.decision.receive.word().to_owned(),
             why: live.decision.why.clone(),

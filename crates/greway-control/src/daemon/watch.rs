@@ -113,6 +113,7 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
                 Event::Address { .. } => addresses = true,
                 Event::Firewall => {
                     rules = true;
+                    host.fast.witnesses.hurry();
                     if host.nftables.is_none() {
                         // The kernel has loaded its module since.
                         host.open_nftables();

@@ -63,6 +63,9 @@ fn print_tunnel(tunnel: &TunnelStatus) {
     if let Some(why) = &carried.not_ebpf {
         fact("not ebpf", why);
     }
+    if let Some(shown) = &carried.witnesses {
+        fact("rules", shown);
+    }
     let counters = &tunnel.counters;
     let last = |seconds: Option<f64>| match seconds {
         Some(seconds) => format!("last {} ago", Ago(seconds)),

@@ -162,6 +162,7 @@ impl Tunnel {
             datapath: Carried {
                 datapath: "userspace".to_owned(),
                 not_ebpf: None,
+                witnesses: None,
                 overlay: "simulated".to_owned(),
                 underlay: "simulated".to_owned(),
                 why: "no network namespace".to_owned(),
