@@ -20,12 +20,14 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bpffs;
 pub mod build;
 pub mod capture;
 mod error;
 pub mod guide;
 mod host;
 mod link;
+pub mod load;
 pub mod ovs;
 pub mod pattern;
 pub mod pcap;
@@ -37,6 +39,7 @@ pub mod qemu;
 pub mod tcp;
 pub mod uml;
 
+pub use bpffs::Bpffs;
 pub use capture::{Capture, CapturedPacket, inject};
 pub use error::Error;
 pub use guide::Guide;
