@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use crate::{arch, dist, ebpf, peers, shell};
+use crate::{arch, bench, dist, ebpf, peers, shell};
 
 /// Runs the stages.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
@@ -39,6 +39,10 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         }),
         ("demo", demo),
         ("demo, unprivileged", unprivileged_demo),
+        ("bench, one quick round", |report| {
+            report.not_run.extend(bench::smoke()?);
+            Ok(())
+        }),
         ("dist", |report| {
             report.not_run.extend(dist::check::run()?);
             Ok(())

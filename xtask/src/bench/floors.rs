@@ -1,0 +1,111 @@
+//! What is to be reached at least. Information: a bench fails for no number.
+
+use super::measures::Measure;
+use super::peers::Peer;
+use super::results::{Place, Results};
+
+/// A comparison and its bound.
+struct Floor {
+    place: Place,
+    measure: Measure,
+    peer: Peer,
+    /// `None`: the figure itself.
+    with: Option<Peer>,
+    bound: Bound,
+}
+
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+const FLOORS: &[Floor] = &[
+    native(Measure::Tcp, Some(Peer::Bare), Bound::AtLeast(0.88)),
+    native(Measure::Tcp, Some(Peer::Vxlan), Bound::AtLeast(0.97)),
+    native(Measure::Udp, Some(Peer::Bare), Bound::AtLeast(0.75)),
+    native(Measure::Udp, Some(Peer::Vxlan), Bound::AtLeast(1.05)),
+    native(Measure::RoundTrip, Some(Peer::Bare), Bound::AtMost(3000.0)),
+    native(Measure::Restart, None, Bound::AtMost(0.0)),
+    guest(Measure::Tcp, 1.12),
+    guest(Measure::Udp, 1.12),
+    guest(Measure::TcpNoGso, 1.4),
+];
+
+const fn native(measure: Measure, with: Option<Peer>, bound: Bound) -> Floor {
+    Floor { place: Place::Native, measure, peer: Peer::Ebpf, with, bound }
+}
+
+const fn guest(measure: Measure, bound: f64) -> Floor {
+    let (place, with, bound) = (Place::Guest, Some(Peer::IpGre), Bound::AtLeast(bound));
+    Floor { place, measure, peer: Peer::Ebpf, with, bound }
+}
+
+/// A floor, and whether a run reached it.
+pub(super) struct Verdict {
+    pub(super) text: String,
+    /// `None`: there is no figure.
+    pub(super) passed: Option<bool>,
+}
+
+/// The floors of a cell.
+pub(super) fn of(results: &Results, measure: Measure, peer: Peer) -> Vec<Verdict> {
+    let here = |floor: &&Floor| (floor.place, floor.measure, floor.peer) == (results.place, measure, peer);
+    FLOORS.iter().filter(here).map(|floor| floor.verdict(results)).collect()
+}
+
+impl Floor {
+    fn verdict(&self, results: &Results) -> Verdict {
+        let measured = match self.with {
+            Some(with) => results.compare(self.measure, self.peer, with).map(|spread| spread.median),
+            // Of what must never happen, the worst round.
+            None => results.cell(self.measure, self.peer).and_then(|cell| cell.spread()).map(|s| s.most),
+        };
+        let (sign, bound) = match self.bound {
+            Bound::AtLeast(bound) => ('≥', bound),
+            Bound::AtMost(bound) => ('≤', bound),
+        };
+        let text = match self.with {
+            Some(with) => format!("{sign} {} of {}", self.measure.write_comparison(bound), with.title()),
+            None => format!("{sign} {} in every round", self.measure.write(bound)),
+        };
+        let passed = measured.map(|value| match self.bound {
+            Bound::AtLeast(bound) => value >= bound,
+            Bound::AtMost(bound) => value <= bound,
+        });
+        Verdict { text: text.replace("µs of", "µs on"), passed }
+    }
+}
+
+impl Verdict {
+    /// In words.
+    pub(super) fn words(&self) -> String {
+        let word = match self.passed {
+            Some(true) => "passed",
+            Some(false) => "MISSED",
+            None => "no figure",
+        };
+        format!("{}: {word}", self.text)
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn floors_are_judged_by_the_median_and_losses_by_the_worst_round() {
+        let peers = [Peer::Bare, Peer::Vxlan, Peer::Ebpf];
+        let mut results = Results::new(Place::Native, &[Measure::Tcp, Measure::Restart], &peers);
+        for (bare, ebpf, lost) in [(10.0, 9.0, 0.0), (10.0, 8.9, 0.0), (10.0, 2.0, 7.0)] {
+            results.add(Measure::Tcp, Peer::Bare, Ok(bare));
+            results.add(Measure::Tcp, Peer::Ebpf, Ok(ebpf));
+            results.add(Measure::Restart, Peer::Ebpf, Ok(lost));
+        }
+        let words =
+            |measure| of(&results, measure, Peer::Ebpf).iter().map(Verdict::words).collect::<Vec<_>>();
+        let tcp = ["≥ 0.88 of bare veth: passed", "≥ 0.97 of kernel VXLAN: no figure"];
+        assert_eq!(words(Measure::Tcp), tcp);
+        assert_eq!(words(Measure::Restart), ["≤ 0 in every round: MISSED"]);
+        assert!(of(&results, Measure::Tcp, Peer::Bare).is_empty());
+    }
+}

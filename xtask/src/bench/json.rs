@@ -1,0 +1,64 @@
+//! The figures for programs: every round of every cell.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::about::About;
+use super::floors;
+use super::peers::Peer;
+use super::results::{Cell, Place, Results};
+
+/// Writes all figures to a file.
+pub(super) fn write(path: &Path, about: &About, all: &[Results]) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(&value(about, all))? + "\n";
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn value(about: &About, all: &[Results]) -> Value {
+    let cells = all.iter().flat_map(|results| results.cells.iter().map(|cell| one(results, cell)));
+    json!({
+        "commit": about.commit,
+        "day": about.day,
+        "kernel": about.kernel,
+        "processor": about.processor,
+        "cells": cells.collect::<Vec<_>>(),
+    })
+}
+
+fn one(results: &Results, cell: &Cell) -> Value {
+    let compared = |with: Peer| results.compare(cell.measure, cell.peer, with).map(|spread| spread.median);
+    let floors = floors::of(results, cell.measure, cell.peer);
+    json!({
+        "place": match results.place { Place::Native => "native", Place::Guest => "guest" },
+        "measure": cell.measure.key(),
+        "unit": cell.measure.unit(),
+        "peer": cell.peer.key(),
+        "rounds": cell.rounds,
+        "median": cell.spread().map(|spread| spread.median),
+        "beside": { Peer::Bare.key(): compared(Peer::Bare), results.rival().key(): compared(results.rival()) },
+        "why_not": cell.why_not,
+        "floors": floors.iter().map(|f| json!({ "floor": f.text, "passed": f.passed })).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod unit {
+    use super::super::measures::Measure;
+    use super::*;
+
+    #[test]
+    fn a_cell_has_its_rounds_its_median_and_its_reason() {
+        let mut results = Results::new(Place::Guest, &[Measure::Udp], &[Peer::Bare, Peer::IpGre]);
+        results.add(Measure::Udp, Peer::Bare, Ok(4.0));
+        results.skip(Peer::IpGre, "no module");
+        let text = ["c", "d", "k", "p"].map(str::to_owned);
+        let [commit, day, kernel, processor] = text;
+        let value = value(&About { commit, day, kernel, processor }, &[results]);
+        assert_eq!(value["cells"][0]["rounds"], json!([4.0]));
+        assert_eq!(value["cells"][0]["beside"], json!({ "bare": 1.0, "ip-gre": null }));
+        assert_eq!(value["cells"][1]["median"], Value::Null);
+        assert_eq!(value["cells"][1]["why_not"], "no module");
+    }
+}

@@ -1,0 +1,145 @@
+//! The figures for people: lines for a terminal, a table for docs/bench.
+
+use super::about::About;
+use super::floors;
+use super::peers::Peer;
+use super::results::{Cell, Place, Results, Spread};
+
+/// A cell in words: measure, peer, median, beside the bare link, beside the rival, floors.
+type Row = [String; 6];
+
+/// Lines for a terminal.
+pub(super) fn text(about: &About, all: &[Results]) -> String {
+    let mut text = about.line() + "\n";
+    for results in all {
+        let mut rows = vec![heads(results)];
+        rows.extend(results.cells.iter().map(|cell| row(results, cell)));
+        let widths: Vec<usize> = (0..5)
+            .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+            .collect();
+        text += &format!("\n{}\n", heading(results));
+        let mut last = String::new();
+        for mut row in rows {
+            // A measure is named once.
+            let named = std::mem::replace(&mut last, row[0].clone()) == last;
+            if named {
+                row[0].clear();
+            }
+            let padded = row.iter().zip(widths.iter().copied().chain([0]));
+            let line: Vec<String> = padded.map(|(cell, width)| format!("{cell:width$}")).collect();
+            text += line.join("  ").trim_end();
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// A page for docs/bench.
+pub(super) fn markdown(about: &About, all: &[Results]) -> String {
+    let mut text = format!(
+        "# The fast path, measured\n\nMade by `cargo xtask bench fastpath --record`; [how to read it](README.md).\n\n\
+         {}.\n",
+        about.line()
+    );
+    for results in all {
+        text += &format!("\n## {}\n\n", heading(results));
+        let head = heads(results);
+        text += &format!("| {} |\n|---|---|---|---|---|---|\n", head.join(" | "));
+        for cell in &results.cells {
+            text += &format!("| {} |\n", row(results, cell).map(|cell| cell.replace('|', "\\|")).join(" | "));
+        }
+    }
+    text
+}
+
+fn heading(results: &Results) -> String {
+    let rounds = results.cells.iter().map(|cell| cell.rounds.len()).max().unwrap_or(0);
+    let where_ = match results.place {
+        Place::Native => "On this machine",
+        Place::Guest => "In a guest, counted in instructions (1 ns each)",
+    };
+    let rounds = if rounds == 1 { "1 round".to_owned() } else { format!("medians of {rounds} rounds") };
+    format!("{where_}: {rounds}, in brackets the range")
+}
+
+fn heads(results: &Results) -> Row {
+    let beside = |peer: Peer| format!("beside {}", peer.title());
+    ["measure", "peer", "median", &beside(Peer::Bare), &beside(results.rival()), "floor"].map(str::to_owned)
+}
+
+fn row(results: &Results, cell: &Cell) -> Row {
+    let Cell { measure, peer, .. } = cell;
+    let (measure, peer) = (*measure, *peer);
+    let median = match (cell.spread(), &cell.why_not) {
+        (Some(spread), None) => measure.write(spread.median),
+        (Some(_), Some(why)) => format!("failed after {} rounds: {why}", cell.rounds.len()),
+        (None, why) => format!("none: {}", why.as_deref().unwrap_or("never asked")),
+    };
+    let comparison = |spread: Spread| {
+        let write = |value| measure.write_comparison(value);
+        let range = format!(" ({}–{})", write(spread.least), write(spread.most));
+        format!("{}{}", write(spread.median), if spread.least < spread.most { &range } else { "" })
+    };
+    let beside = |with: Peer| {
+        // What a link has over a tunnel is said where the tunnel is.
+        let wanted = peer != with && cell.why_not.is_none() && !(peer.is_bare() && with != Peer::Bare);
+        let compared = results.compare(measure, peer, with).filter(|_| wanted);
+        compared.map_or_else(String::new, comparison)
+    };
+    let verdicts: Vec<String> =
+        floors::of(results, measure, peer).iter().map(floors::Verdict::words).collect();
+    let floor = if peer == Peer::BareAgain { "the noise".to_owned() } else { verdicts.join("; ") };
+    let titles = [measure.title(), peer.title()].map(str::to_owned);
+    let [measure, peer] = titles;
+    [measure, peer, median, beside(Peer::Bare), beside(results.rival()), floor]
+}
+
+#[cfg(test)]
+mod unit {
+    use super::super::measures::Measure;
+    use super::*;
+
+    fn about() -> About {
+        let [commit, day, kernel, processor] =
+            ["0123abcd", "2026-01-02", "6.18.0", "2 × Some"].map(str::to_owned);
+        About { commit, day, kernel, processor }
+    }
+
+    fn results() -> Results {
+        let peers = [Peer::Bare, Peer::BareAgain, Peer::Vxlan, Peer::Ebpf];
+        let mut results = Results::new(Place::Native, &[Measure::Tcp], &peers);
+        for (bare, ebpf) in [(10e9, 9e9), (10e9, 9.4e9), (10e9, 9.2e9)] {
+            results.add(Measure::Tcp, Peer::Bare, Ok(bare));
+            results.add(Measure::Tcp, Peer::BareAgain, Ok(bare));
+            results.add(Measure::Tcp, Peer::Ebpf, Ok(ebpf));
+        }
+        results.skip(Peer::Vxlan, "not on this machine: no module");
+        results
+    }
+
+    #[test]
+    fn a_terminal_gets_columns() {
+        let expected = "\
+greway 0123abcd, 2026-01-02; Linux 6.18.0, 2 × Some
+
+On this machine: medians of 3 rounds, in brackets the range
+measure          peer             median                                beside bare veth  beside kernel VXLAN  floor
+TCP, one stream  bare veth        10.00 Gbit/s
+                 bare veth again  10.00 Gbit/s                          1.00                                   the noise
+                 kernel VXLAN     none: not on this machine: no module
+                 greway ebpf      9.20 Gbit/s                           0.92 (0.90–0.94)                       ≥ 0.88 of bare veth: passed; ≥ 0.97 of kernel VXLAN: no figure
+";
+        assert_eq!(text(&about(), &[results()]), expected);
+    }
+
+    #[test]
+    fn a_page_names_commit_and_machine_and_has_a_row_a_cell() {
+        let page = markdown(&about(), &[results()]);
+        assert!(page.contains("greway 0123abcd, 2026-01-02; Linux 6.18.0, 2 × Some."), "{page}");
+        assert!(
+            page.contains("| TCP, one stream | greway ebpf | 9.20 Gbit/s | 0.92 (0.90–0.94) |  | ≥ 0.88"),
+            "{page}"
+        );
+        assert_eq!(page.lines().filter(|line| line.starts_with("| TCP")).count(), 4);
+    }
+}
