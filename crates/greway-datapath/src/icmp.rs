@@ -192,7 +192,7 @@ impl Icmp {
             Consequence::None | Consequence::PathMtu => {}
             Consequence::Count => {
                 port.errors.record(now_ms);
-                self.news.tell(News::Unreachable { name: port.name.clone() });
+                self.news.tell(News::Unreachable { name: port.name.clone(), packets: port.errors.pending() });
             }
             Consequence::Relay { packet } => {
                 let to = ipv6::addresses(&packet).map(|(_, to)| IpAddr::V6(to));

@@ -23,6 +23,8 @@ pub enum News {
     Unreachable {
         /// The tunnel.
         name: DeviceName,
+        /// How many packets are to be seen by the data plane.
+        packets: u32,
     },
 }
 
@@ -67,7 +69,7 @@ mod tests {
         let room = Newsroom::new().unwrap();
         let remote: IpAddr = [192, 0, 2, 2].into();
         (0..10_000).for_each(|_| room.tell(News::PathMtu { remote }));
-        room.tell(News::Unreachable { name: "tun0".parse().unwrap() });
+        room.tell(News::Unreachable { name: "tun0".parse().unwrap(), packets: 1 });
         assert_eq!(room.take().len(), 2);
         assert!(room.take().is_empty());
         room.tell(News::PathMtu { remote });

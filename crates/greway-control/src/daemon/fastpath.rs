@@ -242,12 +242,11 @@ impl FastPath {
         true
     }
 
-    /// The next packet that a tunnel sends is for userspace.
-    fn ask_for_one(&mut self, peer: u32) {
+    /// The next packets that a tunnel sends are for userspace.
+    fn ask_for(&mut self, peer: u32, packets: u32) {
         let Some(programs) = &mut self.programs else { return };
-        let asked = programs.egress(peer).ok().flatten().map_or(0, |entry| entry.decline_next);
-        if let Err(error) = programs.decline_next(peer, (asked + 1).min(MOST_ASKED)) {
-            tracing::warn!(error = %with_causes(&error), "fast path: a packet cannot be asked back");
+        if let Err(error) = programs.decline_next(peer, packets.min(MOST_ASKED)) {
+            tracing::warn!(error = %with_causes(&error), "fast path: packets cannot be asked back");
         }
     }
 }
@@ -384,9 +383,9 @@ impl Host {
     pub(super) fn heed_news(&mut self) {
         for news in self.datapath.take_news() {
             match news {
-                News::Unreachable { name } => {
+                News::Unreachable { name, packets } => {
                     if let Some(peer) = self.tunnels.get(&name).and_then(|live| live.peer) {
-                        self.fast.ask_for_one(peer);
+                        self.fast.ask_for(peer, packets);
                     }
                 }
                 News::PathMtu { remote } => {
