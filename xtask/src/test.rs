@@ -32,6 +32,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
             Ok(())
         }),
         ("tests", tests),
+        ("userspace alone", userspace_alone),
         ("ebpf, built anew", fresh_ebpf),
         ("docs", |_| {
             let mut doc = shell::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
@@ -146,6 +147,46 @@ fn tests(report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a tunnel does to packets, which is the same without the fast path. Not here: what holds each plane to the record
+/// by itself (`oracle`), what boots a kernel that loads none of the programs (`guest`), and what is about the daemon,
+/// files and words.
+const WITHOUT_FAST_PATH: [&str; 13] = [
+    "datapath",
+    "firewall",
+    "fwmark",
+    "gretap",
+    "icmp",
+    "interop",
+    "ip6",
+    "multicast",
+    "nbma",
+    "ovs",
+    "path_mtu",
+    "selftests",
+    "vector",
+];
+
+/// Runs the conformance tests once more with userspace carrying everything: turning the fast path off may change
+/// nothing but speed.
+fn userspace_alone(report: &mut Report) -> anyhow::Result<()> {
+    let mut binaries = test_binaries(&["--workspace"])?;
+    let mut failed = Vec::new();
+    for name in WITHOUT_FAST_PATH {
+        let name = format!("greway {name}");
+        let binary = binaries.iter_mut().find(|binary| binary.name == name);
+        let binary = binary.with_context(|| format!("there are no tests {name}"))?;
+        println!("\n-- {name}, GREWAY_FAST_PATH=off");
+        binary.environment.push(("GREWAY_FAST_PATH", "off".into()));
+        if !run_binary(binary, can_elevate(), report)? {
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("without the fast path: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
 /// The tests of the package on whole machines, which the stage of that name runs.
 const MACHINES: &str = "greway debian";
 
@@ -234,8 +275,11 @@ fn test_binaries(which: &[&str]) -> anyhow::Result<Vec<TestBinary>> {
 fn run_binary(binary: &TestBinary, elevate: bool, report: &mut Report) -> anyhow::Result<bool> {
     let mut command = if elevate {
         let mut sudo = Command::new("sudo");
-        sudo.args(["-n", "--preserve-env=PATH,CARGO_MANIFEST_DIR,GREWAY_EBPF_OBJECT,GREWAY_DEB"])
-            .arg(&binary.executable);
+        sudo.args([
+            "-n",
+            "--preserve-env=PATH,CARGO_MANIFEST_DIR,GREWAY_EBPF_OBJECT,GREWAY_DEB,GREWAY_FAST_PATH",
+        ])
+        .arg(&binary.executable);
         sudo
     } else {
         Command::new(&binary.executable)
