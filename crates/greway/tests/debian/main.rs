@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests, and helpers of tests")]
 
+mod fast_path;
 mod faults;
 mod guide;
 mod install;
@@ -39,6 +40,8 @@ fn two_debian_machines_from_installing_to_purging() {
     let mut lab = Lab::boot(&image.unwrap(), &package.unwrap());
     lab.step("installing starts and enables nothing", install::starts_and_enables_nothing);
     lab.step("the guide's ifcfg files, by systemctl enable --now greway@tun0", guide::ifcfg);
+    lab.step("the service's programs, on this kernel and pinned", fast_path::pinned_by_the_service);
+    lab.step("kill -9 on the fast path loses nothing", fast_path::survives);
     lab.step("scenario 1 of the guide, with Debian's iptables", guide::scenario_1);
     lab.step("a reboot brings back what was enabled, and nothing else", guide::reboot);
     lab.step("kill -9, and a daemon that hangs: systemd restarts it", faults::killed_and_hung);
