@@ -54,10 +54,14 @@ struct Front {
 const HEADER_WORDS: usize = HEADER_MAX / 4;
 
 /// What the delivery header takes over from the payload packet.
+///
+/// No field may be undefined: what the compiler puts aside of such a one the verifier finds never written, and before
+/// Linux 6.1.192 or so that was an error (6.1.176 refuses it).
 struct Inner {
     ip: bool,
     tos: u8,
-    ttl: Option<u8>,
+    /// Means something where `ip` is set.
+    ttl: u8,
     dont_fragment: bool,
     flow_label: u32,
 }
@@ -105,9 +109,9 @@ pub(crate) fn carry(ctx: &TcContext, entry: &mut EgressEntry, seen: &mut Seen) -
         true => inner.tos,
         false => entry.tos,
     };
-    let ttl = match inner.ttl {
-        Some(ttl) if entry.flags & egress::TTL_INHERIT != 0 => ttl,
-        _ => entry.ttl,
+    let ttl = match inner.ip && entry.flags & egress::TTL_INHERIT != 0 {
+        true => inner.ttl,
+        false => entry.ttl,
     };
     if ttl == 0 {
         return Err(Decline::TtlExhausted.into());
@@ -243,8 +247,7 @@ fn read(
                 return Err(Decline::Recursion.into());
             }
             let dont_fragment = ip.byte(6) & 0x40 != 0;
-            let (tos, ttl) = (ip.byte(1), Some(ip.byte(8)));
-            let inner = Inner { ip: true, tos, ttl, dont_fragment, flow_label: 0 };
+            let inner = Inner { ip: true, tos: ip.byte(1), ttl: ip.byte(8), dont_fragment, flow_label: 0 };
             (inner, ip.byte(9), header_len)
         }
         IPV6 => {
@@ -265,8 +268,8 @@ fn read(
             }
             let inherits = outer_ipv6 && entry.flags & egress::FLOW_INHERIT != 0;
             let flow_label = if inherits { word & 0xf_ffff } else { 0 };
-            let (tos, ttl) = ((word >> 20) as u8, Some(ip.byte(7)));
-            let inner = Inner { ip: true, tos, ttl, dont_fragment: false, flow_label };
+            let tos = (word >> 20) as u8;
+            let inner = Inner { ip: true, tos, ttl: ip.byte(7), dont_fragment: false, flow_label };
             (inner, next_header, IPV6_LEN)
         }
         VLAN | QINQ => return Err(Decline::VlanTagged.into()),
@@ -274,7 +277,7 @@ fn read(
         _ if protocol != ARP => return Err(Decline::PayloadType.into()),
         _ if gso_size != 0 => return Err(Decline::SuperPacket.into()),
         _ if !ethernet && length == 0 => return Err(Decline::Truncated.into()),
-        _ => (Inner { ip: false, tos: 0, ttl: None, dont_fragment: false, flow_label: 0 }, 0, 0),
+        _ => (Inner { ip: false, tos: 0, ttl: 0, dont_fragment: false, flow_label: 0 }, 0, 0),
     };
     let clamps = inner.ip && entry.flags & egress::CLAMPS != 0;
     if clamps && gso_size == 0 {
