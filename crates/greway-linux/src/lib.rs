@@ -35,6 +35,7 @@ pub mod process;
 pub mod raw;
 pub mod signal;
 pub mod sockopt;
+pub mod sysfs;
 pub mod tun;
 pub mod unix;
 pub mod vnet;
