@@ -16,6 +16,7 @@ pub mod peer;
 pub mod plan;
 pub mod purge;
 mod routes;
+mod rps;
 mod rules;
 pub mod sd_notify;
 pub mod start;

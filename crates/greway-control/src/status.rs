@@ -23,6 +23,9 @@ pub struct Status {
     /// Packets that were left to others on this host, by reason.
     #[serde(default)]
     pub declines: Vec<Decline>,
+    /// How received packets are spread over CPUs, where the daemon was asked to (`[daemon] steer`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steering: Option<Steering>,
     /// What on this host will stop or bend traffic.
     pub notes: Vec<String>,
     /// The programs in the kernel, where some are loaded.
@@ -63,6 +66,26 @@ pub struct Attached {
     pub point: String,
     /// `tcx` or `clsact`.
     pub hook: String,
+}
+
+/// How received packets are spread over CPUs by the flow inside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steering {
+    /// `rps`.
+    pub how: String,
+    /// The devices below that do so.
+    pub devices: Vec<SteeredDevice>,
+}
+
+/// A device that spreads what it receives.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SteeredDevice {
+    /// Its name.
+    pub device: String,
+    /// How many of its receive queues.
+    pub queues: u32,
+    /// Over which CPUs: `0-3`.
+    pub cpus: String,
 }
 
 /// One tunnel.

@@ -10,6 +10,7 @@ use std::io;
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
+use greway_control::daemon::Steer;
 use serde::Deserialize;
 
 /// The environment variable that names another file.
@@ -43,11 +44,13 @@ pub(crate) struct Daemon {
     /// Whether eBPF programs may carry tunnels.
     #[serde(alias = "fast_path")]
     pub(crate) fast_path: bool,
+    /// Whether received packets are spread over CPUs by the flow inside.
+    pub(crate) steer: Steer,
 }
 
 impl Default for Daemon {
     fn default() -> Self {
-        Self { port_unreachable: true, fast_path: true }
+        Self { port_unreachable: true, fast_path: true, steer: Steer::Off }
     }
 }
 
@@ -142,6 +145,7 @@ mod tests {
         let settings = Settings::parse("").unwrap();
         assert_eq!(settings, Settings::default());
         assert!(settings.daemon.port_unreachable);
+        assert_eq!(settings.daemon.steer, Steer::Off, "it changes settings of devices that are not greway's");
         assert!(settings.shim.up_on_create && settings.shim.backend == Backend::Auto);
     }
 
@@ -152,8 +156,29 @@ mod tests {
         let settings = Settings::parse(text).unwrap();
         assert!(!settings.daemon.port_unreachable);
         assert_eq!(Settings::parse("[daemon]\nport-unreachable = false").unwrap().daemon, settings.daemon);
+        let steer = |word: &str| {
+            Settings::parse(&format!("[daemon]\nsteer = {word}")).map(|settings| settings.daemon.steer)
+        };
+        assert_eq!((steer("\"rps\""), steer("\"off\"")), (Ok(Steer::Rps), Ok(Steer::Off)));
         assert_eq!(settings.shim, Shim { backend: Backend::Greway, up_on_create: false });
         assert_eq!(settings.tools["ip"], PathBuf::from("/opt/ip"));
+    }
+
+    #[test]
+    fn every_key_of_the_daemon_is_on_its_page() {
+        let page = include_str!("../../../docs/files.md");
+        let (_, section) = page.split_once("## greway.toml").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let error = Settings::parse("[daemon]\nno-such-key = 1").unwrap_err();
+        let (_, known) = error.split_once("expected").unwrap();
+        let known = known.split('`').skip(1).step_by(2).filter(|key| !key.contains('_')).collect::<Vec<_>>();
+        assert!(known.len() > 2, "{error}");
+        for key in known {
+            assert!(
+                section.contains(&format!("| `{key}` in `[daemon]` |")),
+                "docs/files.md has no row for {key}"
+            );
+        }
     }
 
     #[test]
@@ -164,6 +189,8 @@ mod tests {
             "{}",
             wrong("[shim]\nbackend = \"tun\"")
         );
+        assert_eq!(wrong("[daemon]\nsteer = \"xdp\""), "2:9: unknown variant `xdp`, expected `off` or `rps`");
+        assert!(wrong("[daemon]\nsteer = true").starts_with("2:9: "), "{}", wrong("[daemon]\nsteer = true"));
         assert!(wrong("[shim]\nbakend = \"auto\"").contains("bakend"));
         assert_eq!(wrong("[tools]\n\nip = \"ip\""), "3:1: ip = \"ip\": an absolute path is right");
     }

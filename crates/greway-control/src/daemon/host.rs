@@ -18,6 +18,7 @@ use super::firewall::{self, Decision, Rules};
 use super::place::{Ends, Way};
 use super::quiet::Quiet;
 use super::reverse_path;
+use super::steering::Steering;
 use super::underlay::Remains;
 use crate::api::Reply;
 use crate::apply;
@@ -50,6 +51,8 @@ pub(super) struct Host {
     pub(super) quiet: Quiet,
     /// What carries packets beside the data plane.
     pub(super) fast: FastPath,
+    /// Which devices below spread what they receive over CPUs.
+    pub(super) steering: Steering,
     /// Why the daemon's options are not those that somebody wrote.
     pub(super) doubt: Option<String>,
 }
@@ -112,6 +115,7 @@ impl Host {
             counted: Counted::default(),
             quiet: Quiet::default(),
             fast: FastPath::new(fast),
+            steering: Steering::new(state),
             doubt: None,
         };
         host.look_at_addresses();
@@ -181,6 +185,10 @@ impl Host {
             }
             return Err(format!("{name}: {failures}"));
         }
+        // The devices of the others are looked at when the kernel tells that this one's is gone.
+        if self.tunnels.is_empty() && !self.ending {
+            self.look_at_steering();
+        }
         Ok(done(&plan, Vec::new()))
     }
 
@@ -203,7 +211,7 @@ impl Host {
             self.ending = false;
             return Err(failures.join("; "));
         }
-        Ok(Reply::Done { actions, warnings: Vec::new() })
+        Ok(Reply::Done { actions, warnings: self.stop_steering() })
     }
 
     /// Ends without touching a tunnel.

@@ -7,6 +7,7 @@
 mod act;
 mod adopt;
 mod answer;
+mod arrival;
 mod claim;
 mod counted;
 pub(crate) mod device;
@@ -26,6 +27,7 @@ mod rename;
 mod report;
 mod reverse_path;
 mod sole;
+mod steering;
 pub(crate) mod tables;
 mod underlay;
 mod watch;
@@ -33,6 +35,7 @@ mod witness;
 
 pub use device::peer_name;
 pub use fastpath::FastPathOptions;
+pub use steering::Steer;
 
 use std::io;
 use std::path::PathBuf;
@@ -90,13 +93,15 @@ pub struct Options {
     pub port_unreachable: bool,
     /// Whether eBPF programs may carry tunnels.
     pub fast_path: FastPathOptions,
+    /// Whether received packets are spread over CPUs by the flow inside; it changes settings of the devices below.
+    pub steer: Steer,
     /// Why the options are not those that somebody wrote; a sentence, for the log and `status`.
     pub doubt: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { port_unreachable: true, fast_path: FastPathOptions::default(), doubt: None }
+        Self { port_unreachable: true, fast_path: FastPathOptions::default(), steer: Steer::Off, doubt: None }
     }
 }
 
@@ -154,7 +159,9 @@ pub fn run(location: &Location, options: &Options) -> Result<Ended, DaemonError>
     if let Some(doubt) = &options.doubt {
         tracing::warn!("{doubt}");
     }
+    host.steering.how = options.steer;
     host.adopt();
+    host.look_at_steering();
     let status = host.at_a_glance();
     let host = Arc::new(Mutex::new(host));
     let (stop, stopped) = mpsc::channel();

@@ -23,6 +23,7 @@ pub(super) fn of_host(host: &Host) -> Vec<String> {
         })
         .collect::<Vec<_>>();
     notes.extend(host.doubt.clone());
+    notes.extend(host.steering.troubles.iter().cloned());
     if !host.tunnels.is_empty() && !sysctl::forwarding(Forwarding::Ipv4) {
         notes.push(
             "this host does not forward: hosts behind it cannot use a tunnel, and hosts behind the far end \

@@ -79,6 +79,7 @@ fn gather(host: &mut Host, name: Option<&DeviceName>, asked: Option<&Asked>) -> 
         answers: answers(&icmp.answers),
         drops: drops(&underlay.drops),
         declines: declines(&underlay.declines),
+        steering: host.steering.report(),
         notes: notes::of_host(host),
         fast_path: fast_path(host),
         daemon: Daemon {

@@ -148,6 +148,7 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
         }
         if ways || addresses || routes {
             host.look_at_places();
+            host.look_at_steering();
         } else {
             own.iter().for_each(|name| host.look_at_place(name));
         }

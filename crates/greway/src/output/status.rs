@@ -1,7 +1,7 @@
 //! The status of tunnels as people read it: the verdict first, the facts behind it after.
 
 use greway_control::check::{Place, Severity};
-use greway_control::status::{Ago, Answers, Sequence, Status, TunnelStatus, Unmatched};
+use greway_control::status::{Ago, Answers, Sequence, Status, SteeredDevice, TunnelStatus, Unmatched};
 
 use super::line;
 
@@ -27,6 +27,12 @@ pub(crate) fn print(status: &Status, detailed: bool) {
     // Packets of no tunnel have lines of their own above; what is no GRE at all is nobody's interest.
     for decline in status.declines.iter().filter(|decline| decline.reason == "version-1-pptp") {
         line(&format!("left to others: {} {}: GRE of PPTP, untouched", decline.packets, decline.reason));
+    }
+    for SteeredDevice { device, queues, cpus } in
+        status.steering.iter().flat_map(|steering| &steering.devices)
+    {
+        let queues = several(u64::from(*queues), "receive queue");
+        line(&format!("steered: {device}, {queues}: by the flow inside over CPUs {cpus}"));
     }
     for note in &status.notes {
         line(&format!("note: {note}"));
