@@ -109,6 +109,12 @@ impl Location {
         lock.is_some_and(|lock| matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)))
     }
 
+    /// Whether a daemon has the lock of the network namespace with this cookie.
+    pub(crate) fn is_held_in(cookie: u64) -> bool {
+        let lock = runtime_directory().join(format!("net-{cookie}")).join("lock");
+        Self { lock: Some(lock), ..Self::of_socket(Path::new(""), None) }.is_held()
+    }
+
     /// Opens the log for appending, made where there is none.
     ///
     /// # Errors

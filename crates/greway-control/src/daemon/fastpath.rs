@@ -20,6 +20,7 @@ use super::device;
 use super::host::{Host, Live, with_causes};
 use super::place::{self, Devices};
 use super::witness::{Subject, Witnesses};
+use crate::location::Location;
 
 /// What the daemon's options say of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +91,7 @@ impl FastPath {
                         Pinning::Process(why) => tracing::info!(why, "fast path: loaded, without pins"),
                     }
                     (self.told, self.local, self.adopts) = (None, None, true);
+                    self.tidy();
                     self.programs = Some(programs);
                 }
                 Err(error) => {
@@ -99,6 +101,21 @@ impl FastPath {
             }
         }
         self.programs.as_mut()
+    }
+
+    /// Removes what daemons of deleted network namespaces have left pinned, for want of anybody else.
+    fn tidy(&self) {
+        match greway_fastpath::remove_deserted(&self.options.pins(), Location::is_held_in) {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => {
+                tracing::info!(?removed, "fast path: pins of deleted network namespaces are removed")
+            }
+            Err(errors) => {
+                for error in errors {
+                    tracing::warn!(error = %with_causes(&error), "fast path: pins of a deleted namespace stay");
+                }
+            }
+        }
     }
 
     /// Makes the maps say what `table` says.
