@@ -55,6 +55,8 @@ pub mod ingress {
     pub const CONTESTED: u32 = 1 << 4;
     /// Carried only while witnesses pass the host's rules, see [`crate::witness`].
     pub const WITNESSED: u32 = 1 << 5;
+    /// The tunnel device is in another network namespace and this kernel counts what is handed to it past the pair.
+    pub const HAND_OVER: u32 = 1 << 6;
 }
 
 /// How the packets of one tunnel are encapsulated, and where they go.

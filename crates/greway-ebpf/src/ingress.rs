@@ -16,7 +16,7 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
         BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::r#gen::{bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_proto},
+    helpers::r#gen::{bpf_redirect, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_proto},
     programs::TcContext,
 };
 use greway_ebpf_abi::{Decline, Dropped, IngressEntry, IngressKey, ingress, key};
@@ -197,6 +197,12 @@ pub(crate) fn carry(ctx: &TcContext, seen: &mut Seen) -> End {
         && let Some(verdict) = witness::send_and_witness(ctx, entry.peer, &front)
     {
         return Ok(verdict);
+    }
+    // The far end of the pair reads neither the EtherType nor whom a frame is for, so both have to be right by now: for
+    // an IP packet, where the kernel was told what is inside.
+    if entry.flags & ingress::HAND_OVER != 0 && !ethernet && packet::ethertype(ctx) == protocol {
+        // SAFETY: the helper notes where the packet is to go.
+        return Ok(unsafe { bpf_redirect_peer(entry.peer, 0) } as i32);
     }
     // SAFETY: the helper notes where the packet is to go.
     Ok(unsafe { bpf_redirect(entry.peer, 0) } as i32)

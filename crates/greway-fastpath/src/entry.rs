@@ -14,6 +14,9 @@ pub struct Place {
     pub peer: u32,
     /// Index of the tunnel device, where it is in the namespace of its peer end.
     pub device: Option<u32>,
+    /// The tunnel device is in another namespace than its peer end, and is handed packets past the pair: only where
+    /// [`counts_what_is_handed_over`](crate::counts_what_is_handed_over).
+    pub hand_over: bool,
     /// MTU of the tunnel device in bytes.
     pub device_mtu: u32,
     /// MAC address of the tunnel device.
@@ -264,6 +267,8 @@ fn ingress_entry(spec: &TunnelSpec, place: &Place) -> IngressEntry {
             (clamps(spec, place), ingress::CLAMPS),
             (place.withheld, ingress::WITHHELD),
             (place.witnessed, ingress::WITNESSED),
+            // A witness's copy goes through the pair: those behind it would be ahead of it.
+            (place.hand_over && place.device.is_none() && !place.witnessed, ingress::HAND_OVER),
             (spec.dscp_inherit, ingress::DSCP_INHERIT),
         ]),
         device_mtu: place.device_mtu,
@@ -339,6 +344,7 @@ mod tests {
         Place {
             peer: 7,
             device: Some(8),
+            hand_over: false,
             device_mtu: 1476,
             device_mac: [2, 0, 0, 0, 0, 1],
             peer_mac: [2, 0, 0, 0, 0, 2],

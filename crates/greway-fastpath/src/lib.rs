@@ -42,6 +42,6 @@ pub use fastpath::{Adopted, Attachment, Fastpath, Hook, HookChoice, Options, Pin
 pub use greway_ebpf_abi::{
     Counters, Decline, Dropped, EgressEntry, IngressEntry, IngressKey, LAYOUT, Point, State, TunnelCounters,
 };
-pub use probe::{Ability, Probe, probe};
+pub use probe::{Ability, Probe, counts_what_is_handed_over, probe};
 pub use remove::{remove_all, remove_deserted};
 pub use table::{Member, Table};

@@ -4,7 +4,7 @@
 //! filter answers for the kernel. The place to try is the loopback device of the calling thread's network
 //! namespace, which every namespace has; for a moment it carries a program that counts and declines.
 
-use std::fmt;
+use std::{fmt, fs};
 
 use greway_ebpf_abi::Point;
 
@@ -77,6 +77,15 @@ impl fmt::Display for Probe {
         writeln!(f, "lasting bpffs   {}", self.lasting_bpffs)?;
         write!(f, "mount a bpffs   {}", self.mount_bpffs)
     }
+}
+
+/// Whether `ip -s link` counts what is handed to a veth device past its pair (`bpf_redirect_peer`). No trial tells
+/// before there is traffic. The kernel's own types do: those of such counters came with them (linux
+/// include/linux/netdevice.h, v6.7, `enum netdev_pcpu_stat_type`), there and where they were carried back to.
+pub fn counts_what_is_handed_over() -> bool {
+    const WORD: &[u8] = b"\0NETDEV_PCPU_STAT_TSTATS\0";
+    let types = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+    types.windows(WORD.len()).any(|word| word == WORD)
 }
 
 /// Tries everything the fast path needs, and leaves nothing behind.

@@ -125,6 +125,7 @@ mod tests {
         Place {
             peer,
             device: Some(peer + 100),
+            hand_over: false,
             device_mtu: 1476,
             device_mac: [2; 6],
             peer_mac: [4; 6],

@@ -18,6 +18,7 @@ fn place(peer: u32) -> Place {
     Place {
         peer,
         device: None,
+        hand_over: false,
         device_mtu: 1476,
         device_mac: [2; 6],
         peer_mac: [4; 6],

@@ -50,6 +50,8 @@ pub(super) struct FastPath {
     programs: Option<Fastpath>,
     /// Why they cannot be had.
     refused: Option<String>,
+    /// A device in another namespace may be handed packets past the pair, and counts them.
+    hands_over: bool,
     /// What the maps say. `None`: that is to be found out, as in those of an earlier daemon.
     told: Option<Table>,
     local: Option<BTreeSet<IpAddr>>,
@@ -92,6 +94,7 @@ impl FastPath {
                     }
                     (self.told, self.local, self.adopts) = (None, None, true);
                     self.tidy();
+                    self.hands_over = greway_fastpath::counts_what_is_handed_over();
                     self.programs = Some(programs);
                 }
                 Err(error) => {
@@ -480,6 +483,7 @@ impl Host {
         Some(Place {
             peer,
             device: ends.filter(|ends| ends.here).map(|_| live.index),
+            hand_over: self.fast.hands_over && ends.is_some_and(|ends| !ends.here),
             device_mtu: ends.map_or(0, |ends| ends.mtu),
             device_mac: ends.map_or([0; 6], |ends| ends.device),
             peer_mac: ends.map_or([0; 6], |ends| ends.peer),
@@ -615,6 +619,7 @@ fn may_be_carried(spec: &TunnelSpec) -> bool {
 const NOWHERE: Place = Place {
     peer: 0,
     device: None,
+    hand_over: false,
     device_mtu: 0,
     device_mac: [0; 6],
     peer_mac: [0; 6],

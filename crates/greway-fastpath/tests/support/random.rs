@@ -97,6 +97,7 @@ pub(crate) fn place(peer: u32, spec: &TunnelSpec) -> Place {
     Place {
         peer,
         device: None,
+        hand_over: false,
         device_mtu: 1476,
         device_mac: [2, 0, 0, 0, 1, 1],
         peer_mac: [2, 0, 0, 0, 2, 2],

@@ -133,6 +133,7 @@ impl End {
         let place = Place {
             peer: pair.peer_index,
             device: Some(pair.index),
+            hand_over: false,
             device_mtu,
             device_mac,
             peer_mac,
