@@ -275,7 +275,7 @@ fn what_a_deleted_namespace_left_is_removed_by_any_daemon() {
         let gone = || matches!(greway_linux::bpf::device_of_pinned_link(&link), Ok(0));
         until("its devices are gone", || !link.exists() || gone());
         assert!(tidy(true).is_empty(), "a daemon is there");
-        assert_eq!(tidy(false), [deserted.clone()]);
+        assert_eq!(tidy(false), std::slice::from_ref(deserted));
         assert_eq!(folders().len(), 1);
         assert!(tidy(false).is_empty());
         send_and_count(wire, &first, 10);
