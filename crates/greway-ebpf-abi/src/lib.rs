@@ -97,7 +97,8 @@ impl Point {
     pub const COUNT: u32 = 4;
 
     /// Every point, in the order of [`Self::index`].
-    pub const ALL: [Self; Self::COUNT as usize] = [Self::Overlay, Self::Underlay, Self::Direct, Self::Witness];
+    pub const ALL: [Self; Self::COUNT as usize] =
+        [Self::Overlay, Self::Underlay, Self::Direct, Self::Witness];
 
     /// Those at tc ingress, which every tunnel needs; the others are at tc egress.
     pub const AT_INGRESS: [Self; 2] = [Self::Overlay, Self::Underlay];
