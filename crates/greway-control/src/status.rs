@@ -477,6 +477,7 @@ mod tests {
             datapath: Carried {
                 datapath: "userspace".to_owned(),
                 not_ebpf: None,
+                witnesses: None,
                 overlay: "veth".to_owned(),
                 underlay: "raw".to_owned(),
                 why: String::new(),
