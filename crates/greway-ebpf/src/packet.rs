@@ -216,7 +216,6 @@ pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
 
 /// An IPv4 address in the form of the maps.
 #[inline(always)]
-#[allow(dead_code, reason = "for what is not looked at packet by packet")]
 pub(crate) fn mapped(address: [u8; 4]) -> [u8; 16] {
     let [a, b, c, d] = address;
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]

@@ -212,7 +212,8 @@ pub(crate) fn leaving(ctx: &TcContext, seen: &mut Seen) -> End {
         return Err(Decline::NoTunnel.into());
     }
     let trailer = load::<TRAILER>(ctx, at + OUT_FRONT as u32).ok_or(Decline::Truncated)?;
-    let word = |at: usize| u32::from_be_bytes([trailer[at], trailer[at + 1], trailer[at + 2], trailer[at + 3]]);
+    let word =
+        |at: usize| u32::from_be_bytes([trailer[at], trailer[at + 1], trailer[at + 2], trailer[at + 3]]);
     let (peer, number) = (word(16), word(20));
     let Some(verdict) = VERDICT.get_ptr(&peer) else { return Err(Decline::NoTunnel.into()) };
     // SAFETY: the element is not freed while the program runs; userspace replaces it whole.
