@@ -5,11 +5,21 @@
 #[path = "support/pair.rs"]
 mod pair;
 mod support;
+#[path = "../../greway-fastpath/tests/support/tun_cable.rs"]
+mod tun_cable;
+
+/// What the cable asks of whoever uses it.
+mod tunnel {
+    pub(crate) fn end_addresses(host: &greway_testbed::Host, end: u8) {
+        host.address("eth0", &format!("192.0.2.{end}/24")).unwrap();
+    }
+}
 
 use greway_testbed::{PingOptions, poll_until, privilege, require};
 use pair::{Pair, counted};
 use serde_json::Value;
-use support::SOON;
+use support::{Node, SOON};
+use tun_cable::hosts_on_tuns;
 
 /// The devices that the direct program is on.
 fn directs(status: &Value) -> Vec<String> {
@@ -47,6 +57,36 @@ fn direct_is_on_while_it_is_asked_for() {
     assert!(sent() > before);
     let notes = pair.status(0)["notes"].to_string();
     assert!(!notes.contains("direct"), "{notes}");
+}
+
+/// ppp, tun, WireGuard: the daemon has the programs at a device without a link header as at any other, and with `direct`
+/// it knows that there is no neighbour to wait for.
+#[test]
+fn a_device_without_a_link_header_is_an_underlay_like_every_other() {
+    require!(privilege::check());
+    for words in ["", "direct"] {
+        let Some(([left, right], cable)) = hosts_on_tuns(false) else { panic!("no /dev/net/tun") };
+        let nodes = [Node::new(&left), Node::new(&right)];
+        let daemons = [Some(nodes[0].daemon()), Some(nodes[1].daemon())];
+        let pair = Pair { daemons, nodes, left, right };
+        for (node, ends) in
+            pair.nodes.iter().zip(["local 192.0.2.1 remote 192.0.2.2", "local 192.0.2.2 remote 192.0.2.1"])
+        {
+            node.words(&format!("tunnel add tun0 mode gre {ends} {words}")).ok();
+        }
+        pair.left.address("tun0", "172.16.0.1 peer 172.16.0.2/30").unwrap();
+        pair.right.address("tun0", "172.16.0.2 peer 172.16.0.1/30").unwrap();
+        let plane = pair.nodes[0].plane();
+        (0..2).for_each(|node| pair.carried_by(node, plane));
+        pair.answers(&PingOptions::default());
+        pair.bulk(2_000_000, words);
+        if plane == "ebpf" {
+            let left_over = pair.status(0)["left_to_userspace"].clone();
+            assert_eq!(left_over.as_array().map(Vec::len), Some(0), "{left_over}");
+        }
+        drop(pair);
+        drop(cable);
+    }
 }
 
 #[test]

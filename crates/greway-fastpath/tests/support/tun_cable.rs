@@ -1,6 +1,8 @@
 //! A cable between two hosts whose ends have no link header: two TUN devices, and a thread that hands the packets
 //! of each to the other. To the programs it is what ppp and WireGuard are.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::{
     sync::{
         Arc,
