@@ -1,6 +1,6 @@
 //! Witnesses as the programs make and take them, on whole tunnels: what the host's rules do to packets they do to
 //! witnesses, nobody on the cable sees one, and nothing is overtaken.
-#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+#![allow(clippy::unwrap_used, clippy::unwrap_in_result, reason = "a helper of a test fails as the test does")]
 
 mod support;
 #[path = "support/tunnel.rs"]
