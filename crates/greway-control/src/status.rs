@@ -476,8 +476,8 @@ mod tests {
             moved: false,
             datapath: Carried {
                 datapath: "userspace".to_owned(),
-                not_ebpf: None,
                 witnesses: None,
+                not_ebpf: None,
                 overlay: "veth".to_owned(),
                 underlay: "raw".to_owned(),
                 why: String::new(),

@@ -16,7 +16,9 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
         BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::r#gen::{bpf_redirect, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_proto},
+    helpers::r#gen::{
+        bpf_redirect, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_proto,
+    },
     programs::TcContext,
 };
 use greway_ebpf_abi::{Decline, Dropped, IngressEntry, IngressKey, ingress, key};
@@ -178,12 +180,12 @@ pub(crate) fn carry(ctx: &TcContext, seen: &mut Seen) -> End {
 
     let mut front = witness::Front::none();
     if wanted {
-        front.keep(ctx, at + link_len, length - link_len);
+        front.keep(ctx, at + link_len, length - link_len, protocol);
     }
     if outer.bare {
         lend_link_header(ctx)?;
     }
-    take_away(ctx, at + link_len, protocol, outer.ipv6, gso_size != 0, front.kept())?;
+    take_away(ctx, at + link_len, protocol, outer.ipv6, gso_size != 0)?;
     let mended = match mend.len as usize {
         0 => true,
         IPV6_MENDED => store(ctx, ETHERNET_LEN, &mend.bytes[..IPV6_MENDED], RECOMPUTE),
@@ -200,7 +202,9 @@ pub(crate) fn carry(ctx: &TcContext, seen: &mut Seen) -> End {
     }
     // The far end of the pair reads neither the EtherType nor whom a frame is for, so both have to be right by now: for
     // an IP packet, where the kernel was told what is inside.
-    if entry.flags & ingress::HAND_OVER != 0 && !ethernet && packet::ethertype(ctx) == protocol {
+    // Not where witnesses are made: a clone can only go through the pair, and would be overtaken.
+    const STRAIGHT: u32 = ingress::HAND_OVER | ingress::WITNESSED;
+    if entry.flags & STRAIGHT == ingress::HAND_OVER && !ethernet && packet::ethertype(ctx) == protocol {
         // SAFETY: the helper notes where the packet is to go.
         return Ok(unsafe { bpf_redirect_peer(entry.peer, 0) } as i32);
     }
@@ -480,17 +484,9 @@ fn combined(entry: &IngressEntry, outer: u8, inner: u8) -> Result<u8, Stop> {
 /// Takes `bytes` behind the link header away. Flags that tell the kernel what is inside exist from Linux 6.3 on, and
 /// from some later version on one that says it was GRE, so that the packet may be encapsulated once more (T12).
 /// Which of them this kernel has is found out by the first packet. Without any it takes the payload for what the
-/// delivery packet was until the pair reads the EtherType anew. `put_back`: the bytes are going to be put back, which
-/// the kernel refuses where it was told what is inside and not that it was GRE.
+/// delivery packet was until the pair reads the EtherType anew.
 #[inline(always)]
-fn take_away(
-    ctx: &TcContext,
-    bytes: u32,
-    protocol: u16,
-    outer_ipv6: bool,
-    merged: bool,
-    put_back: bool,
-) -> Result<(), Stop> {
+fn take_away(ctx: &TcContext, bytes: u32, protocol: u16, outer_ipv6: bool, merged: bool) -> Result<(), Stop> {
     const EINVAL: i64 = -22;
     const ENOTSUPP: i64 = -524;
     const DECAP_L4_GRE: u64 = 1 << 9;
@@ -505,7 +501,7 @@ fn take_away(
     if known > 1 {
         done = adjust(ctx, bytes, inside | DECAP_L4_GRE);
     }
-    if done == EINVAL && known > 0 && !put_back {
+    if done == EINVAL && known > 0 {
         done = adjust(ctx, bytes, inside);
         // Not when it was the packet that was refused.
         if known > 1 && done == 0 {
@@ -515,7 +511,7 @@ fn take_away(
     }
     if done == EINVAL {
         done = adjust(ctx, bytes, 0);
-        if known > 0 && done == 0 && !put_back {
+        if known > 0 && done == 0 {
             // SAFETY: as above.
             unsafe { (&raw mut GREWAY_DECAP_FLAGS).write_volatile(0) };
         }

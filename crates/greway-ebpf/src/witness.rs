@@ -12,12 +12,10 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{
-        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
-        BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
-    },
+    bindings::{BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::r#gen::{
-        bpf_clone_redirect, bpf_ktime_get_ns, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_clone_redirect, bpf_ktime_get_ns, bpf_skb_adjust_room, bpf_skb_change_proto, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -90,37 +88,42 @@ pub(crate) struct Front {
     bytes: MaybeUninit<[u8; FRONT_MAX]>,
     /// Bytes of them in front of what goes into the pair, without the link header; 0: none are kept.
     taken: u32,
+    /// Bytes behind these that are kept too: [`TRANSLATED`] or 0.
+    more: u32,
     /// Where in the rest of the payload packet the trailer is written.
     trailer: u32,
     ethertype: u16,
 }
 
-/// Link header, outer header with an encapsulation limit, GRE with key, the link header of a frame: 14 + 48 + 8 + 14,
-/// and what [`masked`] may make of it.
-const FRONT_MAX: usize = 104;
+/// Link header, outer header with an encapsulation limit, GRE with key, the link header of a frame, and what goes with
+/// a change of the IP version: 14 + 48 + 8 + 14 + 20; and what [`masked`] may make of it.
+const FRONT_MAX: usize = 168;
+
+/// Bytes that the kernel takes away when IPv6 becomes IPv4, and adds when it is the other way round.
+const TRANSLATED: u32 = IPV6_LEN - IPV4_LEN;
 
 impl Front {
     /// None are kept.
     #[inline(always)]
     pub(crate) fn none() -> Self {
-        Self { bytes: MaybeUninit::uninit(), taken: 0, trailer: 0, ethertype: 0 }
+        Self { bytes: MaybeUninit::uninit(), taken: 0, more: 0, trailer: 0, ethertype: 0 }
     }
 
     /// `taken`: the bytes behind the link header that are going to be taken away; `left`: the payload packet's that are
-    /// left then, without the link header of a frame.
+    /// left then, without the link header of a frame, and `protocol` its EtherType.
     #[inline(always)]
-    pub(crate) fn keep(&mut self, ctx: &TcContext, taken: u32, left: u32) {
-        // Of IPv6 as much as its header has must be left, or the kernel does not put the headers back.
-        let least = if packet::ethertype(ctx) == IPV6 { IPV6_LEN } else { TRAILER as u32 };
-        if left < least {
+    pub(crate) fn keep(&mut self, ctx: &TcContext, taken: u32, left: u32, protocol: u16) {
+        if left < TRAILER as u32 {
             return;
         }
+        self.ethertype = packet::ethertype(ctx);
+        self.more = if self.ethertype == IPV4 && protocol == IPV6 { TRANSLATED } else { 0 };
         // The verifier wants to see all that a length of many values may reach written.
         let bytes = self.bytes.write([0; FRONT_MAX]).as_mut_ptr().cast();
         // SAFETY: the helper writes `masked` bytes, which are there, or fails.
-        let failed = unsafe { bpf_skb_load_bytes(ctx.as_ptr().cast_const(), 0, bytes, masked(taken)) };
+        let failed =
+            unsafe { bpf_skb_load_bytes(ctx.as_ptr().cast_const(), 0, bytes, masked(taken + self.more)) };
         self.taken = if failed == 0 { taken } else { 0 };
-        self.ethertype = packet::ethertype(ctx);
         self.trailer = match left < (IN_KEPT + TRAILER) as u32 {
             true => left - TRAILER as u32,
             false => IN_KEPT as u32,
@@ -140,7 +143,7 @@ fn masked(taken: u32) -> u32 {
     const LEAST: u32 = ETHERNET_LEN + IPV4_LEN + 4;
     // SAFETY: a reference may be read. The compiler knows the bounds and would leave out the mask.
     let taken = unsafe { core::ptr::read_volatile(&taken) };
-    LEAST + ((ETHERNET_LEN + taken).wrapping_sub(LEAST) & 0x3e)
+    LEAST + ((ETHERNET_LEN + taken).wrapping_sub(LEAST) & 0x7e)
 }
 
 /// Sends the payload packet that is left in `ctx` into the pair at once, and makes a witness of what remains. `None`: it
@@ -162,21 +165,28 @@ pub(crate) fn send_and_witness(ctx: &TcContext, peer: u32, front: &Front) -> Opt
 fn make(ctx: &TcContext, peer: u32, front: &Front) -> Option<()> {
     let verdict = verdict(peer).ok()?;
     let gate = gate(peer)?;
-    let mut flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET);
+    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET);
+    let mut room = front.taken;
     if packet::ethertype(ctx) != front.ethertype {
-        // The kernel was told what is inside, and is now told what is outside.
-        flags |= u64::from(match front.ethertype {
-            IPV6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
-            _ => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-        });
+        // The kernel was told what is inside. To tell it by a flag what is outside works only where it knows that what
+        // it had before is gone, so the packet is translated, as far as the kernel does that.
+        // SAFETY: the helper changes the packet; no pointer into it is held.
+        if unsafe { bpf_skb_change_proto(ctx.skb.skb, front.ethertype.to_be(), 0) } != 0 {
+            return None;
+        }
+        room = match front.ethertype {
+            IPV4 => room + TRANSLATED,
+            _ => room - TRANSLATED,
+        };
     }
-    // SAFETY: the helper changes the packet; no pointer into it is held.
-    if unsafe { bpf_skb_adjust_room(ctx.skb.skb, front.taken as i32, BPF_ADJ_ROOM_MAC, flags) } != 0 {
+    // SAFETY: as above.
+    if unsafe { bpf_skb_adjust_room(ctx.skb.skb, room as i32, BPF_ADJ_ROOM_MAC, flags) } != 0 {
         return None;
     }
     let from = front.bytes.as_ptr().cast();
     // SAFETY: the helper reads `masked` bytes, which are there.
-    if unsafe { bpf_skb_store_bytes(ctx.as_ptr().cast(), 0, from, masked(front.taken), 0) } != 0 {
+    if unsafe { bpf_skb_store_bytes(ctx.as_ptr().cast(), 0, from, masked(front.taken + front.more), 0) } != 0
+    {
         return None;
     }
     let number = verdict.ask;

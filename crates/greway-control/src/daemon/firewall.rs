@@ -2,7 +2,8 @@
 //!
 //! A packet socket sees packets before INPUT and PREROUTING. So the short path is open only while
 //! no such rules can exist: no base chain on those hooks, no iptables-legacy table, no IPsec policy
-//! that covers the outer flow. What is sent always takes the kernel's whole way.
+//! that covers the outer flow. What userspace sends always takes the kernel's whole way. The programs may carry past
+//! rules, never past IPsec, while witness packets show that the rules would let the packets pass (`witness.rs`).
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -217,6 +218,20 @@ mod tests {
             assert_eq!(decision.receive, Receive::Raw, "{rules:?}");
             assert!(decision.why.contains("the host's rules cannot be read"), "{}", decision.why);
         }
+        // What can be read is found out by witnesses, unless the socket would be in front of the rules.
+        let legacy = Rules { legacy: Some(vec!["filter".to_owned()]), ..nothing() };
+        let decision = legacy.decide(&spec);
+        assert_eq!((decision.receive, decision.withheld), (Receive::Raw, None));
+        assert!(decision.witnessed.is_some_and(|why| why.contains("iptables-legacy table filter")));
+        let packet = TunnelSpec { underlay: UnderlayChoice::Packet, ..spec.clone() };
+        assert!(legacy.decide(&packet).withheld.is_some());
+        assert_eq!(nothing().decide(&spec).witnessed, None);
+        for rules in &unread {
+            let decision = rules.decide(&spec);
+            assert!(decision.withheld.is_some() && decision.witnessed.is_none(), "{decision:?}");
+        }
+        let bypassed = legacy.decide(&TunnelSpec { firewall: FirewallPolicy::Bypass, ..spec.clone() });
+        assert_eq!((bypassed.withheld, bypassed.witnessed), (None, None));
         // Who asks to pass by the firewall does, but never by IPsec.
         let bypass = TunnelSpec { firewall: FirewallPolicy::Bypass, ..spec };
         let ways = unread.map(|rules| rules.decide(&bypass).receive);

@@ -89,7 +89,7 @@ pub(crate) fn options_with_verdict(verdict: i32) -> Options {
     // A register becomes -1: as 64 bits from two words, as 64 bits sign-extended, or as 32 bits
     // (Documentation/bpf/standardization/instruction-set.rst, v6.6). Nothing but the verdict does.
     // At the overlay's it is at two places: sealed, and not.
-    patched(2..=6, |instruction| {
+    patched(2..=7, |instruction| {
         if let [0x18 | 0xb7 | 0xb4, 0..=9, 0, 0, 0xff, 0xff, 0xff, 0xff] = *instruction {
             instruction[4..].copy_from_slice(&verdict.to_le_bytes());
             return true;
