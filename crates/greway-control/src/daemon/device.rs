@@ -36,6 +36,8 @@ pub(super) enum DeviceError {
     NoUnderlay(DeviceName),
     #[error("{0} is no device that greway made")]
     Foreign(DeviceName),
+    #[error("{name}: datapath ebpf cannot be honoured: {why}; use auto or userspace")]
+    NoProgram { name: DeviceName, why: String },
 }
 
 /// What the name of the data plane's end of a pair begins with.

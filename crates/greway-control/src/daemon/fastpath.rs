@@ -60,6 +60,8 @@ pub(super) struct FastPath {
     adopts: bool,
     /// What could not be attached, by device and point, and why.
     unattached: BTreeMap<(u32, Point), String>,
+    /// The ends of pairs that got no program when they were made, and why.
+    without: BTreeMap<u32, String>,
     beaten: Option<Instant>,
     /// Tunnels are taken over one by one, and nothing is told before all are known: what an earlier daemon has told
     /// the programs would be taken back.
@@ -211,20 +213,30 @@ impl FastPath {
 
     /// Puts the program at the end of a pair, which leaves all to userspace until it is told of a tunnel. Says whether
     /// it is there; what an earlier daemon put there is.
-    fn attach_to(&mut self, device: &str) -> bool {
+    fn attach_to(&mut self, device: &str, peer: u32) -> bool {
+        self.without.remove(&peer);
         let Some(programs) = self.load() else { return false };
         if programs.is_attached(device, Point::Overlay) {
             return true;
         }
         let attached = programs.attach(device, Point::Overlay);
         if let Err(error) = &attached {
-            tracing::warn!(error = %with_causes(error), "fast path: userspace carries");
+            let why = with_causes(error);
+            tracing::warn!(error = why, "fast path: userspace carries");
+            self.without.insert(peer, why);
         }
         attached.is_ok()
     }
 
+    /// Why no program is at the end of a pair.
+    pub(super) fn why_without(&self, peer: Option<u32>) -> String {
+        let why = peer.and_then(|peer| self.without.get(&peer)).or(self.refused.as_ref());
+        why.cloned().unwrap_or_else(|| "no program is at the end of its pair".to_owned())
+    }
+
     /// Takes one tunnel out at once: what is known of it is right no more.
     pub(super) fn forget(&mut self, peer: Option<u32>) {
+        peer.map(|peer| self.without.remove(&peer));
         let (Some(peer), Some(programs)) = (peer, &mut self.programs) else { return };
         if let Some(told) = &mut self.told {
             told.egress.remove(&peer);
@@ -302,8 +314,7 @@ impl Host {
     pub(super) fn attach_to_pair(&mut self, spec: &TunnelSpec, peer: Option<u32>) -> bool {
         may_be_carried(spec)
             && spec.remote.is_some_and(|remote| !remote.is_multicast())
-            && peer.is_some()
-            && self.fast.attach_to(&device::peer_name(&spec.name))
+            && peer.is_some_and(|peer| self.fast.attach_to(&device::peer_name(&spec.name), peer))
     }
 
     /// The same for a tunnel that was made without, and is now to be carried by one where it can be.
@@ -568,7 +579,7 @@ impl Host {
             return Some(why.to_string());
         }
         if !live.attached {
-            return Some("no program is at the end of its pair: see the daemon's log".to_owned());
+            return Some(self.fast.why_without(Some(peer)));
         }
         if let Some(why) = self.withheld(live) {
             return Some(why);

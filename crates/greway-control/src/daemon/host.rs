@@ -9,7 +9,7 @@ use greway_datapath::{Datapath, LocalAddresses, PortSpec, ReversePaths, Traffic}
 use greway_linux::MacAddr;
 use greway_netlink::nftables::Nftables;
 use greway_netlink::{Netlink, NetlinkError};
-use greway_spec::{Change, DeviceName, TunnelSpec};
+use greway_spec::{Change, DatapathChoice, DeviceName, TunnelSpec};
 
 use super::counted::Counted;
 use super::device::{self, DeviceError};
@@ -465,6 +465,10 @@ impl Host {
         let attached = self.attach_to_pair(&spec, device.peer);
         if attached {
             device.take_declined();
+        } else if spec.datapath == DatapathChoice::Ebpf && index.is_none() {
+            // One that is there already goes on as it can.
+            let why = self.fast.why_without(device.peer);
+            return Err(DeviceError::NoProgram { name: spec.name, why });
         }
         let decision = self.rules.decide(&spec);
         let bound_to = self.bound_to(&spec)?;
