@@ -36,7 +36,7 @@ use greway_testbed::{Host, privilege, require};
 /// What the guest's kernel loads, each after those that it needs, ciphers too: the guest's
 /// kernel cannot load any by itself.
 const MODULES: &str = "nfnetlink nf_tables veth gre ip_tunnel ip_gre tunnel6 ip6_tunnel ip6_gre vrf stp llc p8022 psnap garp \
-    mrp bridge 8021q dummy sch_netem sch_ingress cls_matchall act_mirred xfrm_algo xfrm_user esp4 esp6 authenc cbc hmac \
+    mrp bridge 8021q dummy sch_netem sch_ingress cls_matchall cls_bpf act_mirred xfrm_algo xfrm_user esp4 esp6 authenc cbc hmac \
     echainiv ctr seqiv sha512_generic drbg";
 
 /// The themes and how many steps each has: one that is lost from a list would not be missed otherwise.
