@@ -1,6 +1,6 @@
 //! The bench in Debian's kernel, which has GRE of its own: in QEMU without hardware virtualisation, with a clock that
-//! counts instructions. A rate in that clock is instructions a byte or a packet, upside down; it repeats within 1 %
-//! whatever else this host does. Caches, branch predictors and a second processor do not appear in it.
+//! counts instructions. A rate in that clock is instructions a byte or a packet, upside down, and hardly depends on
+//! what else this host does. Caches, branch predictors and a second processor do not appear in it.
 //!
 //! Two machines at once, each with two namespaces a peer and a veth between them: greway in one, the kernel's GRE in the
 //! other, since beside a loaded `ip_gre` greway needs a firewall rule that it does not need at home. The bare link is

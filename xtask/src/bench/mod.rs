@@ -43,7 +43,7 @@ pub(crate) struct Options {
     record: bool,
 }
 
-/// Rounds in a guest, where a round repeats another one within 1 %.
+/// Rounds in a guest, where rounds differ little.
 const GUEST_ROUNDS: usize = 3;
 
 /// Runs `bench WHAT`.
