@@ -510,6 +510,12 @@ fn take_away(ctx: &TcContext, bytes: u32, protocol: u16, outer_ipv6: bool, merge
         }
     }
     if done == EINVAL {
+        // Without the flags a merged packet goes on as one of the delivery header's IP version, and its segments are
+        // lost where the payload is of the other.
+        let other_version = matches!((protocol, outer_ipv6), (IPV6, false) | (IPV4, true));
+        if merged && other_version {
+            return Err(Decline::SuperPacket.into());
+        }
         done = adjust(ctx, bytes, 0);
         if known > 0 && done == 0 {
             // SAFETY: as above.

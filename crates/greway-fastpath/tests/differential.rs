@@ -11,6 +11,7 @@ mod support;
 
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
 };
@@ -21,7 +22,7 @@ use greway_engine::{
 };
 use greway_fastpath::{Decline, Dropped, Entry, Fastpath, Member, Options, Place, Point, Table};
 use greway_linux::bpf;
-use greway_spec::{MssClamp, Ttl, TunnelSpec};
+use greway_spec::{Draft, MssClamp, Ttl, TunnelSpec};
 use greway_wire::{ethertype, ipv6::Ipv6Header};
 use random::*;
 use support::*;
@@ -298,6 +299,34 @@ fn the_segments_of_a_super_packet_are_measured() {
             tried += u64::from(whole);
         }
         assert!((100..500).contains(&tried), "{tried} of 600 fit");
+    });
+}
+
+/// Without the flags for decapsulating (before Linux 6.3) a merged packet keeps the IP version of its delivery header,
+/// and TCP over the other one stood still.
+#[test]
+fn merged_packets_of_the_other_ip_version_need_the_newer_flags() {
+    in_namespace("merged_packets_of_the_other_ip_version_need_the_newer_flags", |_wire| {
+        let reasons = |decap_flags| {
+            let mut bench = Bench::new(Point::Underlay, &Options { decap_flags, ..options() });
+            let (local, remote) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
+            let spec = Draft::new("tun0".parse().unwrap(), local, remote).into_spec().unwrap();
+            let place = place(100, &spec);
+            bench.fastpath.apply(&Table::of([Member { spec: &spec, place, wanted: true }])).unwrap();
+            [(ethertype::IPV4, tcp_header_v4(3020)), (ethertype::IPV6, tcp_header_v6(3020))].map(
+                |(kind, ip)| {
+                    let gre = [&[0, 0][..], &kind.to_be_bytes(), &ip, &[0; 3020]].concat();
+                    let mut frame =
+                        ethernet(ethertype::IPV4, &ipv4_packet(47, remote.octets(), local.octets(), &gre));
+                    // To the loopback device's own address.
+                    frame[..6].fill(0);
+                    bench.run_gso(&frame, 1400).reason
+                },
+            )
+        };
+        // A test run's packet is of no kind that the kernel would take apart, so that is as far as it comes.
+        assert_eq!(reasons(0), [Some(Decline::Refused), Some(Decline::SuperPacket)]);
+        assert!(!reasons(2).contains(&Some(Decline::SuperPacket)));
     });
 }
 
