@@ -37,6 +37,11 @@ pub struct Pair {
 impl Pair {
     /// Two hosts with the cable and running daemons, IPv6 off unless asked for, no tunnel.
     pub fn bare(cable: &LinkOptions) -> Self {
+        Self::bare_with(cable, &[])
+    }
+
+    /// The same with variables in the environment of both daemons.
+    pub fn bare_with(cable: &LinkOptions, environment: &[(&str, &str)]) -> Self {
         let [left, right] = ["left", "right"].map(|name| Host::new(name).unwrap());
         for host in [&left, &right] {
             // Nothing but what a test sends is to be counted.
@@ -49,7 +54,7 @@ impl Pair {
         left.address("wan0", &format!("{}/24", OUTER[0])).unwrap();
         right.address("wan0", &format!("{}/24", OUTER[1])).unwrap();
         let nodes = [Node::new(&left), Node::new(&right)];
-        let daemons = [Some(nodes[0].daemon()), Some(nodes[1].daemon())];
+        let daemons = [0, 1].map(|node: usize| Some(nodes[node].daemon_with(environment)));
         Self { daemons, nodes, left, right }
     }
 
