@@ -27,6 +27,8 @@ pub(super) struct Rules {
     pub(super) no_nftables: bool,
     /// The translation tables of tunnels here, which match payload packets only.
     pub(super) ours: BTreeSet<String>,
+    /// The devices of tunnels, where payload packets come by and no delivery packets.
+    pub(super) tunnels: BTreeSet<String>,
 }
 
 /// The table that greway itself makes on a hook that matters, for a tunnel that asks for translation.
@@ -127,10 +129,10 @@ impl Rules {
 
     /// What is behind tc and before all sockets; ours are on the ends of pairs.
     fn filtered_on_arrival(&self) -> Option<String> {
-        let on_the_way = |chain: &&BaseChain| {
-            chain.hook == Hook::Ingress
-                && !chain.devices.iter().all(|device| device.starts_with(device::PEER_PREFIX))
-        };
+        let inside =
+            |device: &String| device.starts_with(device::PEER_PREFIX) || self.tunnels.contains(device);
+        let on_the_way =
+            |chain: &&BaseChain| chain.hook == Hook::Ingress && !chain.devices.iter().all(inside);
         let chain = self.chains.as_ref()?.iter().find(on_the_way)?;
         Some(format!(
             "nftables chain {} {} may filter GRE as it arrives, and holds for it",

@@ -242,6 +242,7 @@ impl Host {
     pub(super) fn look_at_rules(&mut self) {
         self.rules.read(self.nftables.as_ref());
         self.rules.ours = self.tunnels.values().filter_map(|live| firewall::own_table(live.spec())).collect();
+        self.rules.tunnels = self.tunnels.keys().map(ToString::to_string).collect();
         let mut changed = false;
         for (name, live) in &mut self.tunnels {
             let decision = self.rules.decide(&live.stored.spec);
