@@ -34,6 +34,7 @@ impl Host {
         let specs = loaded.tunnels.values().map(|stored| &stored.spec);
         self.rules.ours = specs.filter_map(firewall::own_table).collect();
         self.fast.waits = true;
+        self.fast.begin();
         for (name, stored) in loaded.tunnels {
             match self.carry(stored.clone(), None) {
                 Ok(()) => tracing::info!(tunnel = %name, "carried again"),

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use greway_datapath::{Filter, News, Tap};
 use greway_fastpath::witness::Standing;
 use greway_fastpath::{
-    Attachment, Entry, Fastpath, Member, PinPolicy, Pinning, Place, Point, Table, TunnelCounters, WhyNot,
+    Attachment, Entry, Fastpath, FastpathError, Member, PinPolicy, Pinning, Place, Point, Table,
+    TunnelCounters, WhyNot,
 };
 use greway_spec::{DatapathChoice, DeviceName, TunnelSpec, UnderlayChoice};
 
@@ -58,6 +59,8 @@ pub(super) struct FastPath {
     why_not: BTreeMap<u32, WhyNot>,
     /// What an earlier daemon left attached is not taken over yet.
     adopts: bool,
+    /// What an earlier daemon left was looked for, where none of it is wanted.
+    swept: bool,
     /// What could not be attached, by device and point, and why.
     unattached: BTreeMap<(u32, Point), String>,
     /// The ends of pairs that got no program when they were made, and why.
@@ -102,6 +105,7 @@ impl FastPath {
                 Err(error) => {
                     tracing::info!(error = %with_causes(&error), "no fast path: userspace carries everything");
                     self.refused = Some(with_causes(&error));
+                    self.sweep();
                 }
             }
         }
@@ -204,10 +208,35 @@ impl FastPath {
         self.unattached.clear();
         let removed = match self.programs.take() {
             Some(programs) => programs.remove_all(),
-            None => Ok(()),
+            None => return self.sweep(),
         };
+        self.swept = true;
         for error in removed.err().into_iter().flatten() {
             tracing::warn!(error = %with_causes(&error), "fast path: something of it stays behind");
+        }
+    }
+
+    /// Takes away what an earlier daemon has left where this one has no use for it: its programs would go on carrying
+    /// beside userspace. Looked for once.
+    fn sweep(&mut self) {
+        if std::mem::replace(&mut self.swept, true) {
+            return;
+        }
+        for error in greway_fastpath::remove_all(&self.options.pins()).err().into_iter().flatten() {
+            match error {
+                // A host that tells nobody of its filters lets nobody make one.
+                FastpathError::Filters { .. } => tracing::debug!(error = %with_causes(&error), "fast path"),
+                _ => {
+                    tracing::warn!(error = %with_causes(&error), "fast path: an earlier daemon's program stays")
+                }
+            }
+        }
+    }
+
+    /// Before tunnels are taken over: programs that are not wanted carry none of them any more.
+    pub(super) fn begin(&mut self) {
+        if self.refused.is_some() {
+            self.sweep();
         }
     }
 
@@ -576,6 +605,9 @@ impl Host {
             return Some(why.clone());
         }
         if let Some(why) = self.fast.why_not.get(&peer) {
+            return Some(why.to_string());
+        }
+        if let Err(why) = Entry::of(live.spec(), &NOWHERE) {
             return Some(why.to_string());
         }
         if !live.attached {
