@@ -524,7 +524,10 @@ fn take_away(ctx: &TcContext, bytes: u32, protocol: u16, outer_ipv6: bool, merge
     }
     if done == ENOTSUPP && outer_ipv6 && !merged {
         // Without the flags as many bytes have to be left as an IPv6 header has, and ARP has fewer: the delivery
-        // header becomes an IPv4 one first, which is 20 bytes less.
+        // header becomes an IPv4 one first, which is 20 bytes less. As many have to be left then.
+        if packet::length(ctx) < ETHERNET_LEN + bytes + IPV4_LEN {
+            return Err(Decline::Refused.into());
+        }
         // SAFETY: the helper changes the packet; no pointer into it is held.
         if unsafe { bpf_skb_change_proto(ctx.skb.skb, IPV4.to_be(), 0) } != 0 {
             return Err(Decline::Refused.into());
