@@ -6,11 +6,13 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fmt;
+use std::fs;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
 
+use greway_linux::netns;
 use greway_testbed::{Host, LinkOptions, PingOptions, ping, poll_until};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use serde_json::Value;
@@ -43,7 +45,8 @@ impl Carrier {
             fsconfig_create(&context)?;
             fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
         };
-        let mount = mount().map_err(|errno: rustix::io::Errno| format!("no bpffs may be mounted: {errno}"))?;
+        let mount =
+            mount().map_err(|errno: rustix::io::Errno| format!("no bpffs may be mounted: {errno}"))?;
         let bpffs = format!("/proc/{}/fd/{}", std::process::id(), mount.as_raw_fd());
         Ok(Self { word: "pinned", fast_path: "on", bpffs, mount: Some(mount) })
     }
@@ -109,26 +112,34 @@ impl Carrier {
         let hooks: Vec<&Value> =
             programs["attached"].as_array().into_iter().flatten().map(|program| &program["hook"]).collect();
         match self.word {
-            "pinned" => assert!(programs["pins"].is_string() && hooks.iter().all(|hook| *hook == "tcx"), "{programs}"),
+            "pinned" => {
+                assert!(programs["pins"].is_string() && hooks.iter().all(|hook| *hook == "tcx"), "{programs}")
+            }
             "filters" => {
-                assert!(programs["no_pins"].is_string() && hooks.iter().all(|hook| *hook == "clsact"), "{programs}");
+                assert!(
+                    programs["no_pins"].is_string() && hooks.iter().all(|hook| *hook == "clsact"),
+                    "{programs}"
+                );
             }
             _ => assert!(programs.is_null(), "{programs}"),
         }
     }
 
-    /// Everything in the bpffs that greway has made there, by its path below `greway`.
-    pub(crate) fn pins(&self) -> Vec<String> {
+    /// The bpffs, as a daemon is told of it.
+    pub(crate) fn bpffs(&self) -> &str {
+        &self.bpffs
+    }
+
+    /// What greway has pinned for a host, folders too.
+    pub(crate) fn pins(&self, host: &Host) -> Vec<String> {
+        let cookie = host.run(|| netns::cookie().unwrap()).unwrap().expect("a kernel with namespace cookies");
+        let layouts = fs::read_dir(PathBuf::from(&self.bpffs).join("greway")).into_iter().flatten();
         let mut found = Vec::new();
-        let mut folders = vec![PathBuf::from(&self.bpffs).join("greway")];
-        while let Some(folder) = folders.pop().filter(|_| self.mount.is_some()) {
-            for entry in std::fs::read_dir(&folder).into_iter().flatten() {
-                let entry = entry.unwrap();
-                match entry.file_type().unwrap().is_dir() {
-                    true => folders.push(entry.path()),
-                    false => found.push(entry.file_name().into_string().unwrap()),
-                }
-            }
+        for layout in layouts.map(|layout| layout.unwrap().path()).filter(|_| self.mount.is_some()) {
+            let own = layout.join(format!("net-{cookie}"));
+            found.extend(own.exists().then(|| own.display().to_string()));
+            let pins = fs::read_dir(own).into_iter().flatten();
+            found.extend(pins.map(|pin| pin.unwrap().file_name().into_string().unwrap()));
         }
         found.sort();
         found

@@ -111,9 +111,8 @@ impl Stream {
     #[track_caller]
     pub(crate) fn more(&self, packets: u64, what: &str) {
         let wanted = self.shared.received.load(Ordering::Relaxed) + packets;
-        let came = poll_until(SOON, what, || {
-            (self.shared.received.load(Ordering::Relaxed) >= wanted).then_some(())
-        });
+        let came =
+            poll_until(SOON, what, || (self.shared.received.load(Ordering::Relaxed) >= wanted).then_some(()));
         assert!(came.is_ok(), "{what}: the stream has stopped: {} of {wanted}", self.received());
         self.phases.borrow_mut().push((what.to_owned(), self.shared.sent.load(Ordering::Relaxed)));
     }

@@ -20,7 +20,11 @@ fn no_packet_is_lost(carrier: &Carrier, words: &str) {
         for by_force in [true, false] {
             let way = if by_force { "killed" } else { "terminated" };
             let daemon = pair.daemons[node].take().unwrap();
-            if by_force { daemon.kill() } else { daemon.terminate() }
+            if by_force {
+                daemon.kill()
+            } else {
+                daemon.terminate()
+            }
             stream.more(SOME, &format!("{carrier}: the {end}'s daemon {way}"));
             pair.daemons[node] = Some(pair.nodes[node].daemon_with(&carrier.environment()));
             stream.more(1, &format!("{carrier}: the {end}'s next daemon starts, the last was {way}"));
@@ -39,7 +43,8 @@ fn no_packet_is_lost(carrier: &Carrier, words: &str) {
 #[test]
 fn no_packet_is_lost_over_kill_and_restart_with_pins() {
     let carrier = Carrier::pinned();
-    require!(privilege::check().map_err(|why| why.to_string()).and(carrier.as_ref().map(drop).map_err(Clone::clone)));
+    require!(privilege::check());
+    require!(carrier.as_ref());
     no_packet_is_lost(&carrier.unwrap(), "");
 }
 
@@ -52,7 +57,8 @@ fn no_packet_is_lost_over_kill_and_restart_without_pins() {
 #[test]
 fn no_frame_is_lost_over_kill_and_restart_in_ip6gretap() {
     let carrier = Carrier::pinned();
-    require!(privilege::check().map_err(|why| why.to_string()).and(carrier.as_ref().map(drop).map_err(Clone::clone)));
+    require!(privilege::check());
+    require!(carrier.as_ref());
     no_packet_is_lost(&carrier.unwrap(), "mode ip6gretap key 7");
 }
 
