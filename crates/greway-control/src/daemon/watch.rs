@@ -89,6 +89,9 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
             host.look_at_neighbours();
         }
         host.heed_news();
+        if host.fast.is_behind() {
+            host.follow_fast_path();
+        }
         let mut rules = looked.elapsed() >= LOOK;
         let mut addresses = false;
         let mut ways = false;
