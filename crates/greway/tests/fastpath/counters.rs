@@ -305,7 +305,7 @@ fn bulk_counts_as_the_device_has_it() {
             [LinkOptions::default(), LinkOptions { gro: true, tx_offload: false, ..LinkOptions::default() }]
         {
             let pair = carrier.bare_on(&cable);
-            for tunnel in TUNNELS.iter().take(5) {
+            for tunnel in [&TUNNELS[0], &TUNNELS[2], &TUNNELS[3]] {
                 let what = format!("{carrier} {} {cable:?}", tunnel.words);
                 add(&pair, tunnel.name, tunnel.words, tunnel.subnet);
                 carrier.carries(&pair, tunnel.name);

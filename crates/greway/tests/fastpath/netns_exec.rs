@@ -36,6 +36,13 @@ fn parent(pid: u32) -> u32 {
     stat.rsplit_once(") ").unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// Ended with all its threads, the last of which closes its sockets; whether or not somebody has asked how.
+fn gone(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')) && threads <= 1
+}
+
 /// The daemon that a verb has started, and its supervisor.
 fn processes(pair: &Pair) -> [u32; 2] {
     let daemon = hosts::status(pair, 0)["daemon"]["pid"].as_u64().unwrap().try_into().unwrap();
@@ -60,7 +67,8 @@ fn a_start_inside_ip_netns_exec(carrier: &Carrier) {
     // The supervisor first, which would start the next one.
     for pid in first {
         process::kill(pid, Signal::Kill).unwrap();
-        poll_until(SOON, "its end", || (!fs::exists(format!("/proc/{pid}")).unwrap()).then_some(())).unwrap();
+        // The kernel waits for a grace period for each packet socket, which a busy machine makes long.
+        poll_until(4 * SOON, "its end", || gone(pid).then_some(())).unwrap();
     }
     stream.more(3_000, "nobody is there");
     // The next one finds what is there, also from within another such mount namespace.
