@@ -473,6 +473,10 @@ impl Host {
         }
         let decision = self.rules.decide(&spec);
         let bound_to = self.bound_to(&spec)?;
+        // Word of an address that was added just before may still be on its way, and packets may not.
+        if spec.local.is_some_and(|local| !self.local_addresses.has(local, bound_to)) {
+            self.look_at_addresses();
+        }
         let port = PortSpec {
             overlay: device.overlay,
             receive: decision.receive,
