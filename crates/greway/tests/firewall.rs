@@ -122,6 +122,7 @@ fn what_output_rules_refuse_is_counted() {
     require!(privilege::check());
     let pair = Pair::new("");
     only(&pair.left, &[Hook::Output], &[ICMP]);
+    pair.carried_by(0, "userspace");
     assert_eq!(pair.ping(&in_vain()).received(), 0);
     pair.wait_for_drops(0, "firewall-refused", 2);
     assert_eq!(pair.status(0)["counters"]["sent_packets"], 0, "what was refused was not sent");
