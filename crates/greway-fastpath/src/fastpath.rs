@@ -24,6 +24,7 @@ use crate::{
     object::OBJECT,
     pins::{LinkPin, Pins},
     remove,
+    table::Table,
 };
 
 /// How to load and attach. The default is what a daemon wants.
@@ -328,6 +329,38 @@ impl Fastpath {
         drop(self);
         errors.extend(remove::left_by_others(pins.as_ref()));
         if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// The same, but the programs stay loaded for [`Self::wake`]: loading them takes the time of many tunnels.
+    ///
+    /// # Errors
+    /// All that went wrong.
+    pub fn rest(&mut self) -> Result<(), Vec<FastpathError>> {
+        let mut errors = Vec::new();
+        let attachments: Vec<Attachment> = self.attachments().cloned().collect();
+        for attachment in attachments {
+            errors.extend(self.detach(&attachment).err());
+        }
+        errors.extend(self.apply(&Table::default()).err().into_iter().flatten());
+        errors.extend(self.set_local_addresses([]).err());
+        errors.extend(remove::left_by_others(self.pins.as_ref()));
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// Pins the maps again after a [`Self::rest`].
+    ///
+    /// # Errors
+    /// [`FastpathError::Pin`]; what would be attached now might not outlive this process.
+    pub fn wake(&mut self) -> Result<(), FastpathError> {
+        let Some(pins) = &self.pins else { return Ok(()) };
+        pins.create_folder()?;
+        for (name, map) in MAPS.into_iter().filter_map(|name| Some((name, self.bpf.map(name)?))) {
+            let path = pins.map(name);
+            if let Err(error) = map.pin(&path) {
+                return Err(FastpathError::Pin { action: "pin", path, kernel: words(&error) });
+            }
+        }
+        Ok(())
     }
 
     fn adopt_pins(&mut self, adopted: &mut Adopted) {

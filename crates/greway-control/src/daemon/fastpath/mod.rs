@@ -50,6 +50,8 @@ pub(super) struct FastPath {
     refused: Option<String>,
     /// A device in another namespace may be handed packets past the pair, and counts them.
     hands_over: bool,
+    /// No tunnel has a program: nothing of them is anywhere but in this process.
+    rests: bool,
     /// What the maps say. `None`: that is to be found out, as in those of an earlier daemon.
     told: Option<Table>,
     local: Option<BTreeSet<IpAddr>>,
@@ -84,6 +86,13 @@ impl FastPath {
 
     /// Has the programs, where they can be had.
     fn load(&mut self) -> Option<&mut Fastpath> {
+        if let Some(programs) = self.programs.as_mut().filter(|_| self.rests)
+            && let Err(error) = programs.wake()
+        {
+            tracing::warn!(error = %with_causes(&error), "fast path: loaded once more");
+            self.programs = None;
+        }
+        self.rests = false;
         if self.programs.is_none() && self.refused.is_none() {
             let options = greway_fastpath::Options { pins: self.options.pins(), ..Default::default() };
             match Fastpath::load_with(&options) {
@@ -198,15 +207,17 @@ impl FastPath {
         self.unattached = unattached;
     }
 
-    /// Leaves everything to userspace and takes all away.
+    /// Leaves everything to userspace and takes all away; the programs stay at hand for the next tunnel.
     fn remove(&mut self) {
         (self.told, self.local) = (None, None);
         self.why_not.clear();
         self.unattached.clear();
-        let removed = match self.programs.take() {
-            Some(programs) => programs.remove_all(),
+        let removed = match &mut self.programs {
+            Some(_) if self.rests => return,
+            Some(programs) => programs.rest(),
             None => return self.sweep(),
         };
+        self.rests = true;
         self.swept = true;
         for error in removed.err().into_iter().flatten() {
             tracing::warn!(error = %with_causes(&error), "fast path: something of it stays behind");
@@ -280,7 +291,7 @@ impl FastPath {
 
     /// Whether programs are loaded, and whether they stay when the daemon is gone.
     pub(super) fn pinning(&self) -> Option<&Pinning> {
-        self.programs.as_ref().map(Fastpath::pinning)
+        self.programs.as_ref().filter(|_| !self.rests).map(Fastpath::pinning)
     }
 
     pub(super) fn attachments(&self) -> impl Iterator<Item = &Attachment> {
@@ -289,7 +300,7 @@ impl FastPath {
 
     /// Whether the programs could not be told everything, and are to be told again.
     pub(super) fn is_behind(&self) -> bool {
-        self.programs.is_some() && self.told.is_none() && !self.waits
+        self.programs.is_some() && !self.rests && self.told.is_none() && !self.waits
     }
 
     /// A sign of life, when it is time for one, and whether it was.
