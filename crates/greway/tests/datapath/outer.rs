@@ -138,6 +138,7 @@ fn no_route_to_the_remote_is_a_counted_drop_and_heals() {
     let pair = Pair::new("");
     pair.answers(&PingOptions::default());
     pair.left.set_down("wan0").unwrap();
+    pair.carried_by(0, "userspace");
     assert_eq!(pair.ping(&in_vain()).received(), 0);
     pair.wait_for_drops(0, "no-route", 2);
     pair.left.set_up("wan0").unwrap();
