@@ -35,7 +35,7 @@ for unit in greway@tun0.service greway.service greway.socket; do is "$unit" acti
 case $(nft list tables | sort | tr '\n' ' ') in
     'table ip greway-tun0 table netdev greway-tun0 ') ;;
     # On the fast path a program is the seal.
-    'table ip greway-tun0 ') greway status tun0 --no-echo | grep -q 'data plane *ebpf' || fail "$(greway status)" ;;
+    'table ip greway-tun0 ') greway status --json --no-echo | grep -Eq '"point": ?"overlay"' || fail "$(nft list tables)" ;;
     *) fail "$(nft list tables)" ;;
 esac
 ip route show 10.10.2.0/24 | grep -q 'dev tun0' || fail "no route"
