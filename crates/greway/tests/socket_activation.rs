@@ -75,7 +75,8 @@ fn activator(node: &Node, socket: &Path) -> Command {
 
 /// Asks who is there by the API's own framing.
 fn hello(socket: &Path) -> serde_json::Value {
-    let mut stream = UnixStream::connect(socket).unwrap();
+    // The name is there before anybody listens: systemd-socket-activate binds first.
+    let mut stream = poll_until(SOON, "somebody who listens", || UnixStream::connect(socket).ok()).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     stream.write_all(b"{\"method\":\"io.greway.Hello\"}\0").unwrap();
     let mut answer = Vec::new();
@@ -102,7 +103,6 @@ fn a_connection_starts_the_daemon_which_is_ready_when_it_has_adopted() {
     let mut command = activator(&node, &public);
     command.env("NOTIFY_SOCKET", &manager.path);
     let mut running = run_in(&node, command);
-    poll_until(SOON, "the socket", || public.exists().then_some(())).unwrap();
     // The connection waits in the queue until the daemon is there; its answer says who it is.
     let answer = hello(&public);
     let pid = u64::from(running.0.id());

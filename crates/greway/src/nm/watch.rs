@@ -251,15 +251,14 @@ impl Watcher<'_> {
         let active = self.bus.active()?;
         self.pairs.clear();
         let mut shadows = BTreeSet::new();
-        let mut adopted = BTreeSet::new();
+        let adopted = profiles.iter().filter(|profile| matches!(profile.held(), Some(Held::Adopted(_))));
+        let adopted =
+            adopted.filter_map(|profile| profile.interface().map(str::to_owned)).collect::<BTreeSet<_>>();
         for profile in &profiles {
             let outcome = match profile.held() {
                 None => continue,
-                Some(Held::IpTunnel) => self.see(profile, &mut tunnels, &mut shadows),
-                Some(Held::Adopted(way)) => {
-                    adopted.extend(profile.interface().map(str::to_owned));
-                    self.keep(profile, way, &active, &tunnels)
-                }
+                Some(Held::IpTunnel) => self.see(profile, &mut tunnels, &mut shadows, &adopted),
+                Some(Held::Adopted(way)) => self.keep(profile, way, &active, &tunnels),
             };
             match outcome {
                 Ok(()) => drop(self.told.remove(profile.uuid())),
@@ -282,7 +281,7 @@ impl Watcher<'_> {
                 }
             }
         }
-        self.leave_alone(&adopted);
+        self.leave_alone(&adopted, None);
         Ok(())
     }
 
@@ -292,6 +291,7 @@ impl Watcher<'_> {
         profile: &Profile,
         tunnels: &mut Vec<TunnelSpec>,
         shadows: &mut BTreeSet<String>,
+        adopted: &BTreeSet<String>,
     ) -> anyhow::Result<()> {
         let policy = self.decide(profile)?;
         if policy == Policy::Off {
@@ -316,6 +316,11 @@ impl Watcher<'_> {
                 shadows.insert(profile.uuid().to_owned());
                 let spec = tunnel::whole(profile)?;
                 if carried != Some(&spec) {
+                    if carried.is_none() {
+                        // Before it is made: where no udev runs NetworkManager would bring a profile of its own up
+                        // on it, and flush it when it is told afterwards.
+                        self.leave_alone(adopted, Some(&spec.name));
+                    }
                     self.ask(&Request::Up { spec: Box::new(spec), dry_run: false })?;
                     tracing::info!(device = %name, profile = profile.id(), "made for the profile, which stays as it is");
                 }
@@ -456,13 +461,13 @@ impl Watcher<'_> {
         for_good
     }
 
-    /// Has NetworkManager leave the other tunnels alone.
-    fn leave_alone(&mut self, adopted: &BTreeSet<String>) {
+    /// Has NetworkManager leave the other tunnels alone, and one that is about to be made.
+    fn leave_alone(&mut self, adopted: &BTreeSet<String>, coming: Option<&DeviceName>) {
         let Ok(tunnels) = adopt::tunnels(self.location) else { return };
         // Those of greway's own files before they are made: where no udev runs, NetworkManager is quick.
         let defined =
             sources::all().into_iter().filter_map(|defined| defined.name.parse::<DeviceName>().ok());
-        let names = tunnels.iter().map(|spec| spec.name.clone()).chain(defined);
+        let names = tunnels.iter().map(|spec| spec.name.clone()).chain(defined).chain(coming.cloned());
         let others = names.filter(|name| !adopted.contains(name.as_str()));
         let devices = others.flat_map(|name| [name.to_string(), daemon::peer_name(&name)]);
         let devices = devices.collect::<BTreeSet<_>>();
