@@ -197,7 +197,9 @@ impl PacketSocket {
     }
 
     fn join(&self, fanout: Fanout) -> io::Result<()> {
-        let mode = FANOUT_HASH | if fanout.defrag { FANOUT_FLAG_DEFRAG } else { 0 };
+        // A group of one needs no flow to choose by, which is looked for in every packet of the host, before the filter.
+        let choice = if fanout.group.is_none() { FANOUT_CPU } else { FANOUT_HASH };
+        let mode = choice | if fanout.defrag { FANOUT_FLAG_DEFRAG } else { 0 };
         let unique = if fanout.group.is_none() { FANOUT_FLAG_UNIQUE_ID } else { 0 };
         let argument = u32::from(fanout.group.unwrap_or(0)) | (mode | unique) << 16;
         sockopt::set(self.as_fd(), abi::SOL_PACKET, abi::PACKET_FANOUT, &argument)
@@ -229,5 +231,6 @@ fn bind(socket: BorrowedFd<'_>, ifindex: u32, protocol: u16) -> io::Result<()> {
 // linux include/uapi/linux/if_ether.h, if_packet.h
 const ETH_P_ALL: u16 = 3;
 const FANOUT_HASH: u32 = 0;
+const FANOUT_CPU: u32 = 2;
 const FANOUT_FLAG_UNIQUE_ID: u32 = 0x2000;
 const FANOUT_FLAG_DEFRAG: u32 = 0x8000;
