@@ -14,6 +14,7 @@ use greway_spec::{DeviceName, TunnelSpec};
 use crate::command::Command;
 use crate::icmp::IcmpReport;
 use crate::local::LocalAddresses;
+use crate::lull::BusyPoll;
 use crate::news::{News, Newsroom};
 use crate::overlay::Tap;
 use crate::port::PortSpec;
@@ -68,15 +69,15 @@ pub enum DatapathError {
 }
 
 impl Datapath {
-    /// Starts the worker, in the network namespace of the calling thread.
+    /// Starts the worker, in the network namespace of the calling thread. `busy_poll`: how it waits for packets.
     ///
     /// # Errors
     /// When sockets or the thread cannot be had.
-    pub fn start() -> Result<Self, DatapathError> {
+    pub fn start(busy_poll: BusyPoll) -> Result<Self, DatapathError> {
         let wake = Arc::new(Waker::new().map_err(DatapathError::Start)?);
         let (commands, received) = mpsc::channel();
         let news = Newsroom::new().map_err(DatapathError::Start)?;
-        let worker = Worker::new(received, Arc::clone(&wake), news.clone())?;
+        let worker = Worker::new(received, Arc::clone(&wake), news.clone(), busy_poll)?;
         let worker = thread::Builder::new()
             .name("datapath".into())
             .spawn(move || worker.run())

@@ -4,8 +4,11 @@
 //! busy tunnel cannot starve another.
 
 use std::io;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::Duration;
 
 use greway_engine::{
     DropReason, Endpoint, Reorder, SequenceCounters, TunnelCounters, TunnelIndex, TunnelTable, frame,
@@ -21,6 +24,7 @@ use crate::handle::DatapathError;
 use crate::held::Holders;
 use crate::icmp::{Family, Icmp, IcmpReport};
 use crate::local::LocalAddresses;
+use crate::lull::{BusyPoll, Lull, Next};
 use crate::news::Newsroom;
 use crate::overlay::Tap;
 use crate::port::{Port, PortSpec};
@@ -34,6 +38,7 @@ pub(crate) struct Worker {
     commands: Receiver<Command>,
     wake: Arc<Waker>,
     poller: Poller,
+    lull: Lull,
     underlay: Underlay,
     ports: Vec<Option<Port>>,
     /// Those of them that hold packets.
@@ -81,6 +86,7 @@ impl Worker {
         commands: Receiver<Command>,
         wake: Arc<Waker>,
         news: Newsroom,
+        busy_poll: BusyPoll,
     ) -> Result<Self, DatapathError> {
         let poller = Poller::new().map_err(DatapathError::Start)?;
         poller.add(wake.as_ref(), WAKE, Interest::Readable).map_err(DatapathError::Start)?;
@@ -88,6 +94,7 @@ impl Worker {
             commands,
             wake,
             poller,
+            lull: Lull::new(busy_poll, thread::available_parallelism().map_or(1, NonZero::get)),
             underlay: Underlay::open()?,
             ports: Vec::new(),
             holders: Holders::default(),
@@ -111,9 +118,7 @@ impl Worker {
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(256);
         loop {
-            // Without an end while nothing is held: an idle worker sleeps.
-            let timeout = self.holders.timeout(&self.ports);
-            if let Err(error) = self.poller.wait(&mut events, timeout) {
+            if let Err(error) = self.wait(&mut events) {
                 tracing::error!(%error, "the data plane cannot wait for packets and ends");
                 return;
             }
@@ -142,6 +147,33 @@ impl Worker {
                 }
             }
             self.let_go(now_ms, |reorder, counters| reorder.expire(now_ms, counters));
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        loop {
+            // Without an end while nothing is held: an idle worker sleeps.
+            let timeout = self.holders.timeout(&self.ports);
+            match self.lull.go_on(clock::monotonic_nanos) {
+                Next::Look => {
+                    if self.poller.wait(events, Some(Duration::ZERO))? > 0 {
+                        self.lull.end();
+                        return Ok(());
+                    }
+                    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+                        return Ok(());
+                    }
+                    thread::yield_now();
+                }
+                Next::Sleep => {
+                    let before = clock::monotonic_nanos();
+                    self.poller.wait(events, timeout)?;
+                    self.lull.slept(clock::monotonic_nanos() - before);
+                    self.lull.end();
+                    return Ok(());
+                }
+            }
         }
     }
 

@@ -5,13 +5,15 @@
 //! GREWAY_CONFIG names another file.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
-use greway_control::daemon::Steer;
-use serde::Deserialize;
+use greway_control::daemon::{BusyPoll, Steer};
+use serde::de::{self, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// The environment variable that names another file.
 pub(crate) const CONFIG_VARIABLE: &str = "GREWAY_CONFIG";
@@ -46,12 +48,45 @@ pub(crate) struct Daemon {
     pub(crate) fast_path: bool,
     /// Whether received packets are spread over CPUs by the flow inside.
     pub(crate) steer: Steer,
+    /// How long the thread that carries packets in userspace looks for the next before it sleeps.
+    #[serde(alias = "busy_poll", deserialize_with = "busy_poll")]
+    pub(crate) busy_poll: BusyPoll,
 }
 
 impl Default for Daemon {
     fn default() -> Self {
-        Self { port_unreachable: true, fast_path: true, steer: Steer::Off }
+        Self { port_unreachable: true, fast_path: true, steer: Steer::Off, busy_poll: BusyPoll::Adaptive }
     }
+}
+
+/// `busy-poll`: a word, or microseconds.
+fn busy_poll<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BusyPoll, D::Error> {
+    /// Whoever looks for longer than a millisecond wants a processor of its own, and no tunnel is worth that unasked.
+    const LONGEST: i64 = 1_000;
+    struct Asked;
+    impl Visitor<'_> for Asked {
+        type Value = BusyPoll;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "\"auto\", \"off\" or 1 to {LONGEST} microseconds")
+        }
+
+        fn visit_str<E: de::Error>(self, word: &str) -> Result<BusyPoll, E> {
+            match word {
+                "auto" => Ok(BusyPoll::Adaptive),
+                "off" => Ok(BusyPoll::Off),
+                _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+            }
+        }
+
+        fn visit_i64<E: de::Error>(self, micros: i64) -> Result<BusyPoll, E> {
+            match u32::try_from(micros) {
+                Ok(micros @ 1..) if i64::from(micros) <= LONGEST => Ok(BusyPoll::Fixed(micros)),
+                _ => Err(E::invalid_value(Unexpected::Signed(micros), &self)),
+            }
+        }
+    }
+    deserializer.deserialize_any(Asked)
 }
 
 /// `[shim]`
@@ -160,6 +195,12 @@ mod tests {
             Settings::parse(&format!("[daemon]\nsteer = {word}")).map(|settings| settings.daemon.steer)
         };
         assert_eq!((steer("\"rps\""), steer("\"off\"")), (Ok(Steer::Rps), Ok(Steer::Off)));
+        let busy_poll = |value: &str| {
+            Settings::parse(&format!("[daemon]\nbusy-poll = {value}"))
+                .map(|settings| settings.daemon.busy_poll)
+        };
+        assert_eq!(busy_poll("\"auto\""), Ok(settings.daemon.busy_poll));
+        assert_eq!((busy_poll("\"off\""), busy_poll("1000")), (Ok(BusyPoll::Off), Ok(BusyPoll::Fixed(1000))));
         assert_eq!(settings.shim, Shim { backend: Backend::Greway, up_on_create: false });
         assert_eq!(settings.tools["ip"], PathBuf::from("/opt/ip"));
     }
@@ -191,6 +232,13 @@ mod tests {
         );
         assert_eq!(wrong("[daemon]\nsteer = \"xdp\""), "2:9: unknown variant `xdp`, expected `off` or `rps`");
         assert!(wrong("[daemon]\nsteer = true").starts_with("2:9: "), "{}", wrong("[daemon]\nsteer = true"));
+        for (value, named) in [("0", "integer `0`"), ("1001", "integer `1001`"), ("\"on\"", "string \"on\"")]
+        {
+            assert_eq!(
+                wrong(&format!("[daemon]\nbusy-poll = {value}")),
+                format!("2:13: invalid value: {named}, expected \"auto\", \"off\" or 1 to 1000 microseconds")
+            );
+        }
         assert!(wrong("[shim]\nbakend = \"auto\"").contains("bakend"));
         assert_eq!(wrong("[tools]\n\nip = \"ip\""), "3:1: ip = \"ip\": an absolute path is right");
     }

@@ -11,9 +11,10 @@ use greway_netlink::nftables::Nftables;
 use greway_netlink::{Netlink, NetlinkError};
 use greway_spec::{Change, DatapathChoice, DeviceName, TunnelSpec};
 
+use super::Options;
 use super::counted::Counted;
 use super::device::{self, DeviceError};
-use super::fastpath::{FastPath, FastPathOptions};
+use super::fastpath::FastPath;
 use super::firewall::{self, Decision, Rules};
 use super::place::{Ends, Way};
 use super::quiet::Quiet;
@@ -95,9 +96,9 @@ impl Live {
 
 impl Host {
     /// Opens what every tunnel needs. The error is a sentence.
-    pub(super) fn new(state: &Path, fast: &FastPathOptions) -> Result<Self, String> {
+    pub(super) fn new(state: &Path, options: &Options) -> Result<Self, String> {
         let netlink = Netlink::open().map_err(|error| error.to_string())?;
-        let datapath = Datapath::start().map_err(|error| with_causes(&error))?;
+        let datapath = Datapath::start(options.busy_poll).map_err(|error| with_causes(&error))?;
         let mut host = Self {
             netlink,
             nftables: None,
@@ -114,7 +115,7 @@ impl Host {
             heart: Heart::default(),
             counted: Counted::default(),
             quiet: Quiet::default(),
-            fast: FastPath::new(fast),
+            fast: FastPath::new(&options.fast_path),
             steering: Steering::new(state),
             doubt: None,
         };

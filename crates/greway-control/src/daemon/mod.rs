@@ -35,6 +35,7 @@ mod witness;
 
 pub use device::peer_name;
 pub use fastpath::FastPathOptions;
+pub use greway_datapath::BusyPoll;
 pub use steering::Steer;
 
 use std::io;
@@ -95,13 +96,21 @@ pub struct Options {
     pub fast_path: FastPathOptions,
     /// Whether received packets are spread over CPUs by the flow inside; it changes settings of the devices below.
     pub steer: Steer,
+    /// How long the thread that carries packets in userspace looks for the next before it sleeps.
+    pub busy_poll: BusyPoll,
     /// Why the options are not those that somebody wrote; a sentence, for the log and `status`.
     pub doubt: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { port_unreachable: true, fast_path: FastPathOptions::default(), steer: Steer::Off, doubt: None }
+        Self {
+            port_unreachable: true,
+            fast_path: FastPathOptions::default(),
+            steer: Steer::Off,
+            busy_poll: BusyPoll::default(),
+            doubt: None,
+        }
     }
 }
 
@@ -152,7 +161,7 @@ pub fn run(location: &Location, options: &Options) -> Result<Ended, DaemonError>
     let server = server.also(inherited);
     let manager = Arc::new(Manager::find());
     let heart = manager.heart();
-    let mut host = host::Host::new(&location.state, &options.fast_path).map_err(DaemonError::SetUp)?;
+    let mut host = host::Host::new(&location.state, options).map_err(DaemonError::SetUp)?;
     host.heart = heart.clone();
     host.datapath.set_answers(options.port_unreachable);
     host.doubt.clone_from(&options.doubt);

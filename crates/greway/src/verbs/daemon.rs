@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use greway_control::api::Request;
 use greway_control::api::client::ClientError;
-use greway_control::daemon::{DaemonError, Ended, FastPathOptions, Options, Steer};
+use greway_control::daemon::{BusyPoll, DaemonError, Ended, FastPathOptions, Options, Steer};
 use greway_control::location::Location;
 use greway_control::start::StartError;
 use greway_control::{daemon, start, unit};
@@ -52,12 +52,14 @@ fn options() -> Options {
             port_unreachable: settings.daemon.port_unreachable,
             fast_path: fast_path(settings.daemon.fast_path),
             steer: settings.daemon.steer,
+            busy_poll: settings.daemon.busy_poll,
             doubt: None,
         },
         Err(error) => Options {
             port_unreachable: false,
             fast_path: fast_path(true),
             steer: Steer::Off,
+            busy_poll: BusyPoll::Adaptive,
             doubt: Some(format!(
                 "{}: the daemon goes on without its settings, does not answer packets that match no tunnel and steers \
                  nothing",
