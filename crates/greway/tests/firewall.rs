@@ -57,7 +57,7 @@ fn carries_again(pair: &Pair, since: Instant, what: &str) {
 fn a_rule_holds(hook: Hook, receives: bool) {
     let pair = Pair::new("");
     pair.answers(&PingOptions::default());
-    assert_eq!(pair.status(0)["datapath"]["underlay"], "packet");
+    pair.wait_for_underlay(0, "packet");
 
     only(&pair.left, &[hook], &[ICMP]);
     let why = pair.wait_for_underlay(0, "raw");
@@ -164,7 +164,7 @@ fn rules_of_other_families_and_hooks_do_not_slow_a_tunnel() {
     let pair = Pair::new("");
     only(&pair.left, &[Hook::Forward], &[]);
     pair.answers(&PingOptions::default());
-    assert_eq!(pair.status(0)["datapath"]["underlay"], "packet");
+    pair.wait_for_underlay(0, "packet");
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn our_own_address_translation_is_no_reason_for_the_slow_way() {
     pair.nodes[0].greway(&["up", &file]).ok();
     let tables = pair.nodes[0].nft_tables();
     assert!(tables.contains(&"ip greway-tun0".to_owned()), "{tables:?}");
-    assert_eq!(pair.status(0)["datapath"]["underlay"], "packet", "{}", pair.status(0)["datapath"]);
+    pair.wait_for_underlay(0, "packet");
 }
 
 #[test]

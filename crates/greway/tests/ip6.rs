@@ -131,7 +131,7 @@ fn t6_03_cf06_every_kind_carries_both_families() {
         let right = |packet: &&CapturedPacket| first == GRE || packet.payload()[40..48] == option;
         assert!(carried.iter().all(right), "{words}");
         let asked = if words.contains("raw") { "raw" } else { "packet" };
-        assert_eq!(pair.status(1)["datapath"]["underlay"], asked, "{words}");
+        pair.wait_for_underlay(1, asked);
     }
 }
 
@@ -249,7 +249,8 @@ fn t14_fragments_come_in_any_order_and_a_missing_one_is_counted_for_nobody() {
 #[test]
 fn t3_what_the_ip_stack_would_not_take_is_not_taken() {
     require!(privilege::check());
-    let pair = pair_with(&LinkOptions::default(), "mode ip6gre");
+    // Cut packets are dropped before the raw socket, which counts nothing then.
+    let pair = pair_with(&LinkOptions::default(), "mode ip6gre underlay packet");
     pair.answers(&PingOptions::default());
     let before = pair.status(1)["counters"]["received_packets"].as_u64().unwrap();
     let (to, from) = (mac(&pair.right, "wan0"), mac(&pair.left, "wan0"));
@@ -390,9 +391,11 @@ fn rules_of_ipv6_decide_how_a_tunnel_over_ipv6_receives() {
     pair.add("tun4", "");
     of_family(Family::Ip, &[build::ICMP, build::UDP, GRE]);
     let of_tun4 = || pair::tunnel(&pair.nodes[1].words("status --json --no-echo").ok().stdout, "tun4");
-    poll_until(SOON, "tun4 to change", || (of_tun4()["datapath"]["underlay"] == "raw").then_some(()))
-        .unwrap();
-    assert_eq!(pair.status(1)["datapath"]["underlay"], "packet");
+    poll_until(SOON, "tun4 to change", || {
+        of_tun4()["datapath"]["why"].as_str().unwrap().contains("strict").then_some(())
+    })
+    .unwrap();
+    pair.wait_for_underlay(1, "packet");
     pair.answers(&of(5_000));
 }
 

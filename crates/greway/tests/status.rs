@@ -65,10 +65,12 @@ fn a_working_tunnel_is_up_and_its_peer_answers() {
         "greway tunnel add",
         "up, mtu 1472",
         "172.16.0.1 peer 172.16.0.2/30",
-        &format!(
-            "{}, veth device, packet socket: no firewall rule or IPsec policy on the way",
-            lab.one.plane()
-        ),
+        &match lab.one.plane() {
+            "ebpf" => "ebpf, veth device, raw socket: for what the programs leave".to_owned(),
+            plane => {
+                format!("{plane}, veth device, packet socket: no firewall rule or IPsec policy on the way")
+            }
+        },
     ]);
     assert!(status.stdout.contains("sent ") && status.stdout.contains("received "), "{status}");
     assert!(!status.stdout.contains("dropped"), "{status}");
@@ -89,7 +91,8 @@ fn json_carries_what_people_read() {
     assert!(tunnel["verdict"].as_str().unwrap().starts_with("tun0 up · last received"));
     assert_eq!(tunnel["spec"]["remote"], "100.0.2.100");
     assert_eq!(tunnel["device"]["mtu"], 1476);
-    assert_eq!(tunnel["datapath"]["underlay"], "packet");
+    let socket = if lab.one.plane() == "ebpf" { "raw" } else { "packet" };
+    assert_eq!(tunnel["datapath"]["underlay"], socket);
     assert_eq!(
         (&tunnel["peer"]["address"], &tunnel["peer"]["answers"]),
         (&"172.16.0.2".into(), &true.into())

@@ -5,6 +5,7 @@ use greway_netlink::{Address, IpPrefix, LinkChange, NetlinkError, Route};
 use greway_spec::{DeviceName, InnerAddress, InnerNeighbour, InnerRoute, TunnelSpec};
 
 use super::device::{self, DeviceError};
+use super::fastpath;
 use super::host::{Host, Live, with_causes};
 use crate::apply::{StepError, System};
 use crate::plan::Action;
@@ -124,9 +125,10 @@ impl Host {
         let bound_to = self.bound_to(spec)?;
         let refused = |error: greway_datapath::DatapathError| StepError(with_causes(&error));
         self.datapath.change(spec, bound_to).map_err(refused)?;
-        let decision = self.rules.decide(spec);
-        self.datapath.receive_by(&spec.name, decision.receive).map_err(refused)?;
         self.attach_later(spec);
+        let attached = self.tunnels.get(&spec.name).is_some_and(|live| live.attached);
+        let decision = self.rules.decide(spec, fastpath::is_for_programs(spec, attached));
+        self.datapath.receive_by(&spec.name, decision.receive).map_err(refused)?;
         if let Some(live) = self.tunnels.get_mut(&spec.name) {
             live.decision = decision;
             live.bound_to = bound_to;

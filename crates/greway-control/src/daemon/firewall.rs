@@ -2,7 +2,8 @@
 //!
 //! A packet socket sees packets before INPUT and PREROUTING. So the short path is open only while
 //! no such rules can exist: no base chain on those hooks, no iptables-legacy table, no IPsec policy
-//! that covers the outer flow. What userspace sends always takes the kernel's whole way. The programs may carry past
+//! that covers the outer flow; and only where it is worth it: of a tunnel that the programs carry little is left, and
+//! the raw socket costs the host's other traffic nothing. What userspace sends always takes the kernel's whole way. The programs may carry past
 //! rules, never past IPsec, while witness packets show that the rules would let the packets pass (`witness.rs`).
 
 use std::collections::BTreeSet;
@@ -69,9 +70,9 @@ impl Rules {
         self.policies = known(greway_netlink::xfrm::policies(), &self.policies, "IPsec policies");
     }
 
-    /// Decides for one tunnel.
-    pub(super) fn decide(&self, spec: &TunnelSpec) -> Decision {
-        let (receive, why) = self.socket(spec);
+    /// Decides for one tunnel. `programs`: they carry it where they may.
+    pub(super) fn decide(&self, spec: &TunnelSpec, programs: bool) -> Decision {
+        let (receive, why) = self.socket(spec, programs);
         let withheld = self.withheld(spec);
         // The packet socket is in front of the rules, and would see witnesses that they drop.
         let witnessed = match (&withheld, spec.firewall) {
@@ -82,7 +83,7 @@ impl Rules {
     }
 
     /// Which socket a tunnel receives by, and why.
-    fn socket(&self, spec: &TunnelSpec) -> (Receive, String) {
+    fn socket(&self, spec: &TunnelSpec, programs: bool) -> (Receive, String) {
         let raw = |why: String| (Receive::Raw, why);
         let packet = |why: &str| (Receive::Packet, why.to_owned());
         if let Some(why) = self.protected(spec) {
@@ -106,6 +107,8 @@ impl Rules {
             (UnderlayChoice::Auto, FirewallPolicy::Bypass) => packet("firewall bypass was asked for"),
             (UnderlayChoice::Auto, FirewallPolicy::Honour) => match self.filtered(spec) {
                 Some(why) => raw(why),
+                // The packet socket is asked about every packet of the host, which takes longer than the programs do.
+                None if programs => raw("for what the programs leave".to_owned()),
                 None => packet("no firewall rule or IPsec policy on the way"),
             },
         }
@@ -209,34 +212,36 @@ mod tests {
             policies: Some(vec![]),
             ..Rules::default()
         };
-        assert_eq!(nothing().decide(&spec).receive, Receive::Packet);
+        assert_eq!(nothing().decide(&spec, false).receive, Receive::Packet);
+        assert_eq!(nothing().decide(&spec, true).receive, Receive::Raw);
         let unread = [
             Rules { chains: None, ..nothing() },
             Rules { legacy: None, ..nothing() },
             Rules { policies: None, ..nothing() },
         ];
         for rules in &unread {
-            let decision = rules.decide(&spec);
+            let decision = rules.decide(&spec, false);
             assert_eq!(decision.receive, Receive::Raw, "{rules:?}");
             assert!(decision.why.contains("the host's rules cannot be read"), "{}", decision.why);
         }
         // What can be read is found out by witnesses, unless the socket would be in front of the rules.
         let legacy = Rules { legacy: Some(vec!["filter".to_owned()]), ..nothing() };
-        let decision = legacy.decide(&spec);
+        let decision = legacy.decide(&spec, false);
         assert_eq!((decision.receive, decision.withheld), (Receive::Raw, None));
         assert!(decision.witnessed.is_some_and(|why| why.contains("iptables-legacy table filter")));
         let packet = TunnelSpec { underlay: UnderlayChoice::Packet, ..spec.clone() };
-        assert!(legacy.decide(&packet).withheld.is_some());
-        assert_eq!(nothing().decide(&spec).witnessed, None);
+        assert!(legacy.decide(&packet, false).withheld.is_some());
+        assert_eq!(nothing().decide(&spec, false).witnessed, None);
         for rules in &unread {
-            let decision = rules.decide(&spec);
+            let decision = rules.decide(&spec, false);
             assert!(decision.withheld.is_some() && decision.witnessed.is_none(), "{decision:?}");
         }
-        let bypassed = legacy.decide(&TunnelSpec { firewall: FirewallPolicy::Bypass, ..spec.clone() });
+        let bypassed = legacy.decide(&TunnelSpec { firewall: FirewallPolicy::Bypass, ..spec.clone() }, false);
         assert_eq!((bypassed.withheld, bypassed.witnessed), (None, None));
         // Who asks to pass by the firewall does, but never by IPsec.
         let bypass = TunnelSpec { firewall: FirewallPolicy::Bypass, ..spec };
-        let ways = unread.map(|rules| rules.decide(&bypass).receive);
+        assert_eq!(nothing().decide(&bypass, true).receive, Receive::Packet);
+        let ways = unread.map(|rules| rules.decide(&bypass, false).receive);
         assert_eq!(ways, [Receive::Packet, Receive::Packet, Receive::Raw]);
     }
 }

@@ -14,7 +14,7 @@ use greway_spec::{Change, DatapathChoice, DeviceName, TunnelSpec};
 use super::Options;
 use super::counted::Counted;
 use super::device::{self, DeviceError};
-use super::fastpath::FastPath;
+use super::fastpath::{self, FastPath};
 use super::firewall::{self, Decision, Rules};
 use super::place::{Ends, Way};
 use super::quiet::Quiet;
@@ -246,7 +246,8 @@ impl Host {
         self.rules.tunnels = self.tunnels.keys().map(ToString::to_string).collect();
         let mut changed = false;
         for (name, live) in &mut self.tunnels {
-            let decision = self.rules.decide(&live.stored.spec);
+            let decision =
+                self.rules.decide(&live.stored.spec, fastpath::is_for_programs(live.spec(), live.attached));
             changed |= decision != live.decision;
             if decision.receive != live.decision.receive {
                 if let Err(error) = self.datapath.receive_by(name, decision.receive) {
@@ -472,7 +473,7 @@ impl Host {
             let why = self.fast.why_without(device.peer);
             return Err(DeviceError::NoProgram { name: spec.name, why });
         }
-        let decision = self.rules.decide(&spec);
+        let decision = self.rules.decide(&spec, fastpath::is_for_programs(&spec, attached));
         let bound_to = self.bound_to(&spec)?;
         // Word of an address that was added just before may still be on its way, and packets may not.
         if spec.local.is_some_and(|local| !self.local_addresses.has(local, bound_to)) {

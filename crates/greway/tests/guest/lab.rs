@@ -111,7 +111,14 @@ impl Lab {
     #[track_caller]
     pub(crate) fn wait_for_underlay(&self, name: &str, word: &str) {
         let settled = poll_until(SOON, "the change of sockets", || {
-            (self.status(name)["datapath"]["underlay"] == word).then_some(())
+            let carried = &self.status(name)["datapath"];
+            // As in `Pair::wait_for_underlay`.
+            let case = if carried["why"] == pair::LEFT_BY_PROGRAMS {
+                "packet"
+            } else {
+                carried["underlay"].as_str()?
+            };
+            (case == word).then_some(())
         });
         settled.unwrap_or_else(|error| panic!("{error}: {}", self.status(name)["datapath"]));
     }

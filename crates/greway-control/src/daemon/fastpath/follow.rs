@@ -219,6 +219,6 @@ impl Live {
     }
 }
 
-fn may_be_carried(spec: &TunnelSpec) -> bool {
+pub(super) fn may_be_carried(spec: &TunnelSpec) -> bool {
     spec.datapath != DatapathChoice::Userspace && spec.underlay != UnderlayChoice::Raw
 }

@@ -7,6 +7,8 @@
 mod follow;
 mod why_not;
 
+pub(super) use why_not::is_for_programs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;

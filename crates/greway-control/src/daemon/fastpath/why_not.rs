@@ -6,6 +6,7 @@ use greway_fastpath::witness::Standing;
 use greway_fastpath::{Entry, Place, Point};
 use greway_spec::{DatapathChoice, TunnelSpec, UnderlayChoice};
 
+use super::follow::may_be_carried;
 use crate::daemon::host::{Host, Live};
 
 impl Host {
@@ -132,6 +133,11 @@ impl Host {
         let told = self.fast.told.as_ref().is_some_and(|told| told.egress.contains_key(&peer));
         (!told).then(|| "the programs could not be told of it: see the daemon's log".to_owned())
     }
+}
+
+/// Whether programs that are `attached` to a tunnel's pair carry it unless something is in the way for now.
+pub(in crate::daemon) fn is_for_programs(spec: &TunnelSpec, attached: bool) -> bool {
+    attached && may_be_carried(spec) && Entry::of(spec, &NOWHERE).is_ok()
 }
 
 /// What keeps a witnessed tunnel off the fast path, either way.
