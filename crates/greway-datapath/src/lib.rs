@@ -39,6 +39,7 @@ mod port;
 mod receive;
 mod reverse_path;
 mod send;
+mod turn;
 mod underlay;
 mod witness;
 mod worker;

@@ -150,6 +150,25 @@ impl Inside {
         std::iter::once(self.as_fd()).chain(declined.iter().map(AsFd::as_fd))
     }
 
+    /// Has no more packets come; those that wait stay.
+    pub(crate) fn deafen(&self) {
+        let Self::Link { socket, declined, .. } = self else { return };
+        for socket in std::iter::once(socket).chain(declined) {
+            if let Err(error) = socket.set_filter(&filter::drop_all()) {
+                tracing::debug!(%error, "a socket goes on receiving");
+            }
+        }
+    }
+
+    /// Packets that came out of the tunnel device since the last time this was asked and were lost because a socket was
+    /// full.
+    pub(crate) fn spilled(&self) -> u64 {
+        let Self::Link { socket, declined, .. } = self else { return 0 };
+        let sockets = std::iter::once(socket).chain(declined);
+        // Asking resets it. One that cannot be asked has lost nothing that anybody could know of.
+        sockets.map(|socket| socket.statistics().map_or(0, |counted| u64::from(counted.drops))).sum()
+    }
+
     /// The payload packet in a frame from the peer end; `None` for what is no payload of a layer-3
     /// tunnel or is described in a way that cannot be carried out.
     pub(crate) fn payload<'a>(

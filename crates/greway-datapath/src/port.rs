@@ -14,6 +14,7 @@ use crate::icmp::TunnelIcmp;
 use crate::local::LocalAddresses;
 use crate::overlay::{Inside, Overlay};
 use crate::path_mtu::{Paths, Way};
+use crate::turn::Turn;
 use crate::underlay::{Inlet, Receive};
 
 /// Everything that is needed to carry a tunnel.
@@ -73,6 +74,10 @@ pub(crate) struct Port {
     pub(crate) heard: Heard,
     /// How often a sender was told that the far end cannot be reached.
     pub(crate) told: u64,
+    /// How much is taken from its device at once.
+    pub(crate) turn: Turn,
+    /// Packets came out of its device since what was lost there was last counted.
+    pub(crate) stirred: bool,
     sequence: Box<dyn ReserveSequence>,
     reserved: u32,
 }
@@ -103,6 +108,8 @@ impl Port {
             errors: LinkErrors::default(),
             heard: Heard::default(),
             told: 0,
+            turn: Turn::default(),
+            stirred: false,
             sequence: port.sequence,
             // The first packet reserves.
             reserved: port.first_sequence,
@@ -120,6 +127,14 @@ impl Port {
             }
             _ => None,
         };
+    }
+
+    /// Counts what was lost because the sockets at the tunnel device were full. A socket that nothing was read from has
+    /// something to be read if it was full, and is asked then.
+    pub(crate) fn count_spilled(&mut self) {
+        if std::mem::take(&mut self.stirred) {
+            self.tunnel.counters().record_drops(DropReason::QueueFull, self.inside.spilled());
+        }
     }
 
     /// The socket that it receives by.

@@ -6,8 +6,8 @@ use std::io;
 
 use greway_engine::{
     DeclineReason, Delivery, DropReason, Ingress, Link, Offload, Receipt, Reorder, Run, SequenceCounters,
-    Tunnel, TunnelIndex, TunnelSlots, TunnelState, TunnelTable, UnderlayCounters, Unmatched, Verdict,
-    coalesce, decapsulate, frame, release,
+    Tunnel, TunnelCounters, TunnelIndex, TunnelSlots, TunnelState, TunnelTable, UnderlayCounters, Unmatched,
+    Verdict, coalesce, decapsulate, frame, release,
 };
 use greway_linux::batch::{Control, ReceiveBatch, SendBatch, SendStorage, Target};
 use greway_linux::errno;
@@ -82,8 +82,7 @@ pub(crate) fn carry(
     storage: &mut SendStorage,
 ) {
     let shelf = Shelf::default();
-    let mut out =
-        Outgoing { batch: storage.start(), going_to: None, run: None, here: context.local_addresses };
+    let mut out = Outgoing::new(storage, context.local_addresses);
     for packet in batch.packets() {
         let gate = Gate {
             inlet: context.inlet,
@@ -147,7 +146,7 @@ pub(crate) fn let_go(
     choose: impl Fn(&mut Reorder, &SequenceCounters),
 ) {
     let shelf = Shelf::default();
-    let mut out = Outgoing { batch: storage.start(), going_to: None, run: None, here };
+    let mut out = Outgoing::new(storage, here);
     holders.retain(|index| {
         if let Some(port) = ports.get_mut(index.0 as usize).and_then(Option::as_mut) {
             choose(&mut port.state.reorder, port.tunnel.counters().sequence());
@@ -172,8 +171,20 @@ struct Outgoing<'s, 'a> {
     batch: SendBatch<'s, 'a>,
     going_to: Option<TunnelIndex>,
     run: Option<Waiting<'a>>,
+    /// What each packet in the batch consists of.
+    loads: [Load; LOADS],
     /// The addresses of this host.
     here: &'s LocalAddresses,
+}
+
+/// Packets in one batch at most.
+const LOADS: usize = 64;
+
+/// What was put together to one packet, as it was counted on arrival.
+#[derive(Clone, Copy, Default)]
+struct Load {
+    packets: u32,
+    bytes: u32,
 }
 
 /// A run, and what goes before its packet.
@@ -194,11 +205,15 @@ fn apart<'a>(tunnel: &Tunnel, delivery: &Delivery, inner: &'a [u8]) -> Option<(&
     Some((link, packet, delivery.offload.without(len)?))
 }
 
-impl<'a> Outgoing<'_, 'a> {
+impl<'s, 'a> Outgoing<'s, 'a> {
+    fn new(storage: &'s mut SendStorage, here: &'s LocalAddresses) -> Self {
+        Self { batch: storage.start(), going_to: None, run: None, loads: [Load::default(); LOADS], here }
+    }
+
     /// Makes room for a packet to this tunnel; what waits for another one is sent.
     fn turn_to(&mut self, tunnel: TunnelIndex, ports: &[Option<Port>]) {
         // One place for the packet and one for the run before it.
-        let full = self.batch.len() + 2 > self.batch.capacity();
+        let full = self.batch.len() + 2 > self.batch.capacity().min(LOADS);
         if full || self.going_to.is_some_and(|before| before != tunnel) {
             self.flush(ports);
         }
@@ -240,7 +255,8 @@ impl<'a> Outgoing<'_, 'a> {
         let link = if port.tunnel.carries_ethernet() { ETHERNET } else { 0 };
         let largest = link + port.device_mtu as usize + frame::TAG;
         if delivery.offload.gso.is_none() && inner.len() > largest {
-            port.tunnel.counters().record_drop(DropReason::InnerTooBigForDevice);
+            let bytes = inner.len() as u64;
+            port.tunnel.counters().record_undelivered(DropReason::InnerTooBigForDevice, 1, bytes);
             return;
         }
         let protocol_type = delivery.protocol_type;
@@ -257,15 +273,20 @@ impl<'a> Outgoing<'_, 'a> {
         let begun = apart.and_then(|(link, packet, offload)| Some((link, Run::begin(packet, offload)?)));
         match begun {
             Some((link, run)) => self.run = Some(Waiting { protocol_type, link, run }),
-            None => self.push(port, protocol_type, &delivery.offload, &[], &[inner]),
+            None => {
+                let load = Load { packets: 1, bytes: inner.len() as u32 };
+                self.push(port, protocol_type, &delivery.offload, &[], &[inner], load);
+            }
         }
     }
 
     fn end_run(&mut self, port: &Port) {
         let Some(Waiting { protocol_type, link, run }) = self.run.take() else { return };
+        let load =
+            Load { packets: run.count() as u32, bytes: (link.len() * run.count() + run.bytes()) as u32 };
         if run.count() == 1 {
             let offload = run.offload().behind(link.len());
-            return self.push(port, protocol_type, &offload, link, &[run.first()]);
+            return self.push(port, protocol_type, &offload, link, &[run.first()], load);
         }
         let mut headers = [0; coalesce::MAX_HEADERS];
         let (length, offload) = run.emit(&mut headers);
@@ -273,7 +294,7 @@ impl<'a> Outgoing<'_, 'a> {
         both[..link.len()].copy_from_slice(link);
         both[link.len()..link.len() + length].copy_from_slice(&headers[..length]);
         let both = &both[..link.len() + length];
-        self.push(port, protocol_type, &offload.behind(link.len()), both, run.payloads());
+        self.push(port, protocol_type, &offload.behind(link.len()), both, run.payloads(), load);
     }
 
     /// Puts a packet, made of a copy of `headers` and of `slices`, into the batch or right into a TUN device.
@@ -284,10 +305,11 @@ impl<'a> Outgoing<'_, 'a> {
         offload: &Offload,
         headers: &[u8],
         slices: &[&'a [u8]],
+        load: Load,
     ) {
         let addresses = match &port.inside {
             Inside::Link { addresses, .. } => addresses.as_ref(),
-            Inside::Tun(tun) => return write(tun, port, protocol_type, offload, headers, slices),
+            Inside::Tun(tun) => return write(tun, port, protocol_type, offload, headers, slices, load),
         };
         let (mut own, length) = Inside::front(addresses, protocol_type, offload);
         // RX-20: nobody is to forward what each of a group's members got.
@@ -302,6 +324,7 @@ impl<'a> Outgoing<'_, 'a> {
         front[..length].copy_from_slice(&own[..length]);
         front[length..length + headers.len()].copy_from_slice(headers);
         let front = &front[..length + headers.len()];
+        self.loads[self.batch.len()] = load;
         let pushed = self.batch.push_with_prefix(front, slices, Target::Connected, Control::NONE);
         debug_assert!(pushed.is_ok(), "there was room for the packet");
     }
@@ -316,12 +339,19 @@ impl<'a> Outgoing<'_, 'a> {
         }
         let counters = port.tunnel.counters();
         if let Inside::Link { socket, .. } = &port.inside {
-            let outcome = self.batch.send(socket, |_, error| counters.record_drop(reason(&error)));
-            for _ in 0..outcome.pending {
-                counters.record_drop(DropReason::DeviceQueueFull);
+            let loads = &self.loads[..self.batch.len()];
+            let outcome = self.batch.send(socket, |index, error| loads[index].lost(counters, reason(&error)));
+            for load in &loads[loads.len() - outcome.pending..] {
+                load.lost(counters, DropReason::DeviceQueueFull);
             }
         }
         self.batch.clear();
+    }
+}
+
+impl Load {
+    fn lost(self, counters: &TunnelCounters, reason: DropReason) {
+        counters.record_undelivered(reason, u64::from(self.packets), u64::from(self.bytes));
     }
 }
 
@@ -338,13 +368,21 @@ fn is_for(here: &LocalAddresses, ethertype: u16, packet: &[u8]) -> bool {
 }
 
 /// Writes a packet into a TUN device, which takes one a call.
-fn write(tun: &Tun, port: &Port, protocol_type: u16, offload: &Offload, headers: &[u8], slices: &[&[u8]]) {
+fn write(
+    tun: &Tun,
+    port: &Port,
+    protocol_type: u16,
+    offload: &Offload,
+    headers: &[u8],
+    slices: &[&[u8]],
+    load: Load,
+) {
     let counters = port.tunnel.counters();
     // A TUN device knows packets by their version only.
     if !matches!(protocol_type, ethertype::IPV4 | ethertype::IPV6) {
-        counters.record_drop(DropReason::DeviceRefused);
+        load.lost(counters, DropReason::DeviceRefused);
     } else if let Err(error) = tun.send(&offload::emit(offload, 0), headers, slices) {
-        counters.record_drop(reason(&error));
+        load.lost(counters, reason(&error));
     }
 }
 

@@ -78,13 +78,20 @@ impl Sender {
         let Inside::Link { addresses, .. } = &port.inside else { return Ok(0) };
         let ethernet = addresses.is_none();
         let Some(source) = port.inside.sources().nth(source) else { return Ok(0) };
-        let taken = batch.recv(source)?;
+        let taken = batch.recv_up_to(source, port.turn.packets())?;
+        port.turn.took(taken, batch.bytes());
+        port.stirred |= taken > 0;
         let Self { train, storage, packets, fragments, beside, odd_error, .. } = self;
         let mut out = storage.start();
         packets.clear();
         // Segments with and without DF take different sockets; a change sends what is waiting.
         let mut with_df = true;
         for received in batch.packets() {
+            if received.meta.truncated {
+                // Larger than any super-packet that can be described, and its end is not here.
+                port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
+                continue;
+            }
             let mut endpoint = None;
             let fresh = if ethernet {
                 Inside::frame(received)

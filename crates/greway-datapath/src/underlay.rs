@@ -17,10 +17,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use greway_linux::batch::{Control, ReceiveBatch, Target};
 use greway_linux::packet::{Config, Fanout, Kind, PacketSocket, Protocol};
 use greway_linux::raw::{MtuDiscovery, RawSocket};
-use greway_linux::{OpenError, filter};
+use greway_linux::{OpenError, filter, sockopt};
 
 use greway_engine::Outer;
 use greway_wire::ethertype;
+
+use crate::turn::Turn;
 
 /// How a tunnel receives from the underlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,6 +90,10 @@ impl Inlet {
 #[derive(Debug)]
 pub(crate) struct Underlay {
     inlets: [Option<OwnedFd>; Inlet::ALL.len()],
+    /// How much is taken from each at once.
+    turns: [Turn; Inlet::ALL.len()],
+    /// What each had lost when it was last asked.
+    lost: [u32; Inlet::ALL.len()],
     ipv4: Outlet,
     ipv6: Option<Outlet>,
 }
@@ -106,6 +112,10 @@ impl Outlet {
     fn over_ipv4() -> Result<Self, OpenError> {
         let socket = RawSocket::open_ipv4_muted(GRE)?;
         set(socket.set_mtu_discovery(MtuDiscovery::Do), "IP_MTU_DISCOVER")?;
+        // With it the kernel tells of a full queue behind the socket (linux net/ipv4/raw.c v6.18, `raw_sendmsg`) and
+        // without it keeps quiet, and a lost packet would count as sent. Nobody reads the errors that are queued: they
+        // take no more than the buffer below. Over IPv6 the kernel tells in any case.
+        set(socket.set_error_queue(true), "IP_RECVERR")?;
         Self::of(socket, true)
     }
 
@@ -114,12 +124,12 @@ impl Outlet {
     fn over_ipv6() -> Result<Self, OpenError> {
         let socket = RawSocket::open_ipv6_muted(GRE)?;
         set(socket.set_mtu_discovery(MtuDiscovery::Want), "IPV6_MTU_DISCOVER")?;
+        set(socket.set_error_queue(false), "IPV6_RECVERR")?;
         Self::of(socket, false)
     }
 
     fn of(socket: RawSocket, dont_fragment: bool) -> Result<Self, OpenError> {
         // Nothing is received here; errors are read from what a send returns.
-        set(socket.set_error_queue(false), "IP_RECVERR")?;
         set(socket.set_buffers(4 << 10, SEND_BUFFER), "SO_SNDBUF")?;
         // RX-09: what is sent to a group is for others.
         set(socket.set_multicast_loop(false), "IP_MULTICAST_LOOP")?;
@@ -138,7 +148,13 @@ impl Outlet {
 
 impl Underlay {
     pub(crate) fn open() -> Result<Self, OpenError> {
-        Ok(Self { inlets: [const { None }; Inlet::ALL.len()], ipv4: Outlet::over_ipv4()?, ipv6: None })
+        Ok(Self {
+            inlets: [const { None }; Inlet::ALL.len()],
+            turns: [Turn::default(); Inlet::ALL.len()],
+            lost: [0; Inlet::ALL.len()],
+            ipv4: Outlet::over_ipv4()?,
+            ipv6: None,
+        })
     }
 
     /// Opens what `inlet` needs; true when it was not open before.
@@ -154,6 +170,7 @@ impl Underlay {
             self.ipv6 = Some(Outlet::over_ipv6()?);
         }
         self.inlets[inlet.index()] = Some(socket);
+        self.lost[inlet.index()] = 0;
         Ok(true)
     }
 
@@ -175,12 +192,21 @@ impl Underlay {
         self.socket(inlet).is_some()
     }
 
-    /// Takes what arrived, up to a full batch.
-    pub(crate) fn receive(&self, inlet: Inlet, batch: &mut ReceiveBatch) -> io::Result<usize> {
-        match self.socket(inlet) {
-            Some(socket) => batch.recv(socket),
-            None => Ok(0),
-        }
+    /// Takes what arrived, as much as one turn may.
+    pub(crate) fn receive(&mut self, inlet: Inlet, batch: &mut ReceiveBatch) -> io::Result<usize> {
+        let turn = self.turns[inlet.index()];
+        let Some(socket) = self.socket(inlet) else { return Ok(0) };
+        let taken = batch.recv_up_to(socket, turn.packets())?;
+        self.turns[inlet.index()].took(taken, batch.bytes());
+        Ok(taken)
+    }
+
+    /// Packets that a socket has lost since the last time this was asked, because it was full. Whose they were is not
+    /// known; where tunnels receive by both sockets of a family, some may have come by the other one.
+    pub(crate) fn spilled(&mut self, inlet: Inlet) -> u64 {
+        let Some(Ok(memory)) = self.socket(inlet).map(sockopt::memory) else { return 0 };
+        let before = std::mem::replace(&mut self.lost[inlet.index()], memory.lost);
+        u64::from(memory.lost.wrapping_sub(before))
     }
 
     /// The socket that sends, set to send with or without DF, which no control message can say, and with this mark.

@@ -265,11 +265,7 @@ impl Worker {
                 Through::Inwards => self.empty(inlet, now_ms),
                 Through::Outwards => {
                     for source in 0..sources {
-                        for _ in 0..MOST_BATCHES {
-                            if !self.send(index as u64, source, now_ms) {
-                                break;
-                            }
-                        }
+                        self.empty_source(index, source, now_ms);
                     }
                 }
             }
@@ -306,6 +302,7 @@ impl Worker {
                 }
                 Command::Forwards(forwards) => self.forwards = forwards,
                 Command::Strangers { done } => {
+                    self.count_spilled();
                     let Strangers { unmatched, underlay, .. } = &self.strangers;
                     drop(done.send((unmatched.entries().to_vec(), underlay.snapshot())));
                 }
@@ -405,24 +402,36 @@ impl Worker {
 
     fn tap(&mut self, name: &DeviceName, tap: Tap) -> Result<(), DatapathError> {
         let index = self.position(name)?;
-        let Some(port) = &self.ports[index] else { return Ok(()) };
+        let Some(port) = &mut self.ports[index] else { return Ok(()) };
         let opened = port.inside.tapped(tap);
         let Some(inside) = opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?
         else {
             return Ok(());
         };
-        // What came before comes before.
+        // What came before comes before, and what comes now comes by the new sockets alone.
+        port.inside.deafen();
         for source in 0..port.inside.sources().count() {
-            self.send(index as u64, source, clock::monotonic_millis());
+            self.empty_source(index, source, clock::monotonic_millis());
         }
         if let Some(port) = &mut self.ports[index] {
             for source in port.inside.sources() {
                 let _ = self.poller.remove(source);
             }
+            port.stirred = true;
+            port.count_spilled();
             port.inside = inside;
             watch(&self.poller, index, port)?;
         }
         Ok(())
+    }
+
+    /// Carries all that waits in one of a tunnel's sources.
+    fn empty_source(&mut self, index: usize, source: usize, now_ms: u64) {
+        for _ in 0..MOST_BATCHES {
+            if !self.send(index as u64, source, now_ms) {
+                break;
+            }
+        }
     }
 
     /// Carries all that waits in a receiving socket.
@@ -432,6 +441,17 @@ impl Worker {
                 break;
             }
         }
+    }
+
+    /// Counts what was lost because a socket was full. Nobody is told of it when it happens.
+    fn count_spilled(&mut self) {
+        self.ports.iter_mut().flatten().for_each(Port::count_spilled);
+        Inlet::ALL.into_iter().for_each(|inlet| self.count_spilled_by(inlet));
+    }
+
+    fn count_spilled_by(&mut self, inlet: Inlet) {
+        let packets = self.underlay.spilled(inlet);
+        self.strangers.underlay.record_drops(DropReason::UnderlaySocketOverflow, packets);
     }
 
     fn port(&mut self, name: &DeviceName) -> Option<&mut Port> {
@@ -464,7 +484,9 @@ impl Worker {
     /// full makes the kernel answer "protocol unreachable".
     fn close_unused(&mut self) {
         for inlet in Inlet::ALL {
-            if !self.ports.iter().flatten().any(|port| port.inlet() == inlet) {
+            if self.underlay.is_open(inlet) && !self.ports.iter().flatten().any(|port| port.inlet() == inlet)
+            {
+                self.count_spilled_by(inlet);
                 self.underlay.release(inlet);
             }
         }

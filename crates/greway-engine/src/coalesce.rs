@@ -140,6 +140,11 @@ impl<'a> Run<'a> {
         self.count
     }
 
+    /// Bytes of all segments, headers included.
+    pub fn bytes(&self) -> usize {
+        self.count * self.transport.payload_at() + self.payload_len
+    }
+
     /// The first packet as it came: what to deliver when nothing followed it.
     pub fn first(&self) -> &'a [u8] {
         self.first

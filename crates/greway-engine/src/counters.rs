@@ -116,6 +116,18 @@ impl TunnelCounters {
         increment(&self.drops.0[reason.index()]);
     }
 
+    /// `packets` were dropped that nobody looked at, so that only their number is known.
+    pub fn record_drops(&self, reason: DropReason, packets: u64) {
+        add(&self.drops.0[reason.index()], packets);
+    }
+
+    /// `packets` payload packets of `bytes` together that were counted as received did not get into the tunnel
+    /// device: they are among the dropped and not among the received.
+    pub fn record_undelivered(&self, reason: DropReason, packets: u64, bytes: u64) {
+        self.rx.take_back(packets, bytes);
+        self.record_drops(reason, packets);
+    }
+
     /// The counters of the order of received packets.
     pub fn sequence(&self) -> &SequenceCounters {
         &self.sequence
@@ -155,6 +167,12 @@ impl Flow {
         // 0 means never.
         self.last_ms.store(now_ms.max(1), Relaxed);
     }
+
+    fn take_back(&self, packets: u64, bytes: u64) {
+        for (counter, less) in [(&self.packets, packets), (&self.bytes, bytes)] {
+            counter.store(counter.load(Relaxed).saturating_sub(less), Relaxed);
+        }
+    }
 }
 
 impl Drops {
@@ -191,6 +209,11 @@ impl UnderlayCounters {
         increment(&self.drops.0[reason.index()]);
     }
 
+    /// `packets` were dropped that nobody looked at.
+    pub fn record_drops(&self, reason: DropReason, packets: u64) {
+        add(&self.drops.0[reason.index()], packets);
+    }
+
     /// A packet was left to others.
     pub fn record_decline(&self, reason: DeclineReason) {
         increment(&self.declines[reason.index()]);
@@ -205,7 +228,11 @@ impl UnderlayCounters {
 }
 
 fn increment(counter: &AtomicU64) {
-    counter.store(counter.load(Relaxed) + 1, Relaxed);
+    add(counter, 1);
+}
+
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Relaxed) + more, Relaxed);
 }
 
 #[cfg(test)]
@@ -226,6 +253,16 @@ mod tests {
         assert_eq!((now.tx_packets, now.tx_bytes, now.last_tx_ms), (1, 50, 9));
         assert_eq!(now.drops, [(DropReason::SequenceLate, 2)]);
         assert_eq!(now.dropped(DropReason::BadChecksum), 0);
+    }
+
+    #[test]
+    fn what_did_not_get_into_the_device_was_not_received() {
+        let counters = TunnelCounters::new();
+        (0..5).for_each(|_| counters.record_received(100, 3));
+        counters.record_undelivered(DropReason::DeviceQueueFull, 3, 300);
+        let now = counters.snapshot();
+        assert_eq!((now.rx_packets, now.rx_bytes, now.last_rx_ms), (2, 200, 3));
+        assert_eq!(now.drops, [(DropReason::DeviceQueueFull, 3)]);
     }
 
     #[test]

@@ -235,6 +235,12 @@ drop_reasons! {
     /// The tunnel device refused the packet for another reason.
     DeviceRefused, Receive, "device-refused", None,
         "the tunnel device refused the packet";
+    /// The socket that receives for all tunnels was full; whose packets they were cannot be told.
+    UnderlaySocketOverflow, Receive, "underlay-socket-overflow", None,
+        "the socket that receives for all tunnels was full: more came than this host carries";
+    /// The tunnel's own queue for what arrived was full, others having their turn too.
+    ReceiveQueueFull, Receive, "receive-queue-full", None,
+        "more came for this tunnel than its share of what this host carries";
     /// Nothing to send, or less than the fixed header of its kind.
     NoPayload, Transmit, "no-payload", None,
         "the packet is shorter than the IP header that it should begin with";
@@ -271,6 +277,12 @@ drop_reasons! {
     /// Refused with EPERM: an OUTPUT rule or an IPsec policy.
     FirewallRefused, Transmit, "firewall-refused", None,
         "the host's firewall or an IPsec policy refused to let GRE (protocol 47) out";
+    /// The socket that takes what comes out of the tunnel device was full.
+    QueueFull, Transmit, "queue-full", None,
+        "more came out of the tunnel device than this host carries";
+    /// A queue of the kernel between the tunnel device and the data plane was full.
+    KernelQueue, Transmit, "kernel-queue", None,
+        "the kernel's queue behind the tunnel device was full; raise net.core.netdev_max_backlog";
     /// The host's queues are full (ENOBUFS, EAGAIN).
     HostQueueFull, Transmit, "host-queue-full", None,
         "the host's send queue was full";

@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
+use crate::abi;
 use crate::filter::Instruction;
 
 /// Asks for a receive buffer of `bytes`, past the system's limit where the caller may
@@ -116,6 +117,28 @@ pub fn detach_filter(socket: impl AsFd) -> io::Result<()> {
 /// What getsockopt(2) itself says.
 pub fn take_error(socket: impl AsFd) -> io::Result<Option<io::Error>> {
     Ok(rustix::net::sockopt::socket_error(socket)?.err().map(io::Error::from))
+}
+
+/// How full a socket is and what it lost (`SO_MEMINFO`, linux include/uapi/linux/sock_diag.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes in the receive queue as the kernel counts them, with what it needs around each packet.
+    pub waiting: u32,
+    /// Packets lost since the socket was opened, because the receive buffer was full; wraps. Of raw IP sockets those
+    /// too that an IPsec policy refused.
+    pub lost: u32,
+}
+
+/// Looks how full a socket is.
+///
+/// # Errors
+///
+/// What getsockopt(2) says.
+pub fn memory(socket: impl AsFd) -> io::Result<Memory> {
+    // SK_MEMINFO_RMEM_ALLOC is the first of nine, SK_MEMINFO_DROPS the last.
+    let [waiting, _, _, _, _, _, _, _, lost] =
+        read::<[u32; 9]>(socket.as_fd(), libc::SOL_SOCKET, abi::SO_MEMINFO)?;
+    Ok(Memory { waiting, lost })
 }
 
 /// Types that are all bytes: any bit pattern is a value and none is padding.

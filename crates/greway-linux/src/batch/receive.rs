@@ -216,6 +216,12 @@ impl ReceiveBatch {
         self.filled
     }
 
+    /// Bytes of all packets that the last [`ReceiveBatch::recv`] brought.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        (0..self.filled).map(|index| self.range(index).len()).sum()
+    }
+
     /// Whether the last [`ReceiveBatch::recv`] brought nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -232,11 +238,21 @@ impl ReceiveBatch {
     /// message on a raw socket, which is in its error queue too. The socket is usable afterwards and
     /// no packet was lost to the report: call again.
     pub fn recv(&mut self, socket: impl AsFd) -> io::Result<usize> {
+        self.recv_up_to(socket, self.slots())
+    }
+
+    /// As [`ReceiveBatch::recv`], and takes no more than `most` packets.
+    ///
+    /// # Errors
+    ///
+    /// As [`ReceiveBatch::recv`].
+    pub fn recv_up_to(&mut self, socket: impl AsFd, most: usize) -> io::Result<usize> {
         let socket = socket.as_fd();
         self.filled = 0;
         self.reset();
+        let most = most.min(self.slots());
         let received = loop {
-            let messages = self.messages.as_mut_slice();
+            let messages = &mut self.messages.as_mut_slice()[..most];
             // SAFETY: `reset` has pointed every header at this batch's own memory with its length,
             // and `&mut self` keeps everybody else from it.
             match unsafe { abi::receive_many(socket, messages, 0) } {
