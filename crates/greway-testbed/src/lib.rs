@@ -26,6 +26,7 @@ pub mod capture;
 mod error;
 pub mod guide;
 mod host;
+pub mod impair;
 mod link;
 pub mod load;
 pub mod ovs;

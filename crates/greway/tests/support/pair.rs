@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use greway_linux::MacAddr;
+use greway_testbed::impair::Middle;
 use greway_testbed::tcp::{TransferReport, transfer};
 use greway_testbed::{
     Capture, CapturedPacket, Host, LinkOptions, PingOptions, PingReport, link, offloads, ping, poll_until,
@@ -30,6 +31,8 @@ pub const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(172, 16, 0, 1), Ipv4Addr::new(17
 pub struct Pair {
     pub daemons: [Option<Daemon>; 2],
     pub nodes: [Node; 2],
+    /// What is between them, where it is not one cable.
+    pub middle: Option<Middle>,
     pub left: Host,
     pub right: Host,
 }
@@ -42,6 +45,15 @@ impl Pair {
 
     /// The same with variables in the environment of both daemons.
     pub fn bare_with(cable: &LinkOptions, environment: &[(&str, &str)]) -> Self {
+        Self::laid(cable, false, environment)
+    }
+
+    /// The same with a host in the middle that can damage what it passes on.
+    pub fn impaired(cable: &LinkOptions, environment: &[(&str, &str)]) -> Self {
+        Self::laid(cable, true, environment)
+    }
+
+    fn laid(cable: &LinkOptions, apart: bool, environment: &[(&str, &str)]) -> Self {
         let [left, right] = ["left", "right"].map(|name| Host::new(name).unwrap());
         for host in [&left, &right] {
             // Nothing but what a test sends is to be counted.
@@ -50,12 +62,16 @@ impl Pair {
                 host.sysctl(&format!("ipv4/conf/{scope}/rp_filter"), "0").unwrap();
             }
         }
-        link(&left, "wan0", &right, "wan0", cable).unwrap();
+        let ends = [(&left, "wan0"), (&right, "wan0")];
+        let middle = apart.then(|| Middle::lay(ends[0], ends[1], cable).unwrap());
+        if middle.is_none() {
+            link(&left, "wan0", &right, "wan0", cable).unwrap();
+        }
         left.address("wan0", &format!("{}/24", OUTER[0])).unwrap();
         right.address("wan0", &format!("{}/24", OUTER[1])).unwrap();
         let nodes = [Node::new(&left), Node::new(&right)];
         let daemons = [0, 1].map(|node: usize| Some(nodes[node].daemon_with(environment)));
-        Self { daemons, nodes, left, right }
+        Self { daemons, nodes, middle, left, right }
     }
 
     /// The same with tun0 on both, made with these words.
@@ -117,6 +133,11 @@ impl Pair {
             }
         }
         Ok(())
+    }
+
+    /// What is between the two.
+    pub fn middle(&self) -> &Middle {
+        self.middle.as_ref().unwrap()
     }
 
     /// Pings right's inner address from left.
