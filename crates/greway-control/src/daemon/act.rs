@@ -4,6 +4,7 @@ use greway_engine::nbma;
 use greway_netlink::{Address, IpPrefix, LinkChange, NetlinkError, Route};
 use greway_spec::{DeviceName, InnerAddress, InnerNeighbour, InnerRoute, TunnelSpec};
 
+use super::between::Between;
 use super::device::{self, DeviceError};
 use super::fastpath;
 use super::host::{Host, Live, with_causes};
@@ -33,6 +34,10 @@ impl System for Host {
                 let index = self.index_of(name)?;
                 self.netlink.change_link(index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
                 device::wait_until_running(&self.netlink, index);
+                // Until then the ends drop what is sent, and no queue is to blame.
+                if let Some(live) = self.tunnels.get_mut(name) {
+                    live.lost_before = Between::now(&self.netlink, index, live.peer);
+                }
                 self.look_at_ends(name);
                 Ok(())
             }

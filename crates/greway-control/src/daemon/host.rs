@@ -12,6 +12,7 @@ use greway_netlink::{Netlink, NetlinkError};
 use greway_spec::{Change, DatapathChoice, DeviceName, TunnelSpec};
 
 use super::Options;
+use super::between::Between;
 use super::counted::Counted;
 use super::device::{self, DeviceError};
 use super::fastpath::{self, FastPath};
@@ -82,6 +83,8 @@ pub(super) struct Live {
     pub(super) way: Way,
     /// The ends of its pair, where it has one in sight.
     pub(super) ends: Option<Ends>,
+    /// What the kernel had lost between them before this daemon carried the tunnel, or before they could carry at all.
+    pub(super) lost_before: Between,
 }
 
 impl Live {
@@ -511,6 +514,7 @@ impl Host {
             mtu_by_path,
             way,
             ends,
+            lost_before: Between::now(&self.netlink, index, peer),
         };
         self.tunnels.insert(spec.name.clone(), live);
         self.keep_peers_quiet(None);

@@ -8,6 +8,7 @@ mod act;
 mod adopt;
 mod answer;
 mod arrival;
+mod between;
 mod claim;
 mod counted;
 pub(crate) mod device;

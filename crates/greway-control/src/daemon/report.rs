@@ -12,6 +12,7 @@ use greway_linux::clock;
 use greway_netlink::{Link, Netlink};
 use greway_spec::{DeviceName, InnerAddress, SeqMode, TunnelSpec};
 
+use super::between::Between;
 use super::host::{Host, Live};
 use super::probe::{self, Question};
 use super::{locked, notes};
@@ -105,6 +106,10 @@ fn tunnel(
     let last = |ms: u64| (ms != 0).then(|| seconds_since(ms, now));
     let not_ebpf = host.not_on_fast_path(live);
     let fast = host.fast.counters(live.peer).unwrap_or_default();
+    let lost = Between::now(&host.netlink, live.index, live.peer).since(live.lost_before);
+    // What the data plane itself did not get in is told when it tries.
+    let lost_by_programs = lost.into.saturating_sub(counted.dropped(DropReason::DeviceQueueFull));
+    let lost_by_programs = lost_by_programs.min(fast.rx_packets);
     let latest = |ms: u64, ns: u64| last(ms.max(ns / 1_000_000));
     let mut tunnel = TunnelStatus {
         verdict: String::new(),
@@ -120,7 +125,7 @@ fn tunnel(
             why: live.decision.why.clone(),
         },
         counters: Counters {
-            received_packets: counted.rx_packets + fast.rx_packets,
+            received_packets: counted.rx_packets + fast.rx_packets - lost_by_programs,
             received_bytes: counted.rx_bytes + fast.rx_bytes,
             sent_packets: counted.tx_packets + fast.tx_packets,
             sent_bytes: counted.tx_bytes + fast.tx_bytes,
@@ -128,7 +133,7 @@ fn tunnel(
         last_received_seconds: latest(counted.last_rx_ms, fast.last_rx_ns),
         last_sent_seconds: latest(counted.last_tx_ms, fast.last_tx_ns),
         sequence: sequence(&spec, &counted),
-        drops: drops(&with_programs(&counted.drops, &fast)),
+        drops: drops(&with_kernel(with_programs(&counted.drops, &fast), lost.out, lost_by_programs)),
         left_to_userspace: left_to_userspace(&fast),
         icmp_errors: icmp_errors(said.heard, now),
         unreachable_told: said.told,
@@ -192,6 +197,18 @@ fn with_programs(counted: &[(DropReason, u64)], fast: &TunnelCounters) -> Vec<(D
         else {
             continue;
         };
+        match all.iter_mut().find(|(known, _)| *known == reason) {
+            _ if more == 0 => {}
+            Some((_, packets)) => *packets += more,
+            None => all.push((reason, more)),
+        }
+    }
+    all
+}
+
+/// What the kernel lost between the ends of the pair, beside the others.
+fn with_kernel(mut all: Vec<(DropReason, u64)>, out: u64, into: u64) -> Vec<(DropReason, u64)> {
+    for (reason, more) in [(DropReason::KernelQueue, out), (DropReason::DeviceQueueFull, into)] {
         match all.iter_mut().find(|(known, _)| *known == reason) {
             _ if more == 0 => {}
             Some((_, packets)) => *packets += more,

@@ -1,0 +1,35 @@
+//! What the kernel lost between a tunnel device and the data plane.
+//!
+//! Between the ends of a pair lies a queue of the kernel's (`net.core.netdev_max_backlog`). What is lost there nobody
+//! else sees: it came out of the tunnel device, or a program had sent it in, and the end that it came from counts it as
+//! dropped (linux drivers/net/veth.c v6.18, `veth_xmit`).
+
+use greway_netlink::{Link, Netlink};
+
+/// What both ends had dropped at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Between {
+    /// On the way out of the tunnel device.
+    pub(super) out: u64,
+    /// On the way into it.
+    pub(super) into: u64,
+}
+
+impl Between {
+    /// Asks for both ends; what cannot be asked has dropped nothing.
+    pub(super) fn now(netlink: &Netlink, index: u32, peer: Option<u32>) -> Self {
+        let dropped = |index| netlink.link_by_index(index).ok().flatten().as_ref().map_or(0, dropped);
+        // Only one end of a TUN device is a device, and its queue is the data plane's.
+        let Some(peer) = peer else { return Self::default() };
+        Self { out: dropped(index), into: dropped(peer) }
+    }
+
+    /// What was dropped after `earlier`.
+    pub(super) fn since(self, earlier: Self) -> Self {
+        Self { out: self.out.saturating_sub(earlier.out), into: self.into.saturating_sub(earlier.into) }
+    }
+}
+
+fn dropped(link: &Link) -> u64 {
+    link.statistics.tx_dropped
+}
