@@ -23,7 +23,7 @@ fn bad(seed: u64, part: Part) -> Impairment {
 }
 
 /// tun0 of one kind between the two, with a new pair of hosts.
-fn path(way: &str, kind: &str, cable: &LinkOptions) -> Pair {
+pub(crate) fn path(way: &str, kind: &str, cable: &LinkOptions) -> Pair {
     let pair = Pair::impaired(cable, environment_of(way));
     let over_ipv6 = kind.starts_with("ip6");
     let mut ends = OUTER.map(|address| address.to_string());
@@ -249,7 +249,7 @@ fn account(pair: &Pair) -> Account {
     }
 }
 
-fn all_drops(status: &serde_json::Value) -> u64 {
+pub(crate) fn all_drops(status: &serde_json::Value) -> u64 {
     status["drops"].as_array().unwrap().iter().map(|row| row["packets"].as_u64().unwrap()).sum()
 }
 

@@ -6,4 +6,5 @@ mod pair;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod accounts;
 mod bytes;
