@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod arrived;
+mod backlog;
 mod command;
 mod groups;
 mod handle;

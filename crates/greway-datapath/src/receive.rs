@@ -9,13 +9,14 @@ use greway_engine::{
     Tunnel, TunnelCounters, TunnelIndex, TunnelSlots, TunnelState, TunnelTable, UnderlayCounters, Unmatched,
     Verdict, coalesce, decapsulate, frame, release,
 };
-use greway_linux::batch::{Control, ReceiveBatch, SendBatch, SendStorage, Target};
+use greway_linux::batch::{Control, Packet, ReceiveBatch, SendBatch, SendStorage, Target};
 use greway_linux::errno;
 use greway_linux::tun::Tun;
 use greway_linux::{MacAddr, vnet};
 use greway_wire::{ethertype, ipv6};
 
 use crate::arrived::{self, Fragmented, Gate, Owner};
+use crate::backlog::{Backlog, Waiting};
 use crate::handover::Handover;
 use crate::held::{Holders, Shelf};
 use crate::icmp::Answerer;
@@ -72,18 +73,56 @@ pub(crate) struct Context<'a> {
     pub(crate) now_ms: u64,
 }
 
+/// Who decides about a packet, and what it is decided with.
+pub(crate) struct Desk<'x> {
+    pub(crate) strangers: &'x mut Strangers,
+    pub(crate) ports: &'x mut [Option<Port>],
+    pub(crate) holders: &'x mut Holders,
+    pub(crate) context: Context<'x>,
+}
+
 /// Carries a received batch.
-pub(crate) fn carry(
-    batch: &mut ReceiveBatch,
-    strangers: &mut Strangers,
-    ports: &mut [Option<Port>],
-    holders: &mut Holders,
-    context: &Context<'_>,
-    storage: &mut SendStorage,
-) {
+pub(crate) fn carry(batch: &mut ReceiveBatch, desk: &mut Desk<'_>, storage: &mut SendStorage) {
     let shelf = Shelf::default();
-    let mut out = Outgoing::new(storage, context.local_addresses);
+    let mut out = Outgoing::new(storage, desk.context.local_addresses);
     for packet in batch.packets() {
+        if let Some((datagram, receipt)) = desk.admit(packet) {
+            desk.decide(datagram, receipt, &mut out, &shelf);
+        }
+    }
+    out.flush(desk.ports);
+}
+
+/// Puts a received batch into line, each packet into its tunnel's.
+pub(crate) fn line_up(batch: &mut ReceiveBatch, desk: &mut Desk<'_>, backlog: &mut Backlog) {
+    for packet in batch.packets() {
+        let Some((datagram, receipt)) = desk.admit(packet) else { continue };
+        let Owner { tunnel, .. } = Owner::of(datagram, receipt, desk.context.table, desk.ports);
+        if backlog.push(tunnel, datagram, receipt) {
+            continue;
+        }
+        let port = tunnel.and_then(|index| desk.ports.get(index.0 as usize)).and_then(Option::as_ref);
+        match port {
+            Some(port) => port.tunnel.counters().record_drop(DropReason::ReceiveQueueFull),
+            None => desk.strangers.underlay.record_drop(DropReason::ReceiveQueueFull),
+        }
+    }
+}
+
+/// Carries packets that have waited.
+pub(crate) fn carry_on(turn: &mut [Waiting], desk: &mut Desk<'_>, storage: &mut SendStorage) {
+    let shelf = Shelf::default();
+    let mut out = Outgoing::new(storage, desk.context.local_addresses);
+    for Waiting { datagram, receipt } in turn {
+        desk.decide(datagram, *receipt, &mut out, &shelf);
+    }
+    out.flush(desk.ports);
+}
+
+impl Desk<'_> {
+    /// The datagram in what was received, where it is to be decided about here.
+    fn admit<'a>(&mut self, packet: Packet<'a>) -> Option<(&'a mut [u8], Receipt)> {
+        let Self { strangers, ports, context, .. } = self;
         let gate = Gate {
             inlet: context.inlet,
             local_addresses: context.local_addresses,
@@ -91,11 +130,11 @@ pub(crate) fn carry(
             underlay: &strangers.underlay,
             now_ms: context.now_ms,
         };
-        let Some((datagram, receipt)) = gate.admit(packet, &mut strangers.fragmented) else { continue };
+        let (datagram, receipt) = gate.admit(packet, &mut strangers.fragmented)?;
         if let Some(recognises) = &mut strangers.recogniser
             && recognises(arrived::behind_delivery_header(datagram), context.inlet.way)
         {
-            continue;
+            return None;
         }
         if context.both || strangers.handover.is_underway() {
             let Owner { tunnel, way } = Owner::of(datagram, receipt, context.table, ports);
@@ -103,9 +142,21 @@ pub(crate) fn carry(
             if way != context.inlet.way
                 || strangers.handover.repeats(context.inlet.way, tunnel, gre, context.now_ms)
             {
-                continue;
+                return None;
             }
         }
+        Some((datagram, receipt))
+    }
+
+    /// Takes it apart and brings it on its way.
+    fn decide<'a>(
+        &mut self,
+        datagram: &'a mut [u8],
+        receipt: Receipt,
+        out: &mut Outgoing<'_, 'a>,
+        shelf: &'a Shelf,
+    ) {
+        let Self { strangers, ports, holders, context } = self;
         let mut ingress = Ingress {
             table: context.table,
             tunnels: &mut Ports(ports),
@@ -126,12 +177,11 @@ pub(crate) fn carry(
         if let Verdict::Deliver(Delivery { tunnel, .. })
         | Verdict::Hold { tunnel }
         | Verdict::Drop { tunnel: Some(tunnel), .. } = verdict
-            && out.release(tunnel, ports, &shelf, context.forwards, context.now_ms)
+            && out.release(tunnel, ports, shelf, context.forwards, context.now_ms)
         {
             holders.note(tunnel);
         }
     }
-    out.flush(ports);
 }
 
 /// Lets held packets go: which of them, `choose` says to each tunnel that holds some. Those that hold none any more
@@ -170,7 +220,7 @@ fn clamp(ports: &[Option<Port>], delivery: &Delivery, inner: &mut [u8], forwards
 struct Outgoing<'s, 'a> {
     batch: SendBatch<'s, 'a>,
     going_to: Option<TunnelIndex>,
-    run: Option<Waiting<'a>>,
+    run: Option<Begun<'a>>,
     /// What each packet in the batch consists of.
     loads: [Load; LOADS],
     /// The addresses of this host.
@@ -188,7 +238,7 @@ struct Load {
 }
 
 /// A run, and what goes before its packet.
-struct Waiting<'a> {
+struct Begun<'a> {
     protocol_type: u16,
     /// The link header of an Ethernet tunnel's frames, else nothing.
     link: &'a [u8],
@@ -272,7 +322,7 @@ impl<'s, 'a> Outgoing<'s, 'a> {
         self.end_run(port);
         let begun = apart.and_then(|(link, packet, offload)| Some((link, Run::begin(packet, offload)?)));
         match begun {
-            Some((link, run)) => self.run = Some(Waiting { protocol_type, link, run }),
+            Some((link, run)) => self.run = Some(Begun { protocol_type, link, run }),
             None => {
                 let load = Load { packets: 1, bytes: inner.len() as u32 };
                 self.push(port, protocol_type, &delivery.offload, &[], &[inner], load);
@@ -281,7 +331,7 @@ impl<'s, 'a> Outgoing<'s, 'a> {
     }
 
     fn end_run(&mut self, port: &Port) {
-        let Some(Waiting { protocol_type, link, run }) = self.run.take() else { return };
+        let Some(Begun { protocol_type, link, run }) = self.run.take() else { return };
         let load =
             Load { packets: run.count() as u32, bytes: (link.len() * run.count() + run.bytes()) as u32 };
         if run.count() == 1 {

@@ -92,6 +92,8 @@ pub(crate) struct Underlay {
     inlets: [Option<OwnedFd>; Inlet::ALL.len()],
     /// How much is taken from each at once.
     turns: [Turn; Inlet::ALL.len()],
+    /// Whether each had more than was last taken.
+    more: [bool; Inlet::ALL.len()],
     /// What each had lost when it was last asked.
     lost: [u32; Inlet::ALL.len()],
     ipv4: Outlet,
@@ -151,6 +153,7 @@ impl Underlay {
         Ok(Self {
             inlets: [const { None }; Inlet::ALL.len()],
             turns: [Turn::default(); Inlet::ALL.len()],
+            more: [false; Inlet::ALL.len()],
             lost: [0; Inlet::ALL.len()],
             ipv4: Outlet::over_ipv4()?,
             ipv6: None,
@@ -198,7 +201,19 @@ impl Underlay {
         let Some(socket) = self.socket(inlet) else { return Ok(0) };
         let taken = batch.recv_up_to(socket, turn.packets())?;
         self.turns[inlet.index()].took(taken, batch.bytes());
+        self.more[inlet.index()] = taken >= turn.packets().min(batch.slots());
         Ok(taken)
+    }
+
+    /// Whether more waited in a socket, most likely, than was last taken.
+    pub(crate) fn has_more(&self, inlet: Inlet) -> bool {
+        self.more[inlet.index()]
+    }
+
+    /// Whether so much stands in line at a socket that what comes now would wait for milliseconds.
+    pub(crate) fn is_behind(&self, inlet: Inlet) -> bool {
+        let waiting = || self.socket(inlet).and_then(|socket| sockopt::memory(socket).ok());
+        self.has_more(inlet) && waiting().is_some_and(|memory| memory.waiting > LATE)
     }
 
     /// Packets that a socket has lost since the last time this was asked, because it was full. Whose they were is not
@@ -283,5 +298,7 @@ fn set(result: io::Result<()>, step: &'static str) -> Result<(), OpenError> {
     result.map_err(|source| OpenError { step, source })
 }
 
+/// Bytes in a socket, with what the kernel needs around each packet: two hundred packets of full size.
+const LATE: u32 = 512 << 10;
 const RECEIVE_BUFFER: usize = 16 << 20;
 const SEND_BUFFER: usize = 8 << 20;

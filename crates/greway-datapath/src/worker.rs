@@ -18,6 +18,7 @@ use greway_linux::event::{Events, Interest, Poller, Waker};
 use greway_linux::{clock, errno};
 use greway_spec::{DeviceName, SeqMode, TunnelSpec};
 
+use crate::backlog::{Backlog, Waiting};
 use crate::command::Command;
 use crate::groups::Groups;
 use crate::handle::DatapathError;
@@ -28,7 +29,7 @@ use crate::lull::{BusyPoll, Lull, Next};
 use crate::news::Newsroom;
 use crate::overlay::Tap;
 use crate::port::{Port, PortSpec};
-use crate::receive::{self, Context, Strangers};
+use crate::receive::{self, Context, Desk, Strangers};
 use crate::reverse_path::ReversePaths;
 use crate::send::Sender;
 use crate::underlay::{Inlet, Receive, Underlay};
@@ -43,6 +44,10 @@ pub(crate) struct Worker {
     ports: Vec<Option<Port>>,
     /// Those of them that hold packets.
     holders: Holders,
+    /// What arrived and waits its turn.
+    backlog: Backlog,
+    /// Packets whose turn it is.
+    turn: Vec<Waiting>,
     local_addresses: LocalAddresses,
     reverse_paths: ReversePaths,
     forwards: bool,
@@ -63,6 +68,15 @@ struct Buffers {
     storage: SendStorage,
 }
 
+/// What is needed to decide about packets from one inlet, and what they are received by and with.
+struct Parts<'x> {
+    desk: Desk<'x>,
+    batch: &'x mut ReceiveBatch,
+    underlay: &'x mut Underlay,
+    storage: &'x mut SendStorage,
+    backlog: &'x mut Backlog,
+}
+
 /// Packets a batch. Each may be a super-packet of 64 KiB; memory that none touches is not backed.
 const BATCH: usize = 64;
 /// The largest packet and its link header; the kernel's GRO makes no larger ones for IPv4.
@@ -71,6 +85,9 @@ const SLOT: usize = 65_536 + 64;
 /// A socket that is to be closed is emptied in so many turns at most: its buffer holds no more packets of a size that
 /// comes in numbers, and what comes meanwhile another one has as well.
 const MOST_BATCHES: usize = 4_096;
+
+/// Batches that are taken out of a socket and put into line before packets have their turn.
+const MOST_INTO_LINE: usize = 16;
 
 const WAKE: u64 = 0;
 /// The first of [`Inlet::ALL`].
@@ -98,6 +115,8 @@ impl Worker {
             underlay: Underlay::open()?,
             ports: Vec::new(),
             holders: Holders::default(),
+            backlog: Backlog::default(),
+            turn: Vec::new(),
             local_addresses: LocalAddresses::default(),
             reverse_paths: ReversePaths::default(),
             forwards: false,
@@ -128,6 +147,7 @@ impl Worker {
                     WAKE => {
                         self.wake.drain();
                         if !self.obey() {
+                            self.clear_backlog(now_ms);
                             self.let_go(now_ms, Reorder::give_up);
                             return;
                         }
@@ -146,6 +166,7 @@ impl Worker {
                     }
                 }
             }
+            self.go_on(now_ms);
             self.let_go(now_ms, |reorder, counters| reorder.expire(now_ms, counters));
         }
     }
@@ -154,7 +175,10 @@ impl Worker {
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         loop {
             // Without an end while nothing is held: an idle worker sleeps.
-            let timeout = self.holders.timeout(&self.ports);
+            let timeout = match self.backlog.is_empty() {
+                true => self.holders.timeout(&self.ports),
+                false => Some(Duration::ZERO),
+            };
             match self.lull.go_on(clock::monotonic_nanos) {
                 Next::Look => {
                     if self.poller.wait(events, Some(Duration::ZERO))? > 0 {
@@ -177,6 +201,34 @@ impl Worker {
         }
     }
 
+    /// Carries some of what waits: no more than a batch, so that other sockets have their turn too.
+    fn go_on(&mut self, now_ms: u64) {
+        let mut carried = 0;
+        while carried < BATCH && !self.backlog.is_empty() {
+            carried += self.carry_turn(now_ms);
+        }
+    }
+
+    /// Carries what one tunnel may send in its turn; how many packets these were.
+    fn carry_turn(&mut self, now_ms: u64) -> usize {
+        let mut turn = std::mem::take(&mut self.turn);
+        self.backlog.take(&mut turn);
+        let carried = turn.len();
+        // Which socket they came by was of interest when they came.
+        let mut parts = self.parts(Inlet::ALL[0], now_ms);
+        receive::carry_on(&mut turn, &mut parts.desk, parts.storage);
+        self.backlog.done(&mut turn);
+        self.turn = turn;
+        carried
+    }
+
+    /// Carries all that waits: what comes next comes behind it.
+    fn clear_backlog(&mut self, now_ms: u64) {
+        while !self.backlog.is_empty() {
+            self.carry_turn(now_ms);
+        }
+    }
+
     /// Lets packets go that were held until others come.
     fn let_go(&mut self, now_ms: u64, choose: impl Fn(&mut Reorder, &SequenceCounters)) {
         if self.holders.is_empty() {
@@ -194,25 +246,53 @@ impl Worker {
         );
     }
 
-    /// Carries one batch of a receiving socket; false when there was nothing.
+    /// Carries one batch of a receiving socket; false when there was nothing. Where more stands in line than is carried
+    /// soon, all of it is taken out and put into lines of its own.
     fn receive(&mut self, inlet: Inlet, now_ms: u64) -> bool {
+        // A tunnel that is alone makes nobody wait.
+        let is_late = !self.backlog.is_empty() || self.ports.len() > 1 && self.underlay.is_behind(inlet);
+        if !is_late {
+            return self.receive_batch(inlet, now_ms, false) > 0;
+        }
+        for _ in 0..MOST_INTO_LINE {
+            self.receive_batch(inlet, now_ms, true);
+            if !self.underlay.has_more(inlet) {
+                break;
+            }
+        }
+        true
+    }
+
+    /// Takes a batch from a receiving socket and carries it, or puts it into line. How many packets it had; an error is
+    /// as good as a packet.
+    fn receive_batch(&mut self, inlet: Inlet, now_ms: u64, into_line: bool) -> usize {
+        let Parts { mut desk, batch, underlay, storage, backlog } = self.parts(inlet, now_ms);
+        // An error waited on the socket (a device went down, say): the next call brings packets.
+        let taken = match underlay.receive(inlet, batch) {
+            Ok(0) => return 0,
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::debug!(%error, socket = inlet.word(), "on the underlay");
+                if lost_a_packet(&error) {
+                    desk.strangers.underlay.record_drop(DropReason::UndescribableOffload);
+                }
+                return 1;
+            }
+        };
+        if into_line {
+            receive::line_up(batch, &mut desk, backlog);
+        } else {
+            receive::carry(batch, &mut desk, storage);
+        }
+        taken
+    }
+
+    fn parts(&mut self, inlet: Inlet, now_ms: u64) -> Parts<'_> {
         let Buffers { framed, bare, storage } = &mut self.buffers;
         let batch = match inlet.way {
             Receive::Packet => framed,
             Receive::Raw => bare,
         };
-        // An error waited on the socket (a device went down, say): the next call brings packets.
-        match self.underlay.receive(inlet, batch) {
-            Ok(0) => return false,
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(%error, socket = inlet.word(), "on the underlay");
-                if lost_a_packet(&error) {
-                    self.strangers.underlay.record_drop(DropReason::UndescribableOffload);
-                }
-                return true;
-            }
-        }
         let context = Context {
             inlet,
             local_addresses: &self.local_addresses,
@@ -222,8 +302,9 @@ impl Worker {
             both: self.underlay.is_open(inlet.other_way()),
             now_ms,
         };
-        receive::carry(batch, &mut self.strangers, &mut self.ports, &mut self.holders, &context, storage);
-        true
+        let (strangers, ports, holders) = (&mut self.strangers, &mut self.ports[..], &mut self.holders);
+        let desk = Desk { strangers, ports, holders, context };
+        Parts { desk, batch, underlay: &mut self.underlay, storage, backlog: &mut self.backlog }
     }
 
     fn heed(&mut self, family: Family, now_ms: u64) {
@@ -436,8 +517,9 @@ impl Worker {
 
     /// Carries all that waits in a receiving socket.
     fn empty(&mut self, inlet: Inlet, now_ms: u64) {
+        self.clear_backlog(now_ms);
         for _ in 0..MOST_BATCHES {
-            if !self.receive(inlet, now_ms) {
+            if self.receive_batch(inlet, now_ms, false) == 0 {
                 break;
             }
         }
