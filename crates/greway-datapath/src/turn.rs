@@ -4,10 +4,10 @@
 //! batch and in bytes here: a packet may be a super-packet of 64 KiB, and 64 of these keep the worker for several
 //! milliseconds, in which a ping through another tunnel waits.
 
-/// Bytes in a turn, about: half a millisecond at 4 Gbit/s.
-const BYTES: usize = 256 << 10;
+/// Bytes in a turn, about: a quarter of a millisecond at 4 Gbit/s.
+const BYTES: usize = 128 << 10;
 /// Packets in a turn at least, of whatever size.
-const LEAST: usize = 4;
+const LEAST: usize = 2;
 
 /// The turns of one socket. How large its packets are is not known before they are taken, so the last ones tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ mod tests {
         assert_eq!(turn.packets(), LEAST);
         turn.took(0, 0);
         assert_eq!(turn.packets(), LEAST);
-        // A single large one among small ones is no bulk.
-        turn.took(4, 65_000 + 3 * 64);
+        // Longer by and by.
+        turn.took(2, 2 * 64);
         assert_eq!(turn.packets(), 2 * LEAST);
     }
 }

@@ -298,7 +298,7 @@ fn set(result: io::Result<()>, step: &'static str) -> Result<(), OpenError> {
     result.map_err(|source| OpenError { step, source })
 }
 
-/// Bytes in a socket, with what the kernel needs around each packet: two hundred packets of full size.
-const LATE: u32 = 512 << 10;
+/// Bytes in a socket, with what the kernel needs around each packet: a hundred packets of full size.
+const LATE: u32 = 256 << 10;
 const RECEIVE_BUFFER: usize = 16 << 20;
 const SEND_BUFFER: usize = 8 << 20;

@@ -15,7 +15,7 @@ use greway_engine::{
 };
 use greway_linux::batch::{ReceiveBatch, SendStorage};
 use greway_linux::event::{Events, Interest, Poller, Waker};
-use greway_linux::{clock, errno};
+use greway_linux::{clock, errno, process};
 use greway_spec::{DeviceName, SeqMode, TunnelSpec};
 
 use crate::backlog::{Backlog, Waiting};
@@ -135,6 +135,11 @@ impl Worker {
     }
 
     pub(crate) fn run(mut self) {
+        // The kernel's own tunnels come before every program; behind a sender that is busy all the time packets would
+        // wait for its time slice, which is milliseconds. Without the privilege they do.
+        if let Err(error) = process::run_before_others() {
+            tracing::debug!(%error, "the data plane has no priority");
+        }
         let mut events = Events::with_capacity(256);
         loop {
             if let Err(error) = self.wait(&mut events) {

@@ -21,6 +21,21 @@ pub fn new_session() -> io::Result<()> {
     Ok(())
 }
 
+/// Has the calling thread run before others that nobody gave a priority (`nice -n -10`, setpriority(2), which on Linux
+/// concerns a thread). A priority that somebody chose for it stays. Whether it has one now.
+///
+/// # Errors
+///
+/// `EACCES` or `EPERM` without `CAP_SYS_NICE`.
+pub fn run_before_others() -> io::Result<bool> {
+    const BEFORE_OTHERS: i32 = -10;
+    if rustix::process::getpriority_process(None)? != 0 {
+        return Ok(false);
+    }
+    rustix::process::setpriority_process(None, BEFORE_OTHERS)?;
+    Ok(true)
+}
+
 /// Makes every descriptor past the standard three end at the next exec, whoever opened it.
 ///
 /// What a caller left open without close-on-exec is inherited by every program below it: a lock that

@@ -53,7 +53,7 @@ fn dropped(pair: &Pair, node: usize, reason: &str) -> u64 {
 }
 
 /// Halts a node's daemon while `work` is done: its sockets fill up.
-fn halted(pair: &Pair, node: usize, work: impl FnOnce()) {
+pub(crate) fn halted(pair: &Pair, node: usize, work: impl FnOnce()) {
     let daemon = pair.daemons[node].as_ref().unwrap().pid();
     let daemon = Pid::from_raw(daemon.cast_signed()).unwrap();
     kill_process(daemon, Signal::STOP).unwrap();
