@@ -135,7 +135,7 @@ impl Middle {
             host.sysctl(&format!("ipv6/conf/{scope}/disable_ipv6"), "1")?;
         }
         // What the far ends may do is not for the ends in the middle: they merge nothing.
-        let unmerged = LinkOptions { gro: false, ..options.clone() };
+        let unmerged = LinkOptions { gro: false, ..options };
         for ((end, dev), own) in [left, right].into_iter().zip(DEVICES) {
             link(end, dev, &host, own, &options)?;
             crate::offloads(&host, own, &unmerged)?;
@@ -214,7 +214,7 @@ impl Middle {
 
 impl Drop for Middle {
     fn drop(&mut self) {
-        let _ = self.waker.wake();
+        self.waker.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

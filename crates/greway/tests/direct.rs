@@ -68,7 +68,7 @@ fn a_device_without_a_link_header_is_an_underlay_like_every_other() {
         let Some(([left, right], cable)) = hosts_on_tuns(false) else { panic!("no /dev/net/tun") };
         let nodes = [Node::new(&left), Node::new(&right)];
         let daemons = [Some(nodes[0].daemon()), Some(nodes[1].daemon())];
-        let pair = Pair { daemons, nodes, left, right };
+        let pair = Pair { daemons, nodes, middle: None, left, right };
         for (node, ends) in
             pair.nodes.iter().zip(["local 192.0.2.1 remote 192.0.2.2", "local 192.0.2.2 remote 192.0.2.1"])
         {

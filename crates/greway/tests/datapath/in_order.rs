@@ -285,7 +285,7 @@ fn tcp_is_intact_over_a_cable_that_reorders() {
     let _swapper = Swapper::start(&middle, ["west", "east"]);
     let nodes = [Node::new(&left), Node::new(&right)];
     let daemons = [Some(nodes[0].daemon()), Some(nodes[1].daemon())];
-    let pair = Pair { daemons, nodes, left, right };
+    let pair = Pair { daemons, nodes, middle: None, left, right };
     pair.add("tun0", "seq seq-mode rfc2890");
     pair.left.address("tun0", &format!("{} peer {}/30", INNER[0], INNER[1])).unwrap();
     pair.right.address("tun0", &format!("{} peer {}/30", INNER[1], INNER[0])).unwrap();

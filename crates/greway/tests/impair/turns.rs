@@ -70,8 +70,8 @@ fn a_tunnel_sends_between_the_turns_of_a_flooded_one() {
     let gre = |packet: &CapturedPacket| key(packet, SIZE).is_some();
     let sent = cable.wait_for_count(SOON, "all that was sent", FLOOD + 1, gre).unwrap();
     let before = sent.iter().position(|packet| key(packet, SIZE) == Some(2)).unwrap();
-    // Two turns, which are a batch each at most.
-    assert!(before <= 128, "{before} packets of the other tunnel went first");
+    // A few turns, which are a batch each at most: the flood was there first, and may have been looked at before.
+    assert!(before <= 256, "{before} packets of the other tunnel went first");
 }
 
 #[test]
