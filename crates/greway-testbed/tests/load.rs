@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use greway_testbed::load::{Sending, Way, Window, paced, round_trips, tcp, udp};
+use greway_testbed::load::{Sending, Way, Window, loaded, paced, round_trips, tcp, udp};
 use greway_testbed::{Host, LinkOptions, link, privilege, require};
 
 const SHORT: Window = Window { warm_up: Duration::from_millis(20), length: Duration::from_millis(60) };
@@ -26,8 +26,12 @@ fn way([from, to]: &[Host; 2]) -> Way<'_> {
 fn what_arrives_in_the_window_is_counted() {
     require!(privilege::check());
     let hosts = hosts();
-    let stream = tcp(&way(&hosts), SHORT).unwrap();
-    assert!(stream.count > 1_000_000 && stream.elapsed >= SHORT.length, "{stream:?}");
+    for streams in [1, 3] {
+        let stream = tcp(&way(&hosts), streams, SHORT, &[std::process::id()]).unwrap();
+        let received = stream.received;
+        assert!(received.count > 1_000_000 && received.elapsed >= SHORT.length, "{streams}: {stream:?}");
+        assert!(stream.spent.machine > Duration::ZERO, "{streams}: {stream:?}");
+    }
     for sending in [Sending::Batches, Sending::Singly] {
         let rate = udp(&way(&hosts), 64, sending, SHORT).unwrap();
         assert!(rate.received.elapsed >= SHORT.length, "{rate:?}");
@@ -46,8 +50,19 @@ fn every_round_trip_is_timed_and_no_path_is_told() {
     hosts[1].set_down("eth0").unwrap();
     let trips = round_trips(&way(&hosts), 300).unwrap();
     assert_eq!((trips.nanos.len(), trips.lost), (0, 5), "it gives up");
-    let error = tcp(&way(&hosts), SHORT).unwrap_err();
+    let error = tcp(&way(&hosts), 1, SHORT, &[]).unwrap_err();
     assert!(error.to_string().starts_with("a TCP connection at 10.0.0.2 did not happen"), "{error}");
+}
+
+#[test]
+fn round_trips_are_timed_beside_a_stream() {
+    require!(privilege::check());
+    let hosts = hosts();
+    hosts[1].address("eth0", "10.0.0.3/24").unwrap();
+    let window = Window { length: Duration::from_millis(200), ..SHORT };
+    let (trips, stream) = loaded(&way(&hosts), "10.0.0.3".parse().unwrap(), window).unwrap();
+    assert!(trips.nanos.len() > 5 && trips.lost == 0, "{trips:?}");
+    assert!(stream.received.count > 1_000_000, "{stream:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use greway_linux::ethtool;
 use greway_linux::netns::NetNamespace;
-use greway_testbed::load::{self, Sending, Way, Window};
+use greway_testbed::load::{self, RoundTrips, Sending, TcpRate, Way, Window};
 
 const USAGE: &str = "\
 usage: greway-load FROM TO ADDRESS MEASURE
@@ -21,9 +21,12 @@ usage: greway-load FROM TO ADDRESS MEASURE
 
 FROM, TO, NETNS: files that are network namespaces; ADDRESS: one of TO's
 
-  tcp MILLISECONDS                   bytes of one stream that arrive in that time
+  tcp MILLISECONDS [STREAMS [PID...]]
+                                     bytes of one stream, or of so many at once, that arrive in that time, and the
+                                     processor time of this machine and of these processes
   udp BYTES MILLISECONDS [singly]    datagrams of that size that arrive; sent 64 a call, or one a call
   ping COUNT                         round trips back to back
+  loaded BULK MILLISECONDS           round trips while one TCP stream goes to BULK, an address of TO's
   paced RATE MILLISECONDS            numbered datagrams at that rate a second; says `first` on a line when one is there
 
   features: switches a device's offloads off, by the kernel's names
@@ -61,16 +64,22 @@ fn run(from: &str, to: &str, address: &str, measure: &[&str]) -> Result<String, 
     let address: IpAddr = address.parse().map_err(|error| format!("`{address}`: {error}"))?;
     let way = Way { from: &from, to: &to, address };
     Ok(match *measure {
-        ["tcp", time] => {
-            let rate = load::tcp(&way, window(time)?)?;
-            format!(r#"{{"bytes":{},"nanos":{}}}"#, rate.count, rate.elapsed.as_nanos())
-        }
+        ["tcp", time] => tcp(&way, time, "1", &[])?,
+        ["tcp", time, streams, ref pids @ ..] => tcp(&way, time, streams, pids)?,
         ["udp", size, time] => udp(&way, size, time, Sending::Batches)?,
         ["udp", size, time, "singly"] => udp(&way, size, time, Sending::Singly)?,
         ["ping", count] => {
-            let trips = load::round_trips(&way, number(count)?)?;
-            let median = trips.median().map_or_else(|| "null".to_owned(), |nanos| nanos.to_string());
-            format!(r#"{{"answered":{},"lost":{},"median_nanos":{median}}}"#, trips.nanos.len(), trips.lost)
+            format!("{{{}}}", trips(&load::round_trips(&way, number(count)?)?))
+        }
+        ["loaded", bulk, time] => {
+            let bulk: IpAddr = bulk.parse().map_err(|error| format!("`{bulk}`: {error}"))?;
+            let (seen, stream) = load::loaded(&way, bulk, window(time)?)?;
+            format!(
+                r#"{{{},"bytes":{},"nanos":{}}}"#,
+                trips(&seen),
+                stream.received.count,
+                stream.received.elapsed.as_nanos()
+            )
         }
         ["paced", rate, time] => {
             let time = Duration::from_millis(number(time)?.into());
@@ -87,6 +96,31 @@ fn run(from: &str, to: &str, address: &str, measure: &[&str]) -> Result<String, 
         }
         _ => return Err(format!("`{}` is no measure\n{USAGE}", measure.join(" ")).into()),
     })
+}
+
+fn tcp(way: &Way<'_>, time: &str, streams: &str, pids: &[&str]) -> Result<String, Box<dyn Error>> {
+    let pids = pids.iter().map(|pid| number(pid)).collect::<Result<Vec<u32>, _>>()?;
+    let TcpRate { received, spent } = load::tcp(way, number(streams)? as usize, window(time)?, &pids)?;
+    Ok(format!(
+        r#"{{"bytes":{},"nanos":{},"machine_nanos":{},"process_nanos":{}}}"#,
+        received.count,
+        received.elapsed.as_nanos(),
+        spent.machine.as_nanos(),
+        spent.processes.as_nanos()
+    ))
+}
+
+/// Fields of an object; a time that is `null` is that of a request that was lost.
+fn trips(trips: &RoundTrips) -> String {
+    let nanos =
+        |percent| trips.percentile(percent).map_or_else(|| "null".to_owned(), |nanos| nanos.to_string());
+    format!(
+        r#""answered":{},"lost":{},"median_nanos":{},"p99_nanos":{}"#,
+        trips.nanos.len(),
+        trips.lost,
+        nanos(50),
+        nanos(99)
+    )
 }
 
 fn udp(way: &Way<'_>, size: &str, time: &str, sending: Sending) -> Result<String, Box<dyn Error>> {

@@ -8,6 +8,8 @@
 //! What arrives is counted, never what was sent. The contents are looked at only where that is the measure
 //! ([`paced`]): whether bytes arrive whole is for [`crate::tcp`].
 
+mod cpu;
+mod loaded;
 mod paced;
 mod round_trip;
 mod tcp;
@@ -22,9 +24,11 @@ use std::time::{Duration, Instant};
 use greway_linux::netns::NetNamespace;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+pub use cpu::Spent;
+pub use loaded::loaded;
 pub use paced::{Paced, paced};
 pub use round_trip::{RoundTrips, round_trips};
-pub use tcp::tcp;
+pub use tcp::{TcpRate, tcp};
 pub use udp::{Sending, UdpRate, udp};
 
 use crate::Error;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use greway_linux::clock::monotonic_nanos;
@@ -32,7 +33,16 @@ pub struct RoundTrips {
 impl RoundTrips {
     /// The time that half of the requests took longer than; `None` when none was answered.
     pub fn median(&self) -> Option<u64> {
-        self.nanos.get(self.nanos.len() / 2).copied()
+        self.percentile(50)
+    }
+
+    /// The time within which so many of a hundred requests were answered; `None` when none was. One that was lost counts
+    /// as the half second for which its answer was waited.
+    pub fn percentile(&self, percent: usize) -> Option<u64> {
+        let all = self.nanos.len() + self.lost as usize;
+        let last = *self.nanos.last()?;
+        let within = self.nanos.get(all * percent / 100).copied();
+        Some(within.unwrap_or_else(|| last.max(WAIT.as_nanos() as u64)))
     }
 }
 
@@ -41,44 +51,74 @@ impl RoundTrips {
 /// # Errors
 /// [`Error::System`] when the socket fails, [`Error::Value`] for an IPv6 address; what is lost is no error.
 pub fn round_trips(way: &Way<'_>, count: u32) -> Result<RoundTrips, Error> {
-    if way.address.is_ipv6() {
-        let value = way.address.to_string();
-        return Err(Error::Value { object: "round trips".to_owned(), value, expected: "an IPv4 address" });
-    }
     inside(way.from, "sender", || {
-        measure(way.address, count).map_err(Error::system("sender", format!("ping {}", way.address)))
+        let mut pinger = pinger(way.address)?;
+        for _ in 0..count {
+            if !pinger.once()? {
+                break;
+            }
+        }
+        Ok(pinger.report())
     })
 }
 
-fn measure(address: IpAddr, count: u32) -> io::Result<RoundTrips> {
-    let flags = SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(ipproto::ICMP))?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(WAIT))?;
-    rustix::net::connect(&socket, &SocketAddr::new(address, 0))?;
-    let identifier = std::process::id() as u16;
-    let mut trips = RoundTrips::default();
-    let mut missed = 0;
-    for number in 0..count {
-        let request = request(identifier, number as u16);
+/// One who sends echo requests from the namespace that it was made in.
+pub(super) struct Pinger {
+    address: IpAddr,
+    socket: OwnedFd,
+    identifier: u16,
+    number: u16,
+    /// Lost in a row.
+    missed: u32,
+    trips: RoundTrips,
+}
+
+/// One that pings `address`.
+pub(super) fn pinger(address: IpAddr) -> Result<Pinger, Error> {
+    if address.is_ipv6() {
+        let value = address.to_string();
+        return Err(Error::Value { object: "round trips".to_owned(), value, expected: "an IPv4 address" });
+    }
+    let open = || -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(ipproto::ICMP))?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(WAIT))?;
+        rustix::net::connect(&socket, &SocketAddr::new(address, 0))?;
+        Ok(socket)
+    };
+    let socket = open().map_err(Error::system("sender", format!("ping {address}")))?;
+    let (identifier, trips) = (std::process::id() as u16, RoundTrips::default());
+    Ok(Pinger { address, socket, identifier, number: 0, missed: 0, trips })
+}
+
+impl Pinger {
+    /// Sends one and waits for its answer; `false` when so many were lost in a row that there is no path.
+    pub(super) fn once(&mut self) -> Result<bool, Error> {
+        let request = request(self.identifier, self.number);
+        self.number = self.number.wrapping_add(1);
         let sent = monotonic_nanos();
-        let answered = match rustix::net::send(&socket, &request, SendFlags::empty()) {
-            Ok(_) => answer(&socket, &request)?,
+        let answered = match rustix::net::send(&self.socket, &request, SendFlags::empty()) {
+            Ok(_) => answer(&self.socket, &request)
+                .map_err(Error::system("sender", format!("ping {}", self.address)))?,
             // A device that is full or a firewall: no answer either.
             Err(_) => false,
         };
         if answered {
-            trips.nanos.push(monotonic_nanos() - sent);
-            missed = 0;
+            self.trips.nanos.push(monotonic_nanos() - sent);
+            self.missed = 0;
         } else {
-            missed += 1;
-            trips.lost += 1;
-            if missed == GIVE_UP {
-                break;
-            }
+            self.missed += 1;
+            self.trips.lost += 1;
         }
+        Ok(self.missed < GIVE_UP)
     }
-    trips.nanos.sort_unstable();
-    Ok(trips)
+
+    /// What came of them.
+    pub(super) fn report(mut self) -> RoundTrips {
+        self.trips.nanos.sort_unstable();
+        self.trips
+    }
 }
 
 fn request(identifier: u16, number: u16) -> [u8; SIZE] {
@@ -134,5 +174,14 @@ mod tests {
     fn the_median_of_none_is_none() {
         assert_eq!(RoundTrips::default().median(), None);
         assert_eq!(RoundTrips { nanos: vec![1, 5, 9], lost: 0 }.median(), Some(5));
+    }
+
+    #[test]
+    fn what_is_lost_took_as_long_as_was_waited() {
+        let trips = RoundTrips { nanos: (1..=98).collect(), lost: 2 };
+        assert_eq!(trips.percentile(50), Some(51));
+        assert_eq!(trips.percentile(97), Some(98));
+        assert_eq!(trips.percentile(99), Some(500_000_000));
+        assert_eq!(RoundTrips { nanos: vec![], lost: 5 }.median(), None);
     }
 }
