@@ -41,6 +41,9 @@ const PORT: &str = "port0";
 /// The bridge with the underlay's addresses.
 const UNDERLAY: &str = "br-phy";
 
+/// The cable below: the switch takes no packet larger than the MTU, and no checksum that is not filled in.
+const CABLE: LinkOptions = LinkOptions { mtu: 1500, gro: false, tx_offload: false, link_local: false };
+
 /// Where the programs are. Their libraries are looked for beside those that were only unpacked.
 #[derive(Debug, Clone)]
 pub struct Programs {
@@ -130,36 +133,50 @@ impl OpenVswitch {
     /// [`Error::System`] when it cannot be started, [`Error::Guest`] with its log when it dies or a command of its
     /// own fails, [`Error::TimedOut`] when it does not come up.
     pub fn beside(programs: &Programs, host: &Host, dev: &str, far: &[&str]) -> Result<Self, Error> {
-        let switch = Self::start(programs)?;
-        let cable = LinkOptions { tx_offload: false, ..LinkOptions::default() };
-        link(host, dev, &switch.host, PORT, &cable)?;
-        switch.host.change(PORT, &LinkChange { arp: Some(false), ..LinkChange::default() })?;
-        switch.configure(&format!(
-            "add-br {UNDERLAY} -- set bridge {UNDERLAY} datapath_type=netdev fail-mode=standalone \
-             -- add-port {UNDERLAY} {PORT}"
-        ))?;
-        for address in far {
-            switch.host.address(UNDERLAY, address)?;
-        }
-        switch.host.set_up(UNDERLAY)?;
+        let switch = Host::new("ovs")?;
+        link(host, dev, &switch, PORT, &CABLE)?;
+        Self::on(programs, switch, far)
+    }
+
+    /// Lays a cable between two hosts that will each be given to [`OpenVswitch::on`].
+    ///
+    /// # Errors
+    /// Those of [`link`].
+    pub fn cable(left: &Host, right: &Host) -> Result<(), Error> {
+        link(left, PORT, right, PORT, &CABLE)
+    }
+
+    /// Starts one on a host with such a cable, with these addresses (with prefix length) on its bridge.
+    ///
+    /// # Errors
+    /// As [`OpenVswitch::beside`].
+    pub fn on(programs: &Programs, host: Host, addresses: &[&str]) -> Result<Self, Error> {
+        let switch = Self::start(programs, host)?;
+        switch.underlay(addresses)?;
         Ok(switch)
     }
 
+    /// The bridge with the cable's end and these addresses.
+    fn underlay(&self, addresses: &[&str]) -> Result<(), Error> {
+        self.host.change(PORT, &LinkChange { arp: Some(false), ..LinkChange::default() })?;
+        self.configure(&format!(
+            "add-br {UNDERLAY} -- set bridge {UNDERLAY} datapath_type=netdev fail-mode=standalone \
+             -- add-port {UNDERLAY} {PORT}"
+        ))?;
+        for address in addresses {
+            self.host.address(UNDERLAY, address)?;
+        }
+        self.host.set_up(UNDERLAY)
+    }
+
     /// The database and the switch, with no bridge.
-    fn start(programs: &Programs) -> Result<Self, Error> {
+    fn start(programs: &Programs, host: Host) -> Result<Self, Error> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("greway-ovs-{}-{number}", std::process::id()));
         // Of a dead process that had our number.
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir(&directory).map_err(Error::system(directory.display().to_string(), "create it"))?;
-        let host = match Host::new("ovs") {
-            Ok(host) => host,
-            Err(error) => {
-                let _ = fs::remove_dir_all(&directory);
-                return Err(error);
-            }
-        };
         // From here on whatever fails is cleaned up by dropping it.
         let mut switch = Self { programs: programs.clone(), directory, children: Vec::new(), host };
         let at = |name: &str| switch.directory.join(name).display().to_string();
