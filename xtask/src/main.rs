@@ -24,10 +24,12 @@ usage: cargo xtask TASK
           --verify: does building them again give the same bytes?
   dist [--only deb | --only tarball] [--target TRIPLE] [--revision N]
           a Debian package and a static tarball, into target/dist
+  bench userspace [--rounds N] [--quick] [--json FILE] [--record]
+          both data planes beside the bare link, kernel VXLAN and Open vSwitch: rates, round trips idle
+          and under load, processor time, start-up, loss over a restart, as ratios. As root, on a
+          machine at rest; about 6 minutes. --record: into docs/bench
   bench fastpath [--rounds N] [--quick] [--only native|guest] [--json FILE] [--record]
-          greway beside the bare link, kernel VXLAN and the kernel's own GRE: rates, round trip, loss
-          over a restart, as ratios. As root, on a machine at rest; about 6 minutes, natively 3.
-          --record: into docs/bench
+          the fast path alone, and in a guest whose kernel has GRE; about 6 minutes, natively 3
 ";
 
 fn main() -> ExitCode {

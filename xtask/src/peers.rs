@@ -1,5 +1,7 @@
 //! The real peers and tools that tests run against, and how they come to this machine.
 
+use std::path::PathBuf;
+
 use crate::shell;
 
 /// A program that some tests need and the Debian package it comes in.
@@ -110,11 +112,24 @@ pub(crate) fn provide() -> Vec<(String, String)> {
     missing
 }
 
-/// Downloads and unpacks; the reason where it cannot.
-fn unpack(peer: &Unpacked) -> Option<String> {
+/// The folder of a program that is unpacked and not installed, with the program in it where that can be done; the reason
+/// where it cannot.
+pub(crate) fn unpacked(folder: &str) -> Result<PathBuf, String> {
+    let Some(peer) = UNPACKED.iter().find(|peer| peer.folder == folder) else {
+        return Err(format!("nothing is unpacked as {folder}"));
+    };
+    unpack(peer).map_or_else(|| Ok(place(peer)), Err)
+}
+
+fn place(peer: &Unpacked) -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), Into::into);
-    let folder = shell::root().join(target).join("peers").join(peer.folder);
+    shell::root().join(target).join("peers").join(peer.folder)
+}
+
+/// Downloads and unpacks; the reason where it cannot.
+fn unpack(peer: &Unpacked) -> Option<String> {
+    let folder = place(peer);
     if folder.join(peer.program).is_file() {
         return None;
     }

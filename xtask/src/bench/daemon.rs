@@ -108,6 +108,11 @@ impl Greway {
         }
     }
 
+    /// The daemon's process number.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Child::id)
+    }
+
     /// Runs a verb and gives what it printed.
     pub(super) fn say(&self, host: &Host, words: &str) -> anyhow::Result<String> {
         let mut command = Command::new(&self.program);
@@ -119,7 +124,7 @@ impl Greway {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Fails unless the tunnel is carried as `wanted` says, by its own status.
+    /// Fails unless all tunnels are carried as `wanted` says, by their own status.
     pub(super) fn is_carried_by(&self, host: &Host, wanted: &str) -> anyhow::Result<()> {
         let status: Value = serde_json::from_str(&self.say(host, "status --json --no-echo")?)?;
         carried_by(&status, wanted).with_context(|| host.name().to_owned())
@@ -137,13 +142,20 @@ impl Drop for Greway {
 const LEFT_PERCENT: u64 = 1;
 const FIRST_PACKETS: u64 = 20;
 
-/// Whether `greway status --json` says of the one tunnel there is that `wanted` carries it, and its counters agree.
+/// Whether `greway status --json` says of every tunnel that `wanted` carries it, and its counters agree.
 pub(super) fn carried_by(status: &Value, wanted: &str) -> anyhow::Result<()> {
-    let tunnel = &status["tunnels"][0];
+    let tunnels = status["tunnels"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if tunnels.is_empty() {
+        bail!("status names no tunnel: {status}");
+    }
+    tunnels.iter().try_for_each(|tunnel| is_carried_by(tunnel, wanted))
+}
+
+fn is_carried_by(tunnel: &Value, wanted: &str) -> anyhow::Result<()> {
     match tunnel["datapath"]["datapath"].as_str() {
         Some(word) if word == wanted => {}
         Some(word) => bail!("status says that {word} carries and not {wanted}: {}", tunnel["datapath"]),
-        None => bail!("status does not say what carries: {status}"),
+        None => bail!("status does not say what carries: {tunnel}"),
     }
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let counters = &tunnel["counters"];

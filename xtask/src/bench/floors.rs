@@ -20,19 +20,25 @@ enum Bound {
 }
 
 const FLOORS: &[Floor] = &[
-    native(Measure::Tcp, Some(Peer::Bare), Bound::AtLeast(0.88)),
-    native(Measure::Tcp, Some(Peer::Vxlan), Bound::AtLeast(0.97)),
-    native(Measure::Udp, Some(Peer::Bare), Bound::AtLeast(0.75)),
-    native(Measure::Udp, Some(Peer::Vxlan), Bound::AtLeast(1.05)),
-    native(Measure::RoundTrip, Some(Peer::Bare), Bound::AtMost(3000.0)),
-    native(Measure::Restart, None, Bound::AtMost(0.0)),
+    native(Peer::Ebpf, Measure::Tcp, Some(Peer::Bare), Bound::AtLeast(0.88)),
+    native(Peer::Ebpf, Measure::Tcp, Some(Peer::Vxlan), Bound::AtLeast(0.97)),
+    native(Peer::Ebpf, Measure::Udp64, Some(Peer::Bare), Bound::AtLeast(0.75)),
+    native(Peer::Ebpf, Measure::Udp64, Some(Peer::Vxlan), Bound::AtLeast(1.05)),
+    native(Peer::Ebpf, Measure::RoundTrip, Some(Peer::Bare), Bound::AtMost(3000.0)),
+    native(Peer::Ebpf, Measure::Restart, None, Bound::AtMost(0.0)),
+    native(Peer::Userspace, Measure::Tcp, Some(Peer::Bare), Bound::AtLeast(0.33)),
+    native(Peer::Userspace, Measure::Tcp, Some(Peer::Ovs), Bound::AtLeast(5.0)),
+    native(Peer::Userspace, Measure::Udp64, Some(Peer::Bare), Bound::AtLeast(0.38)),
+    native(Peer::Userspace, Measure::Udp64, Some(Peer::Ovs), Bound::AtLeast(3.0)),
+    native(Peer::Userspace, Measure::RoundTrip, Some(Peer::Bare), Bound::AtMost(25_000.0)),
+    native(Peer::UserspaceCsum, Measure::Tcp, Some(Peer::Bare), Bound::AtLeast(0.25)),
     guest(Measure::Tcp, 1.12),
-    guest(Measure::Udp, 1.12),
+    guest(Measure::Udp64, 1.12),
     guest(Measure::TcpNoGso, 1.4),
 ];
 
-const fn native(measure: Measure, with: Option<Peer>, bound: Bound) -> Floor {
-    Floor { place: Place::Native, measure, peer: Peer::Ebpf, with, bound }
+const fn native(peer: Peer, measure: Measure, with: Option<Peer>, bound: Bound) -> Floor {
+    Floor { place: Place::Native, measure, peer, with, bound }
 }
 
 const fn guest(measure: Measure, bound: f64) -> Floor {
@@ -43,14 +49,19 @@ const fn guest(measure: Measure, bound: f64) -> Floor {
 /// A floor, and whether a run reached it.
 pub(super) struct Verdict {
     pub(super) text: String,
-    /// `None`: there is no figure.
+    /// What was measured, in the measure's unit or as a ratio; `None`: there is no figure.
+    pub(super) measured: Option<f64>,
     pub(super) passed: Option<bool>,
+    /// By how much, in words.
+    margin: String,
 }
 
 /// The floors of a cell.
 pub(super) fn of(results: &Results, measure: Measure, peer: Peer) -> Vec<Verdict> {
     let here = |floor: &&Floor| (floor.place, floor.measure, floor.peer) == (results.place, measure, peer);
-    FLOORS.iter().filter(here).map(|floor| floor.verdict(results)).collect()
+    // A run that has not asked the other one says nothing of it.
+    let asked = |floor: &&Floor| floor.with.is_none_or(|with| results.cell(measure, with).is_some());
+    FLOORS.iter().filter(here).filter(asked).map(|floor| floor.verdict(results)).collect()
 }
 
 impl Floor {
@@ -72,19 +83,34 @@ impl Floor {
             Bound::AtLeast(bound) => value >= bound,
             Bound::AtMost(bound) => value <= bound,
         });
-        Verdict { text: text.replace("µs of", "µs on"), passed }
+        let margin = measured.map_or_else(String::new, |value| self.margin(value, bound));
+        Verdict { text: text.replace("s of", "s on"), measured, passed, margin }
+    }
+}
+
+impl Floor {
+    /// By how much a bound is passed or missed: a share of it, or what is between the two where it may be zero.
+    fn margin(&self, value: f64, bound: f64) -> String {
+        match self.bound {
+            _ if value == bound => "exactly".to_owned(),
+            Bound::AtLeast(_) => format!("by {:.0} %", (value / bound - 1.0).abs() * 100.0),
+            Bound::AtMost(_) => {
+                let between = self.measure.write_comparison((value - bound).abs());
+                format!("by {}", between.trim_start_matches('+'))
+            }
+        }
     }
 }
 
 impl Verdict {
     /// In words.
     pub(super) fn words(&self) -> String {
-        let word = match self.passed {
-            Some(true) => "passed",
-            Some(false) => "MISSED",
-            None => "no figure",
-        };
-        format!("{}: {word}", self.text)
+        let Self { text, margin, .. } = self;
+        match self.passed {
+            Some(true) => format!("{text}: passed {margin}"),
+            Some(false) => format!("{text}: MISSED {margin}"),
+            None => format!("{text}: no figure"),
+        }
     }
 }
 
@@ -95,7 +121,7 @@ mod unit {
     #[test]
     fn floors_are_judged_by_the_median_and_losses_by_the_worst_round() {
         let peers = [Peer::Bare, Peer::Vxlan, Peer::Ebpf];
-        let mut results = Results::new(Place::Native, &[Measure::Tcp, Measure::Restart], &peers);
+        let mut results = Results::new(Place::Native, &[Measure::Tcp, Measure::Restart], &peers, &[]);
         for (bare, ebpf, lost) in [(10.0, 9.0, 0.0), (10.0, 8.9, 0.0), (10.0, 2.0, 7.0)] {
             results.add(Measure::Tcp, Peer::Bare, Ok(bare));
             results.add(Measure::Tcp, Peer::Ebpf, Ok(ebpf));
@@ -103,9 +129,9 @@ mod unit {
         }
         let words =
             |measure| of(&results, measure, Peer::Ebpf).iter().map(Verdict::words).collect::<Vec<_>>();
-        let tcp = ["≥ 0.88 of bare veth: passed", "≥ 0.97 of kernel VXLAN: no figure"];
+        let tcp = ["≥ 0.88 of bare veth: passed by 1 %", "≥ 0.97 of kernel VXLAN: no figure"];
         assert_eq!(words(Measure::Tcp), tcp);
-        assert_eq!(words(Measure::Restart), ["≤ 0 in every round: MISSED"]);
+        assert_eq!(words(Measure::Restart), ["≤ 0 in every round: MISSED by 7"]);
         assert!(of(&results, Measure::Tcp, Peer::Bare).is_empty());
     }
 }

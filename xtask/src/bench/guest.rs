@@ -20,15 +20,15 @@ use super::programs::Programs;
 use super::results::{Place, Results};
 
 const PEERS: [Peer; 4] = [Peer::Bare, Peer::IpGre, Peer::Ebpf, Peer::BareAgain];
-const WITH_OFFLOADS: [Measure; 2] = [Measure::Tcp, Measure::Udp];
-const MEASURES: [Measure; 3] = [Measure::Tcp, Measure::Udp, Measure::TcpNoGso];
+const WITH_OFFLOADS: [Measure; 2] = [Measure::Tcp, Measure::Udp64];
+const MEASURES: [Measure; 3] = [Measure::Tcp, Measure::Udp64, Measure::TcpNoGso];
 /// What each machine is for: its name, its peers, its modules.
 const MACHINES: [(&str, [Peer; 2], Option<&str>); 2] = [
     ("bench-greway", [Peer::Bare, Peer::Ebpf], None),
     ("bench-gre", [Peer::BareAgain, Peer::IpGre], Some("ip_gre")),
 ];
 /// Half a second of a guest takes one to three.
-const SIZES: Sizes = Sizes { tcp_ms: 500, udp_ms: 500, pings: 0 };
+const SIZES: Sizes = Sizes { tcp_ms: 500, udp_ms: 500, pings: 0, loaded_ms: 0 };
 /// A boot takes one to two minutes.
 const BOOT: Duration = Duration::from_secs(240);
 /// By the kernel's names. Without them no packet is larger than one segment, on the way out and on the way in.
@@ -45,7 +45,7 @@ pub(super) fn run(programs: &Programs, rounds: usize) -> anyhow::Result<Results>
     let release = programs.load.parent().context("a program is in a folder")?;
     let cache = release.with_file_name("testbed");
     let image = Image::provide(&cache, say)?;
-    let mut results = Results::new(Place::Guest, &MEASURES, &PEERS);
+    let mut results = Results::new(Place::Guest, &MEASURES, &PEERS, &[Peer::Bare, Peer::IpGre]);
     let found: Vec<anyhow::Result<Figures>> = thread::scope(|scope| {
         let start = |what| {
             let image = &image;
@@ -172,7 +172,7 @@ fn address(peer: Peer) -> &'static str {
 
 fn one(machine: &mut Machine, measure: Measure, peer: Peer) -> anyhow::Result<f64> {
     let (key, address) = (peer.key(), address(peer));
-    let words = measure.words(&SIZES).context("not measured in guests")?;
+    let words = measure.run().context("not measured in guests")?.words(&SIZES, address, &[]);
     let said =
         machine.run(&format!("/root/greway-load /run/netns/{key}-0 /run/netns/{key}-1 {address} {words}"))?;
     let figure = measure.read(&said)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::about::About;
 use super::floors;
@@ -16,7 +16,7 @@ pub(super) fn write(path: &Path, about: &About, all: &[Results]) -> anyhow::Resu
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn value(about: &About, all: &[Results]) -> Value {
+pub(super) fn value(about: &About, all: &[Results]) -> Value {
     let cells = all.iter().flat_map(|results| results.cells.iter().map(|cell| one(results, cell)));
     json!({
         "commit": about.commit,
@@ -37,9 +37,9 @@ fn one(results: &Results, cell: &Cell) -> Value {
         "peer": cell.peer.key(),
         "rounds": cell.rounds,
         "median": cell.spread().map(|spread| spread.median),
-        "beside": { Peer::Bare.key(): compared(Peer::Bare), results.rival().key(): compared(results.rival()) },
+        "beside": results.beside.iter().map(|with| (with.key().to_owned(), json!(compared(*with)))).collect::<Map<_, _>>(),
         "why_not": cell.why_not,
-        "floors": floors.iter().map(|f| json!({ "floor": f.text, "passed": f.passed })).collect::<Vec<_>>(),
+        "floors": floors.iter().map(|f| json!({ "floor": f.text, "measured": f.measured, "passed": f.passed })).collect::<Vec<_>>(),
     })
 }
 
@@ -48,10 +48,12 @@ mod unit {
     use super::super::measures::Measure;
     use super::*;
 
+    const PEERS: [Peer; 2] = [Peer::Bare, Peer::IpGre];
+
     #[test]
     fn a_cell_has_its_rounds_its_median_and_its_reason() {
-        let mut results = Results::new(Place::Guest, &[Measure::Udp], &[Peer::Bare, Peer::IpGre]);
-        results.add(Measure::Udp, Peer::Bare, Ok(4.0));
+        let mut results = Results::new(Place::Guest, &[Measure::Udp64], &PEERS, &PEERS);
+        results.add(Measure::Udp64, Peer::Bare, Ok(4.0));
         results.skip(Peer::IpGre, "no module");
         let text = ["c", "d", "k", "p"].map(str::to_owned);
         let [commit, day, kernel, processor] = text;

@@ -5,19 +5,54 @@ use serde_json::Value;
 
 use super::peers::Peer;
 
-/// A question to every peer.
+/// A figure that is wanted of every peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Measure {
     /// One TCP stream: bits a second of payload.
     Tcp,
-    /// The same where every packet is one segment: without segmentation or receive offload anywhere.
+    /// One the other way.
+    TcpBack,
+    /// Eight at once.
+    TcpEight,
+    /// Eight the other way.
+    TcpEightBack,
+    /// One stream where every packet is one segment: without segmentation or receive offload anywhere.
     TcpNoGso,
+    /// Processor time of the whole machine, both ends and whoever makes the traffic, for a gigabyte of one stream.
+    CpuMachine,
+    /// That of the daemons alone, both of them.
+    CpuDaemons,
     /// UDP with 64 bytes of payload: datagrams a second that arrive.
-    Udp,
+    Udp64,
+    /// With 512.
+    Udp512,
+    /// With 1400, which is a whole packet of any tunnel.
+    Udp1400,
     /// Echo requests back to back: the median in nanoseconds.
     RoundTrip,
+    /// What 99 of 100 of them stay below.
+    RoundTripTail,
+    /// Echo requests through the path that a TCP stream fills: the median.
+    Loaded,
+    /// What 99 of 100 of them stay below.
+    LoadedTail,
+    /// The same through another tunnel between the same hosts.
+    Beside,
+    /// What 99 of 100 of them stay below.
+    BesideTail,
+    /// From nothing to a tunnel that answers: nanoseconds.
+    StartUp,
     /// Datagrams lost over `kill -9` and restart of both daemons, of 100,000 a second.
     Restart,
+}
+
+/// One run of `greway-load`; it may give several figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Run {
+    Tcp { streams: u8, back: bool },
+    Udp { size: u16 },
+    Ping,
+    Loaded { beside: bool },
 }
 
 /// How long each measurement takes.
@@ -26,6 +61,23 @@ pub(super) struct Sizes {
     pub(super) tcp_ms: u32,
     pub(super) udp_ms: u32,
     pub(super) pings: u32,
+    pub(super) loaded_ms: u32,
+}
+
+impl Run {
+    /// The words for `greway-load`. A bulk transfer beside pings goes to `bulk`; `daemons` are those whose time is asked
+    /// for.
+    pub(super) fn words(self, sizes: &Sizes, bulk: &str, daemons: &[u32]) -> String {
+        match self {
+            Self::Tcp { streams, .. } => {
+                let daemons: String = daemons.iter().map(|pid| format!(" {pid}")).collect();
+                format!("tcp {} {streams}{daemons}", sizes.tcp_ms)
+            }
+            Self::Udp { size } => format!("udp {size} {}", sizes.udp_ms),
+            Self::Ping => format!("ping {}", sizes.pings),
+            Self::Loaded { .. } => format!("loaded {bulk} {}", sizes.loaded_ms),
+        }
+    }
 }
 
 impl Measure {
@@ -33,9 +85,22 @@ impl Measure {
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Tcp => "TCP, one stream",
+            Self::TcpBack => "TCP, one stream back",
+            Self::TcpEight => "TCP, eight streams",
+            Self::TcpEightBack => "TCP, eight streams back",
             Self::TcpNoGso => "TCP without GSO",
-            Self::Udp => "UDP, 64 bytes",
+            Self::CpuMachine => "CPU of the machine for 1 GB",
+            Self::CpuDaemons => "CPU of the daemons for 1 GB",
+            Self::Udp64 => "UDP, 64 bytes",
+            Self::Udp512 => "UDP, 512 bytes",
+            Self::Udp1400 => "UDP, 1400 bytes",
             Self::RoundTrip => "ping round trip",
+            Self::RoundTripTail => "ping round trip, p99",
+            Self::Loaded => "ping in a full tunnel",
+            Self::LoadedTail => "ping in a full tunnel, p99",
+            Self::Beside => "ping beside a full tunnel",
+            Self::BesideTail => "ping beside a full tunnel, p99",
+            Self::StartUp => "start-up",
             Self::Restart => "lost over kill -9",
         }
     }
@@ -44,62 +109,102 @@ impl Measure {
     pub(super) fn key(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
+            Self::TcpBack => "tcp-back",
+            Self::TcpEight => "tcp-8",
+            Self::TcpEightBack => "tcp-8-back",
             Self::TcpNoGso => "tcp-no-gso",
-            Self::Udp => "udp-64",
+            Self::CpuMachine => "cpu-machine",
+            Self::CpuDaemons => "cpu-daemons",
+            Self::Udp64 => "udp-64",
+            Self::Udp512 => "udp-512",
+            Self::Udp1400 => "udp-1400",
             Self::RoundTrip => "round-trip",
+            Self::RoundTripTail => "round-trip-p99",
+            Self::Loaded => "loaded",
+            Self::LoadedTail => "loaded-p99",
+            Self::Beside => "beside",
+            Self::BesideTail => "beside-p99",
+            Self::StartUp => "start-up",
             Self::Restart => "restart",
         }
     }
 
     /// For programs.
     pub(super) fn unit(self) -> &'static str {
+        match self.kind() {
+            Kind::Bits => "bit/s",
+            Kind::Packets => "packet/s",
+            Kind::Time => "ns",
+            Kind::Processor => "s/GB",
+            Kind::Count => "packets",
+        }
+    }
+
+    fn kind(self) -> Kind {
         match self {
-            Self::Tcp | Self::TcpNoGso => "bit/s",
-            Self::Udp => "packet/s",
-            Self::RoundTrip => "ns",
-            Self::Restart => "packets",
+            Self::Tcp | Self::TcpBack | Self::TcpEight | Self::TcpEightBack | Self::TcpNoGso => Kind::Bits,
+            Self::CpuMachine | Self::CpuDaemons => Kind::Processor,
+            Self::Udp64 | Self::Udp512 | Self::Udp1400 => Kind::Packets,
+            Self::RoundTrip | Self::RoundTripTail | Self::StartUp => Kind::Time,
+            Self::Loaded | Self::LoadedTail | Self::Beside | Self::BesideTail => Kind::Time,
+            Self::Restart => Kind::Count,
         }
     }
 
     /// A figure with its unit.
     pub(super) fn write(self, value: f64) -> String {
-        match self {
-            Self::Tcp | Self::TcpNoGso => format!("{:.2} Gbit/s", value / 1e9),
-            Self::Udp => format!("{:.0} kpps", value / 1e3),
-            Self::RoundTrip => format!("{:.1} µs", value / 1e3),
-            Self::Restart => format!("{value:.0}"),
+        match self.kind() {
+            Kind::Bits => format!("{:.2} Gbit/s", value / 1e9),
+            Kind::Packets => format!("{:.0} kpps", value / 1e3),
+            Kind::Time => time(value),
+            Kind::Processor => format!("{value:.2} s"),
+            Kind::Count => format!("{value:.0}"),
         }
     }
 
-    /// Whether a peer is asked this. Restarting needs a daemon; the bare link shows that the stream itself loses none.
+    /// Whether a peer is asked this. Restarting needs a daemon, and so does the time of one; the bare link shows that the
+    /// stream itself loses none. A link is nothing that starts, and has no other tunnel beside it.
     pub(super) fn is_of(self, peer: Peer) -> bool {
-        self != Self::Restart || peer == Peer::Bare || peer.datapath().is_some()
+        match self {
+            Self::Restart => peer == Peer::Bare || peer.datapath().is_some(),
+            Self::CpuDaemons => peer == Peer::Ovs || peer.datapath().is_some(),
+            Self::StartUp | Self::Beside | Self::BesideTail => !peer.is_bare(),
+            _ => true,
+        }
     }
 
     /// One figure beside another: over it, or minus it for what is a price to be added.
     pub(super) fn compare(self, one: f64, other: f64) -> f64 {
-        match self {
-            Self::RoundTrip | Self::Restart => one - other,
-            _ => one / other,
+        match self.kind() {
+            Kind::Time | Kind::Count => one - other,
+            Kind::Bits | Kind::Packets | Kind::Processor => one / other,
         }
     }
 
     /// What [`Measure::compare`] gave, in words.
     pub(super) fn write_comparison(self, value: f64) -> String {
-        match self {
-            Self::RoundTrip => format!("{:+.1} µs", value / 1e3),
-            Self::Restart => format!("{value:+.0}"),
-            _ => format!("{value:.2}"),
+        match self.kind() {
+            Kind::Time => format!("{}{}", if value < 0.0 { "-" } else { "+" }, time(value.abs())),
+            Kind::Count => format!("{value:+.0}"),
+            Kind::Bits | Kind::Packets | Kind::Processor => format!("{value:.2}"),
         }
     }
 
-    /// The words for `greway-load`; none for what takes more than that.
-    pub(super) fn words(self, sizes: &Sizes) -> Option<String> {
+    /// The run of `greway-load` that tells it; none for what takes more than that.
+    pub(super) fn run(self) -> Option<Run> {
+        let tcp = |streams, back| Run::Tcp { streams, back };
         Some(match self {
-            Self::Tcp | Self::TcpNoGso => format!("tcp {}", sizes.tcp_ms),
-            Self::Udp => format!("udp 64 {}", sizes.udp_ms),
-            Self::RoundTrip => format!("ping {}", sizes.pings),
-            Self::Restart => return None,
+            Self::Tcp | Self::TcpNoGso | Self::CpuMachine | Self::CpuDaemons => tcp(1, false),
+            Self::TcpBack => tcp(1, true),
+            Self::TcpEight => tcp(8, false),
+            Self::TcpEightBack => tcp(8, true),
+            Self::Udp64 => Run::Udp { size: 64 },
+            Self::Udp512 => Run::Udp { size: 512 },
+            Self::Udp1400 => Run::Udp { size: 1400 },
+            Self::RoundTrip | Self::RoundTripTail => Run::Ping,
+            Self::Loaded | Self::LoadedTail => Run::Loaded { beside: false },
+            Self::Beside | Self::BesideTail => Run::Loaded { beside: true },
+            Self::StartUp | Self::Restart => return None,
         })
     }
 
@@ -110,18 +215,49 @@ impl Measure {
             serde_json::from_str(line).with_context(|| format!("greway-load said `{line}`"))?;
         let number =
             |key: &str| value[key].as_f64().with_context(|| format!("greway-load said no {key}: `{line}`"));
+        // Nanoseconds a byte are seconds a gigabyte.
         Ok(match self {
-            Self::Tcp | Self::TcpNoGso => number("bytes")? * 8e9 / number("nanos")?,
-            Self::Udp => number("packets")? * 1e9 / number("nanos")?,
-            Self::RoundTrip => {
+            Self::CpuMachine => number("machine_nanos")? / number("bytes")?,
+            Self::CpuDaemons => number("process_nanos")? / number("bytes")?,
+            Self::Restart => number("lost")?,
+            Self::RoundTrip | Self::RoundTripTail => {
                 let (lost, answered) = (number("lost")?, number("answered")?);
                 if lost * 100.0 > answered {
                     bail!("{lost} of {} pings were lost", lost + answered);
                 }
-                number("median_nanos")?
+                number(if self == Self::RoundTrip { "median_nanos" } else { "p99_nanos" })?
             }
-            Self::Restart => number("lost")?,
+            Self::Loaded | Self::LoadedTail | Self::Beside | Self::BesideTail => {
+                let tail = matches!(self, Self::LoadedTail | Self::BesideTail);
+                let key = if tail { "p99_nanos" } else { "median_nanos" };
+                let (lost, answered) = (number("lost")?, number("answered")?);
+                let lost = || format!("{lost} of {} pings were lost", lost + answered);
+                value[key].as_f64().with_context(lost)?
+            }
+            _ if self.kind() == Kind::Bits => number("bytes")? * 8e9 / number("nanos")?,
+            _ => number("packets")? * 1e9 / number("nanos")?,
         })
+    }
+}
+
+/// What a figure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Bits,
+    Packets,
+    /// In nanoseconds.
+    Time,
+    /// Seconds a gigabyte.
+    Processor,
+    Count,
+}
+
+/// Nanoseconds for people.
+fn time(nanos: f64) -> String {
+    match nanos {
+        ..1e6 => format!("{:.1} µs", nanos / 1e3),
+        ..1e9 => format!("{:.1} ms", nanos / 1e6),
+        _ => format!("{:.2} s", nanos / 1e9),
     }
 }
 
@@ -133,8 +269,8 @@ mod unit {
     fn figures_are_read_in_their_units() {
         let tcp = Measure::Tcp.read(r#"{"bytes":1000000,"nanos":1000000}"#).unwrap();
         assert_eq!(Measure::Tcp.write(tcp), "8.00 Gbit/s");
-        let udp = Measure::Udp.read(r#"{"packets":250,"nanos":1000000,"sent":9,"sent_nanos":1}"#).unwrap();
-        assert_eq!(Measure::Udp.write(udp), "250 kpps");
+        let udp = Measure::Udp64.read(r#"{"packets":250,"nanos":1000000,"sent":9,"sent_nanos":1}"#).unwrap();
+        assert_eq!(Measure::Udp64.write(udp), "250 kpps");
         let ping = Measure::RoundTrip.read(r#"{"answered":200,"lost":0,"median_nanos":6290}"#).unwrap();
         assert_eq!(Measure::RoundTrip.write(ping), "6.3 µs");
         let lost = Measure::Restart.read("first\n{\"sent\":5,\"lost\":3}\n").unwrap();
@@ -155,6 +291,6 @@ mod unit {
             Measure::RoundTrip.write_comparison(Measure::RoundTrip.compare(9300.0, 6000.0)),
             "+3.3 µs"
         );
-        assert_eq!(Measure::Udp.write_comparison(Measure::Udp.compare(3.0, 4.0)), "0.75");
+        assert_eq!(Measure::Udp64.write_comparison(Measure::Udp64.compare(3.0, 4.0)), "0.75");
     }
 }

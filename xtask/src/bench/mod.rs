@@ -1,4 +1,4 @@
-//! `cargo xtask bench fastpath`: greway beside the bare link and the kernel's tunnels, on this machine, as ratios.
+//! `cargo xtask bench`: greway beside the bare link, the kernel's tunnels and Open vSwitch, on this machine, as ratios.
 //!
 //! Absolute figures say more about a machine than about a program. So every peer has a pair of network namespaces of
 //! its own, all stand side by side for the whole run, each round asks each of them in turn, and what is compared is
@@ -32,6 +32,7 @@ use results::Results;
 /// How a bench is to be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
+    what: What,
     /// How often each peer is asked for each measure.
     rounds: usize,
     /// As short as can be: to see that it works.
@@ -41,6 +42,45 @@ pub(crate) struct Options {
     json: Option<PathBuf>,
     /// Into docs/bench.
     record: bool,
+}
+
+/// A part of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// Both data planes beside all peers.
+    Userspace,
+    /// The fast path, here and in a guest whose kernel has GRE.
+    FastPath,
+}
+
+impl What {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Userspace => "userspace",
+            Self::FastPath => "fastpath",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Userspace => "Both data planes, measured",
+            Self::FastPath => "The fast path, measured",
+        }
+    }
+
+    fn plan(self) -> &'static native::Plan {
+        match self {
+            Self::Userspace => &native::ALL,
+            Self::FastPath => &native::FAST_PATH,
+        }
+    }
+
+    fn rounds(self) -> usize {
+        match self {
+            Self::Userspace => 5,
+            Self::FastPath => 9,
+        }
+    }
 }
 
 /// Rounds in a guest, where rounds differ little.
@@ -58,19 +98,20 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         json::write(path, &about, &all)?;
     }
     if options.record {
-        let directory = shell::root().join("docs/bench");
-        json::write(&directory.join("fastpath.json"), &about, &all)?;
-        let path = directory.join("fastpath.md");
-        std::fs::write(&path, table::markdown(&about, &all)).with_context(|| path.display().to_string())?;
-        println!("recorded in docs/bench: fastpath.md, fastpath.json");
+        let (directory, name) = (shell::root().join("docs/bench"), options.what.name());
+        json::write(&directory.join(format!("{name}.json")), &about, &all)?;
+        let path = directory.join(format!("{name}.md"));
+        let page = table::markdown(options.what.title(), name, &about, &all);
+        std::fs::write(&path, page).with_context(|| path.display().to_string())?;
+        println!("recorded in docs/bench: {name}.md, {name}.json");
     }
     Ok(())
 }
 
-/// One quick round of the native part, for `cargo xtask test`: what has no number, and why. A kernel without VXLAN is
+/// One quick round on this machine, for `cargo xtask test`: what has no number, and why. A kernel without VXLAN is
 /// told apart, since that is no fault of the bench.
 pub(crate) fn smoke() -> anyhow::Result<Vec<(String, String)>> {
-    let options = Options { rounds: 1, quick: true, native: true, guest: false, json: None, record: false };
+    let options = Options::parse(&["userspace".to_owned(), "--quick".to_owned()])?;
     let all = measure(&options)?;
     println!("{}", table::text(&about::About::now(), &all));
     let mut not_run = Vec::new();
@@ -93,7 +134,7 @@ fn measure(options: &Options) -> anyhow::Result<Vec<Results>> {
     let programs = programs::build()?;
     let mut all = Vec::new();
     if options.native {
-        all.push(native::run(&programs, options)?);
+        all.push(native::run(&programs, options.what.plan(), options.rounds, options.quick)?);
     }
     if options.guest {
         match guest::run(&programs, GUEST_ROUNDS.min(options.rounds)) {
@@ -108,12 +149,22 @@ fn measure(options: &Options) -> anyhow::Result<Vec<Results>> {
 impl Options {
     fn parse(arguments: &[String]) -> anyhow::Result<Self> {
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let [what, rest @ ..] = words.as_slice() else { bail!("say which: bench fastpath") };
-        if *what != "fastpath" {
-            bail!("there is no bench \"{what}\": use fastpath");
-        }
-        let mut options =
-            Self { rounds: 9, quick: false, native: true, guest: true, json: None, record: false };
+        let [what, rest @ ..] = words.as_slice() else { bail!("say which: userspace or fastpath") };
+        let what = match *what {
+            "userspace" => What::Userspace,
+            "fastpath" => What::FastPath,
+            _ => bail!("there is no bench \"{what}\": use userspace or fastpath"),
+        };
+        let guest = what == What::FastPath;
+        let mut options = Self {
+            what,
+            rounds: what.rounds(),
+            quick: false,
+            native: true,
+            guest,
+            json: None,
+            record: false,
+        };
         let mut rest = rest.iter().copied();
         let mut rounds = None;
         while let Some(word) = rest.next() {
@@ -125,13 +176,14 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--record" => options.record = true,
                 "--json" => options.json = Some(rest.next().context("--json needs a file")?.into()),
-                "--only" => match rest.next() {
+                "--only" if what == What::FastPath => match rest.next() {
                     Some("native") => options.guest = false,
                     Some("guest") => options.native = false,
                     _ => bail!("--only takes native or guest"),
                 },
                 _ => bail!(
-                    "\"{word}\" is unknown: use --rounds N, --quick, --only native|guest, --json FILE, --record"
+                    "\"{word}\" is unknown: use --rounds N, --quick, --json FILE, --record, and for fastpath \
+                     --only native|guest"
                 ),
             }
         }

@@ -14,8 +14,12 @@ pub(super) enum Peer {
     Vxlan,
     /// The kernel's own GRE.
     IpGre,
+    /// Open vSwitch at both ends, its datapath in userspace: Ethernet in GRE, with its defaults.
+    Ovs,
     /// greway without BPF.
     Userspace,
+    /// The same with a checksum and a key in every packet, which no program carries.
+    UserspaceCsum,
     /// greway's fast path.
     Ebpf,
 }
@@ -28,7 +32,9 @@ impl Peer {
             Self::BareAgain => "bare veth again",
             Self::Vxlan => "kernel VXLAN",
             Self::IpGre => "kernel ip_gre",
+            Self::Ovs => "Open vSwitch",
             Self::Userspace => "greway userspace",
+            Self::UserspaceCsum => "greway userspace, csum+key",
             Self::Ebpf => "greway ebpf",
         }
     }
@@ -40,7 +46,9 @@ impl Peer {
             Self::BareAgain => "bare-again",
             Self::Vxlan => "vxlan",
             Self::IpGre => "ip-gre",
+            Self::Ovs => "ovs",
             Self::Userspace => "userspace",
+            Self::UserspaceCsum => "userspace-csum",
             Self::Ebpf => "ebpf",
         }
     }
@@ -53,9 +61,14 @@ impl Peer {
     /// The word for `datapath`, where it is a greway.
     pub(super) fn datapath(self) -> Option<&'static str> {
         match self {
-            Self::Userspace => Some("userspace"),
+            Self::Userspace | Self::UserspaceCsum => Some("userspace"),
             Self::Ebpf => Some("ebpf"),
             _ => None,
         }
+    }
+
+    /// What the tunnel has beside its ends, as `tunnel add` takes it, where it is a greway.
+    pub(super) fn words(self) -> &'static str {
+        if self == Self::UserspaceCsum { "csum" } else { "" }
     }
 }

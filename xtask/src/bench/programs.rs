@@ -3,15 +3,28 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use greway_testbed::ovs;
 use serde_json::Value;
 
-use crate::shell;
+use crate::{peers, shell};
 
 /// Built programs.
 pub(super) struct Programs {
     pub(super) greway: PathBuf,
     /// Makes and counts traffic.
     pub(super) load: PathBuf,
+}
+
+impl Programs {
+    /// Open vSwitch: unpacked below the target directory, where that can be done, or installed; or why there is none.
+    pub(super) fn open_vswitch(&self) -> Result<ovs::Programs, String> {
+        let folder = peers::unpacked("openvswitch").map_err(|why| format!("no Open vSwitch: {why}"));
+        match folder {
+            Ok(folder) => ovs::Programs::find(&folder),
+            // It may be installed.
+            Err(why) => ovs::Programs::find(std::path::Path::new("/")).map_err(|_| why),
+        }
+    }
 }
 
 /// Builds both. Cargo shows how far it is.

@@ -28,6 +28,8 @@ pub(super) struct Cell {
 pub(super) struct Results {
     pub(super) place: Place,
     pub(super) cells: Vec<Cell>,
+    /// Whom the others are compared with.
+    pub(super) beside: &'static [Peer],
 }
 
 /// A median and its range.
@@ -40,21 +42,13 @@ pub(super) struct Spread {
 
 impl Results {
     /// Empty cells for these measures and peers.
-    pub(super) fn new(place: Place, measures: &[Measure], peers: &[Peer]) -> Self {
+    pub(super) fn new(place: Place, measures: &[Measure], peers: &[Peer], beside: &'static [Peer]) -> Self {
         let cell = |measure: Measure, peer| Cell { measure, peer, rounds: Vec::new(), why_not: None };
         let cells = measures.iter().flat_map(|measure| {
             let peers = peers.iter().filter(|peer| measure.is_of(**peer));
             peers.map(|peer| cell(*measure, *peer))
         });
-        Self { place, cells: cells.collect() }
-    }
-
-    /// The peer that tunnels are compared with beside the bare link.
-    pub(super) fn rival(&self) -> Peer {
-        match self.place {
-            Place::Native => Peer::Vxlan,
-            Place::Guest => Peer::IpGre,
-        }
+        Self { place, cells: cells.collect(), beside }
     }
 
     /// Writes down what a round gave, or why it gave nothing. After a failure a cell gets no more figures: its rounds
@@ -135,7 +129,7 @@ mod unit {
     #[test]
     fn rounds_are_compared_one_by_one_and_not_their_medians() {
         let peers = [Peer::Bare, Peer::Ebpf];
-        let mut results = Results::new(Place::Native, &[Measure::Tcp, Measure::RoundTrip], &peers);
+        let mut results = Results::new(Place::Native, &[Measure::Tcp, Measure::RoundTrip], &peers, &[]);
         for (bare, ebpf) in [(10.0, 9.0), (20.0, 16.0), (30.0, 15.0)] {
             results.add(Measure::Tcp, Peer::Bare, Ok(bare));
             results.add(Measure::Tcp, Peer::Ebpf, Ok(ebpf));
@@ -146,13 +140,14 @@ mod unit {
         assert_eq!(ratio, Spread { median: 0.8, least: 0.5, most: 0.9 });
         let difference = results.compare(Measure::RoundTrip, Peer::Ebpf, Peer::Bare).unwrap();
         assert_eq!(difference.median, -4.0);
-        assert_eq!(results.compare(Measure::Udp, Peer::Ebpf, Peer::Bare), None);
+        assert_eq!(results.compare(Measure::Udp64, Peer::Ebpf, Peer::Bare), None);
         assert!(results.missing().is_empty());
     }
 
     #[test]
     fn a_cell_that_failed_once_is_missing_and_keeps_its_first_reason() {
-        let mut results = Results::new(Place::Native, &[Measure::Tcp], &[Peer::Bare, Peer::Vxlan]);
+        let mut results =
+            Results::new(Place::Native, &[Measure::Tcp], &[Peer::Bare, Peer::Vxlan], &[Peer::Bare]);
         results.add(Measure::Tcp, Peer::Bare, Ok(1.0));
         results.add(Measure::Tcp, Peer::Bare, Err(anyhow::anyhow!("first")));
         results.add(Measure::Tcp, Peer::Bare, Err(anyhow::anyhow!("second")));

@@ -3,32 +3,55 @@
 //! ```text
 //!   left    eth0 10.0.0.1/24 ======= veth ======= 10.0.0.2/24 eth0    right
 //!           tun0 10.1.0.1/24 ~~~~ the peer's ~~~~ 10.1.0.2/24 tun0
+//!           tun1 10.2.0.1/24 ~~~ another one ~~~~ 10.2.0.2/24 tun1    where the bench asks for it
 //! ```
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use greway_testbed::ovs::{OpenVswitch, Tunnel};
 use greway_testbed::{Host, LinkOptions, PingOptions, link, ping, poll_until};
 
 use super::daemon::{Folder, Greway};
-use super::measures::Measure;
+use super::measures::{Measure, Run, Sizes};
 use super::peers::{NOT_HERE, Peer};
 use super::programs::Programs;
 
 const UNDERLAY: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
-const OVERLAY: [&str; 2] = ["10.1.0.1", "10.1.0.2"];
+/// Of `tun0` and `tun1`, left and right.
+const OVERLAY: [[&str; 2]; 2] = [["10.1.0.1", "10.1.0.2"], ["10.2.0.1", "10.2.0.2"]];
 /// How long a new path may take until it carries.
 const SOON: Duration = Duration::from_secs(10);
+/// Outer IPv4, GRE and the inner Ethernet header, off 1500.
+const OVS_MTU: u32 = 1500 - 20 - 4 - 14;
 
 /// A peer, ready to be measured. Fields drop in this order: daemons before the hosts they run in.
 pub(super) struct Rig {
     pub(super) peer: Peer,
-    daemons: Vec<Greway>,
-    hosts: [Host; 2],
+    daemons: [Option<Greway>; 2],
+    ends: [End; 2],
     /// The far end's address of the path to be measured.
     address: &'static str,
+    /// From nothing on the left host to a path that answers.
+    pub(super) started: Duration,
+}
+
+/// A host, by itself or with a switch on it.
+enum End {
+    Host(Host),
+    Switch(OpenVswitch),
+}
+
+impl End {
+    fn host(&self) -> &Host {
+        match self {
+            Self::Host(host) => host,
+            Self::Switch(switch) => switch.host(),
+        }
+    }
 }
 
 /// What becomes of a paced stream, and when.
@@ -53,63 +76,128 @@ impl Rig {
                 let _ = host.sysctl(key, value);
             }
         }
-        link(&hosts[0], "eth0", &hosts[1], "eth0", &LinkOptions::default())?;
-        for (host, address) in hosts.iter().zip(UNDERLAY) {
-            host.address("eth0", &format!("{address}/24"))?;
+        if peer == Peer::Ovs {
+            OpenVswitch::cable(&hosts[0], &hosts[1])?;
+        } else {
+            link(&hosts[0], "eth0", &hosts[1], "eth0", &LinkOptions::default())?;
+            for (host, address) in hosts.iter().zip(UNDERLAY) {
+                host.address("eth0", &format!("{address}/24"))?;
+            }
         }
-        let mut rig = Self { peer, daemons: Vec::new(), hosts, address: OVERLAY[1] };
-        match peer {
-            Peer::Bare | Peer::BareAgain => rig.address = UNDERLAY[1],
-            Peer::Vxlan => rig.kernel("vxlan id 47 dstport 4789")?,
-            Peer::IpGre => rig.kernel("gre")?,
-            Peer::Userspace | Peer::Ebpf => rig.greway(programs, folder)?,
-        }
+        let address = if peer.is_bare() { UNDERLAY[1] } else { OVERLAY[0][1] };
+        let (ends, daemons) = (hosts.map(End::Host), [None, None]);
+        let mut rig = Self { peer, daemons, ends, address, started: Duration::ZERO };
+        // The left one last: what it takes alone is a figure.
+        rig = rig.end(programs, folder, 1)?;
+        let begin = Instant::now();
+        rig = rig.end(programs, folder, 0)?;
+        rig.answers(address, Duration::from_millis(20))?;
+        rig.started = begin.elapsed();
         rig.carries()?;
         Ok(rig)
     }
 
-    /// A tunnel of the kernel's between the two.
-    fn kernel(&self, kind: &str) -> anyhow::Result<()> {
-        for here in [0, 1] {
-            let (local, remote) = (UNDERLAY[here], UNDERLAY[1 - here]);
-            let words = format!("link add tun0 type {kind} local {local} remote {remote}");
-            let output = self.hosts[here].output(Command::new("ip").args(words.split(' ')))?;
-            if !output.status.success() {
-                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                bail!("{NOT_HERE}{} ({said})", self.peer.title());
+    /// One end of the path.
+    fn end(mut self, programs: &Programs, folder: &Folder, here: usize) -> anyhow::Result<Self> {
+        match self.peer {
+            Peer::Bare | Peer::BareAgain => return Ok(self),
+            Peer::Ovs => self = self.switch(programs, here)?,
+            Peer::Userspace | Peer::UserspaceCsum | Peer::Ebpf => {
+                static NEXT: AtomicU32 = AtomicU32::new(0);
+                let name = format!("{}-{here}-{}", self.peer.key(), NEXT.fetch_add(1, Ordering::Relaxed));
+                let greway = Greway::start(programs, folder, self.host(here), &name)?;
+                self.daemons[here] = Some(greway);
             }
-            self.overlay(here)?;
+            Peer::Vxlan | Peer::IpGre => {}
         }
-        Ok(())
+        self.tunnel(here, 0)?;
+        Ok(self)
     }
 
-    fn greway(&mut self, programs: &Programs, folder: &Folder) -> anyhow::Result<()> {
-        let datapath = self.peer.datapath().context("a greway has a data plane")?;
-        for here in [0, 1] {
-            let name = format!("{}-{here}", self.peer.key());
-            let greway = Greway::start(programs, folder, &self.hosts[here], &name)?;
-            let (local, remote) = (UNDERLAY[here], UNDERLAY[1 - here]);
-            let words = format!("tunnel add tun0 mode gre local {local} remote {remote} datapath {datapath}");
-            greway.say(&self.hosts[here], &words)?;
-            self.daemons.push(greway);
-            self.overlay(here)?;
+    /// Adds a second tunnel between the two.
+    pub(super) fn add_another(&self) -> anyhow::Result<()> {
+        if self.peer.is_bare() {
+            return Ok(());
         }
+        self.tunnel(1, 1)?;
+        self.tunnel(0, 1)?;
+        self.answers(OVERLAY[1][1], Duration::from_millis(200))?;
+        self.carries()
+    }
+
+    fn switch(mut self, programs: &Programs, here: usize) -> anyhow::Result<Self> {
+        let found = programs.open_vswitch().map_err(|why| anyhow::anyhow!("{NOT_HERE}{why}"))?;
+        let address = format!("{}/24", UNDERLAY[here]);
+        let start = |end| match end {
+            End::Host(host) => Ok(End::Switch(OpenVswitch::on(&found, host, &[&address])?)),
+            end @ End::Switch(_) => anyhow::Ok(end),
+        };
+        let [left, right] = self.ends;
+        self.ends = if here == 0 { [start(left)?, right] } else { [left, start(right)?] };
+        Ok(self)
+    }
+
+    /// One end of tunnel `number`.
+    fn tunnel(&self, here: usize, number: usize) -> anyhow::Result<()> {
+        let (local, remote) = (UNDERLAY[here], UNDERLAY[1 - here]);
+        let name = format!("tun{number}");
+        // Two between the same addresses differ by their key.
+        let key = if number == 0 { String::new() } else { format!("key {number}") };
+        let address = format!("{}/24", OVERLAY[number][here]);
+        match (&self.ends[here], &self.daemons[here]) {
+            (End::Switch(switch), _) => {
+                let options = if number == 0 { String::new() } else { format!("options:key={number}") };
+                let remote = remote.parse().context("an address")?;
+                let tunnel = Tunnel { name: &name, remote, layer_3: false, options: &options, mtu: OVS_MTU };
+                switch.tunnel(&tunnel, &[&address])?;
+                return Ok(());
+            }
+            (End::Host(host), Some(greway)) => {
+                let datapath = self.peer.datapath().context("a greway has a data plane")?;
+                let (key, words) = if self.peer == Peer::UserspaceCsum && number == 0 {
+                    ("key 42".to_owned(), "csum")
+                } else {
+                    (key, self.peer.words())
+                };
+                let words = format!(
+                    "tunnel add {name} mode gre local {local} remote {remote} {key} {words} datapath {datapath}"
+                );
+                greway.say(host, &words)?;
+            }
+            (End::Host(host), None) => {
+                let kind = match self.peer {
+                    Peer::Vxlan => format!("vxlan id {} dstport 4789", 47 + number),
+                    _ => format!("gre {key}"),
+                };
+                let words = format!("link add {name} type {kind} local {local} remote {remote}");
+                let output = host.output(Command::new("ip").args(words.split_whitespace()))?;
+                if !output.status.success() {
+                    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                    bail!("{NOT_HERE}{} ({said})", self.peer.title());
+                }
+            }
+        }
+        self.host(here).address(&name, &address)?;
+        self.host(here).set_up(&name)?;
         Ok(())
     }
 
-    fn overlay(&self, here: usize) -> anyhow::Result<()> {
-        self.hosts[here].address("tun0", &format!("{}/24", OVERLAY[here]))?;
-        self.hosts[here].set_up("tun0")?;
-        Ok(())
+    fn host(&self, here: usize) -> &Host {
+        self.ends[here].host()
     }
 
-    /// Waits until the path answers, and for a greway until the data plane is the one that was asked for.
-    fn carries(&self) -> anyhow::Result<()> {
-        let options = PingOptions { count: 1, timeout: Duration::from_millis(200), ..PingOptions::default() };
-        let address = self.address.parse().context("an address")?;
+    /// Waits until an address of the right host answers the left one.
+    fn answers(&self, address: &str, timeout: Duration) -> anyhow::Result<()> {
+        let options = PingOptions { count: 1, timeout, ..PingOptions::default() };
+        let address = address.parse().context("an address")?;
         poll_until(SOON, &format!("an answer by {}", self.peer.title()), || {
-            ping(&self.hosts[0], address, &options).ok().filter(|report| report.complete())
+            ping(self.host(0), address, &options).ok().filter(|report| report.complete())
         })?;
+        Ok(())
+    }
+
+    /// Waits for a greway until the data plane is the one that was asked for.
+    fn carries(&self) -> anyhow::Result<()> {
         let mut last = Ok(());
         let carried = poll_until(SOON, "the data plane", || {
             last = self.is_what_it_says();
@@ -121,27 +209,47 @@ impl Rig {
     /// Fails for a greway that is carried by another data plane than the one in its name.
     pub(super) fn is_what_it_says(&self) -> anyhow::Result<()> {
         let Some(datapath) = self.peer.datapath() else { return Ok(()) };
-        for (greway, host) in self.daemons.iter().zip(&self.hosts) {
-            greway.is_carried_by(host, datapath)?;
+        for (here, greway) in self.daemons.iter().enumerate() {
+            let greway = greway.as_ref().context("a greway at each end")?;
+            greway.is_carried_by(self.host(here), datapath)?;
         }
         Ok(())
     }
 
-    /// One figure by `greway-load`.
-    pub(super) fn measure(&self, programs: &Programs, measure: Measure, words: &str) -> anyhow::Result<f64> {
-        let output = self.load(programs, words).stdout(Stdio::piped()).output()?;
+    /// What `greway-load` says of one run.
+    pub(super) fn run(&self, programs: &Programs, run: Run, sizes: &Sizes) -> anyhow::Result<String> {
+        let words = run.words(sizes, self.address, &self.pids());
+        let (back, beside) =
+            (matches!(run, Run::Tcp { back: true, .. }), matches!(run, Run::Loaded { beside: true }));
+        let address = match (self.peer.is_bare(), back) {
+            _ if beside => OVERLAY[1][1],
+            (_, false) => self.address,
+            (true, true) => UNDERLAY[0],
+            (false, true) => OVERLAY[0][0],
+        };
+        let output = self.load(programs, back, address, &words).stdout(Stdio::piped()).output()?;
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        let figure = measure.read(&String::from_utf8_lossy(&output.stdout))?;
         self.is_what_it_says()?;
-        Ok(figure)
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The daemons of both ends.
+    fn pids(&self) -> Vec<u32> {
+        let greways = self.daemons.iter().flatten().filter_map(Greway::pid);
+        let switches = self.ends.iter().flat_map(|end| match end {
+            End::Switch(switch) => switch.pids(),
+            End::Host(_) => Vec::new(),
+        });
+        greways.chain(switches).collect()
     }
 
     /// Packets of a paced stream that are lost while both daemons, if there are any, are killed and come back.
     pub(super) fn restart(&mut self, programs: &Programs, stream: &Stream) -> anyhow::Result<f64> {
         let words = format!("paced {} {}", stream.rate, stream.milliseconds);
-        let mut load = self.load(programs, &words).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
+        let mut load = self.load(programs, false, self.address, &words);
+        let mut load = load.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
         let mut said = BufReader::new(load.stdout.take().context("its output is piped")?);
         let mut first = String::new();
         said.read_line(&mut first)?;
@@ -164,17 +272,21 @@ impl Rig {
 
     fn kill_and_restart(&mut self, stream: &Stream) -> anyhow::Result<()> {
         std::thread::sleep(stream.kill_after);
-        self.daemons.iter_mut().for_each(Greway::kill);
+        self.daemons.iter_mut().flatten().for_each(Greway::kill);
         std::thread::sleep(stream.restart_after);
-        for (greway, host) in self.daemons.iter_mut().zip(&self.hosts) {
-            greway.run_daemon(host)?;
+        for (greway, end) in self.daemons.iter_mut().flatten().zip(&self.ends) {
+            greway.run_daemon(end.host())?;
         }
         Ok(())
     }
 
-    fn load(&self, programs: &Programs, words: &str) -> Command {
+    fn load(&self, programs: &Programs, back: bool, address: &str, words: &str) -> Command {
         let mut command = Command::new(&programs.load);
-        command.args(self.hosts.iter().map(Host::path)).arg(self.address).args(words.split(' '));
+        let mut ends = [self.host(0), self.host(1)];
+        if back {
+            ends.reverse();
+        }
+        command.args(ends.map(Host::path)).arg(address).args(words.split(' '));
         command.stdin(Stdio::null());
         command
     }
