@@ -1,0 +1,203 @@
+//! What the engine does with a packet: find its tunnel, take it out, put it in, split a super-packet, coalesce a train.
+//! `cargo xtask bench micro` runs it.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a bench: criterion's macros make functions, inputs are known"
+)]
+
+use std::hint::black_box;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use greway_engine::{
+    Endpoint, Gso, GsoKind, Ingress, Offload, Partial, Receipt, Run, Train, Tunnel, TunnelCounters,
+    TunnelIndex, TunnelState, TunnelTable, UnderlayCounters, Unmatched, coalesce, decapsulate, encapsulate,
+};
+use greway_spec::{Draft, TunnelSpec};
+use greway_wire::checksum;
+use greway_wire::ipv4::Ipv4Header;
+use greway_wire::transport::Transport;
+
+const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+const IPV4: u16 = 0x0800;
+/// Bytes of payload in a segment of a tunnel over 1500.
+const SEGMENT: u16 = 1424;
+const IP_AND_TCP: usize = 20 + 32;
+
+/// A tunnel, by its name in the figures; the second one has a checksum and a key.
+fn tunnels(local: Ipv4Addr, remote: Ipv4Addr) -> [(&'static str, TunnelSpec); 2] {
+    let plain = Draft::new("tun0".parse().unwrap(), local, remote).into_spec().unwrap();
+    let full = TunnelSpec { ikey: Some(42), okey: Some(42), icsum: true, ocsum: true, ..plain.clone() };
+    [("plain", plain), ("csum, key", full)]
+}
+
+fn tunnel(spec: &TunnelSpec) -> Tunnel {
+    Tunnel::new(spec, Arc::new(TunnelCounters::new()))
+}
+
+fn datagram(protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    let header = Ipv4Header {
+        tos: 0,
+        total_length: (20 + payload.len()) as u16,
+        identification: 7,
+        dont_fragment: true,
+        more_fragments: false,
+        fragment_offset: 0,
+        ttl: 64,
+        protocol,
+        source,
+        destination,
+        options: &[],
+    };
+    let mut bytes = vec![0; 20];
+    header.emit(&mut bytes).unwrap();
+    bytes.extend(payload);
+    bytes
+}
+
+/// A TCP packet inside the tunnel, with a timestamp option and its checksum left to a device, as a host's stack makes it.
+fn tcp_packet(sequence: u32, payload: usize) -> (Vec<u8>, Partial) {
+    let mut tcp = vec![0; 32 + payload];
+    tcp[..4].copy_from_slice(&[0x9c, 0x40, 0x01, 0xbb]);
+    tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
+    tcp[12..14].copy_from_slice(&[0x80, 0x10]);
+    tcp[20..32].copy_from_slice(&[1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]);
+    tcp.iter_mut().skip(32).enumerate().for_each(|(index, byte)| *byte = (index * 31) as u8);
+    let mut packet = datagram(6, [172, 16, 0, 1].into(), [172, 16, 0, 2].into(), &tcp);
+    let found = Transport::locate(&packet).unwrap();
+    let sum = found.pseudo_header((found.end - found.offset) as u32).folded();
+    let at = found.checksum_at();
+    packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    (packet, Partial { start: found.offset as u16, offset: (at - found.offset) as u16 })
+}
+
+/// The same with its checksum filled in, as it comes off a wire.
+fn on_the_wire(sequence: u32, payload: usize) -> Vec<u8> {
+    let (mut packet, partial) = tcp_packet(sequence, payload);
+    let start = usize::from(partial.start);
+    let at = start + usize::from(partial.offset);
+    let sum = !checksum::sum(&packet[start..]);
+    packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+fn lookup(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("look a tunnel up");
+    for count in [10_u32, 100_000] {
+        let remote = |number: u32| Ipv4Addr::from(0x0a40_0000 + number);
+        let endpoint = |number| Endpoint {
+            over_ipv6: false,
+            local: Some(LOCAL.into()),
+            remote: Some(remote(number).into()),
+            ikey: Some(number),
+            ethernet: false,
+        };
+        let entries = (0..count).map(|number| (TunnelIndex(number), endpoint(number), None));
+        let table = TunnelTable::from_endpoints(entries);
+        // Any of them may be next: neighbours in a cache would make it look cheap.
+        let mut number = 1_u32;
+        group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
+            bencher.iter(|| {
+                number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let wanted = (number >> 8) % count;
+                table.lookup(IPV4, remote(wanted), LOCAL, Some(wanted), 2).unwrap()
+            });
+        });
+    }
+    group.finish();
+}
+
+fn encapsulated(spec: &TunnelSpec, packet: &[u8]) -> Vec<u8> {
+    let mut train = Train::new();
+    let mut state = TunnelState::default();
+    encapsulate(&tunnel(spec), &mut state, IPV4, packet, Offload::NONE, None, &mut train).unwrap();
+    let segment = train.segments().next().unwrap();
+    let payload = [segment.header, &packet[segment.payload.clone()]].concat();
+    datagram(47, REMOTE, LOCAL, &payload)
+}
+
+fn one_packet(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("one packet");
+    for size in [64_usize, 1400] {
+        let packet = on_the_wire(1, size);
+        for (name, spec) in tunnels(LOCAL, REMOTE) {
+            let (tunnel, mut state, mut train) = (tunnel(&spec), TunnelState::default(), Train::new());
+            group.bench_function(format!("in, {name}, {size} bytes"), |bencher| {
+                bencher.iter(|| {
+                    let packet = black_box(&packet);
+                    encapsulate(&tunnel, &mut state, IPV4, packet, Offload::NONE, None, &mut train).unwrap();
+                    train.len()
+                });
+            });
+        }
+        for ((name, spec), (_, far)) in tunnels(LOCAL, REMOTE).into_iter().zip(tunnels(REMOTE, LOCAL)) {
+            let mut arrived = encapsulated(&far, &packet);
+            let table = TunnelTable::new([(TunnelIndex(0), &spec, None)].into_iter());
+            let mut tunnels = vec![(Arc::new(tunnel(&spec)), TunnelState::default())];
+            let (underlay, mut unmatched) = (UnderlayCounters::new(), Unmatched::new());
+            let receipt = Receipt::Facts { offload: Offload::NONE, ifindex: 2 };
+            group.bench_function(format!("out, {name}, {size} bytes"), |bencher| {
+                bencher.iter(|| {
+                    let mut ingress = Ingress {
+                        table: &table,
+                        tunnels: &mut tunnels,
+                        underlay: &underlay,
+                        unmatched: &mut unmatched,
+                    };
+                    decapsulate(&mut ingress, black_box(&mut arrived), receipt, 1)
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn split(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("split 64 KB");
+    let (packet, partial) = tcp_packet(1, 65_535 - IP_AND_TCP);
+    let gso = Gso { kind: GsoKind::Tcp4, size: SEGMENT, header_len: IP_AND_TCP as u16, ecn: false };
+    let offload = Offload { partial: Some(partial), gso: Some(gso) };
+    group.throughput(Throughput::Bytes(packet.len() as u64));
+    for (name, spec) in tunnels(LOCAL, REMOTE) {
+        let (tunnel, mut state, mut train) = (tunnel(&spec), TunnelState::default(), Train::new());
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                encapsulate(&tunnel, &mut state, IPV4, black_box(&packet), offload, None, &mut train)
+                    .unwrap();
+                train.len()
+            });
+        });
+    }
+    group.finish();
+}
+
+fn coalesce_train(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("coalesce a train");
+    for segments in [2_u32, 44] {
+        let size = u32::from(SEGMENT);
+        let packets: Vec<Vec<u8>> =
+            (0..segments).map(|number| on_the_wire(1 + number * size, SEGMENT.into())).collect();
+        group.throughput(Throughput::Bytes(packets.iter().map(|packet| packet.len() as u64).sum()));
+        group.bench_function(format!("{segments} segments"), |bencher| {
+            bencher.iter_batched_ref(
+                || [0; coalesce::MAX_HEADERS],
+                |headers| {
+                    let mut run = Run::begin(black_box(&packets[0]), Offload::NONE).unwrap();
+                    for packet in &packets[1..] {
+                        assert!(run.append(packet, Offload::NONE), "a run of all segments");
+                    }
+                    run.emit(headers).0
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, lookup, one_packet, split, coalesce_train);
+criterion_main!(benches);
