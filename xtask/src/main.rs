@@ -24,12 +24,15 @@ usage: cargo xtask TASK
           --verify: does building them again give the same bytes?
   dist [--only deb | --only tarball] [--target TRIPLE] [--revision N]
           a Debian package and a static tarball, into target/dist
-  bench userspace [--rounds N] [--quick] [--json FILE] [--record]
-          both data planes beside the bare link, kernel VXLAN and Open vSwitch: rates, round trips idle
-          and under load, processor time, start-up, loss over a restart, as ratios. As root, on a
-          machine at rest; about 6 minutes. --record: into docs/bench
-  bench fastpath [--rounds N] [--quick] [--only native|guest] [--json FILE] [--record]
-          the fast path alone, and in a guest whose kernel has GRE; about 6 minutes, natively 3
+  bench [PART] [--rounds N] [--quick] [--json FILE] [--record]
+          what greway carries and costs, as ratios within a run. As root, on a machine at rest. Without
+          a part: all of these but fastpath. --record: into docs/bench
+        userspace   both data planes beside the bare link, kernel VXLAN and Open vSwitch: rates, round
+                    trips idle and under load, processor time, start-up, loss over a restart; 6 minutes.
+                    --peers KEY,... --measures KEY,...: some of it only
+        micro       single functions, by criterion; 2 minutes
+        fastpath    the fast path, and in a guest whose kernel has GRE; 6 minutes, natively 3
+                    (--only native|guest)
 ";
 
 fn main() -> ExitCode {

@@ -10,21 +10,27 @@ use super::floors;
 use super::peers::Peer;
 use super::results::{Cell, Place, Results};
 
-/// Writes all figures to a file.
-pub(super) fn write(path: &Path, about: &About, all: &[Results]) -> anyhow::Result<()> {
-    let text = serde_json::to_string_pretty(&value(about, all))? + "\n";
+/// Writes parts to a file, under who they are of.
+pub(super) fn write(
+    path: &Path,
+    about: &About,
+    parts: impl IntoIterator<Item = (&'static str, Value)>,
+) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(&value(about, parts))? + "\n";
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-pub(super) fn value(about: &About, all: &[Results]) -> Value {
-    let cells = all.iter().flat_map(|results| results.cells.iter().map(|cell| one(results, cell)));
-    json!({
-        "commit": about.commit,
-        "day": about.day,
-        "kernel": about.kernel,
-        "processor": about.processor,
-        "cells": cells.collect::<Vec<_>>(),
-    })
+fn value(about: &About, parts: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+    let About { commit, day, kernel, processor } = about;
+    let about = [("commit", commit), ("day", day), ("kernel", kernel), ("processor", processor)];
+    let about = about.map(|(key, text)| (key.to_owned(), json!(text)));
+    let parts = parts.into_iter().map(|(key, part)| (key.to_owned(), part));
+    about.into_iter().chain(parts).collect::<Map<_, _>>().into()
+}
+
+/// Every round of every cell.
+pub(super) fn cells(all: &[Results]) -> Value {
+    all.iter().flat_map(|results| results.cells.iter().map(|cell| one(results, cell))).collect()
 }
 
 fn one(results: &Results, cell: &Cell) -> Value {
@@ -57,7 +63,8 @@ mod unit {
         results.skip(Peer::IpGre, "no module");
         let text = ["c", "d", "k", "p"].map(str::to_owned);
         let [commit, day, kernel, processor] = text;
-        let value = value(&About { commit, day, kernel, processor }, &[results]);
+        let value = value(&About { commit, day, kernel, processor }, [("cells", cells(&[results]))]);
+        assert_eq!(value["commit"], "c");
         assert_eq!(value["cells"][0]["rounds"], json!([4.0]));
         assert_eq!(value["cells"][0]["beside"], json!({ "bare": 1.0, "ip-gre": null }));
         assert_eq!(value["cells"][1]["median"], Value::Null);

@@ -162,6 +162,16 @@ impl Measure {
         }
     }
 
+    /// Whether less is better.
+    pub(super) fn is_price(self) -> bool {
+        !matches!(self.kind(), Kind::Bits | Kind::Packets)
+    }
+
+    /// Whether figures are compared by their ratio and not by their difference.
+    pub(super) fn is_ratio(self) -> bool {
+        !matches!(self.kind(), Kind::Time | Kind::Count)
+    }
+
     /// Whether a peer is asked this. Restarting needs a daemon, and so does the time of one; the bare link shows that the
     /// stream itself loses none. A link is nothing that starts, and has no other tunnel beside it.
     pub(super) fn is_of(self, peer: Peer) -> bool {
@@ -175,10 +185,7 @@ impl Measure {
 
     /// One figure beside another: over it, or minus it for what is a price to be added.
     pub(super) fn compare(self, one: f64, other: f64) -> f64 {
-        match self.kind() {
-            Kind::Time | Kind::Count => one - other,
-            Kind::Bits | Kind::Packets | Kind::Processor => one / other,
-        }
+        if self.is_ratio() { one / other } else { one - other }
     }
 
     /// What [`Measure::compare`] gave, in words.

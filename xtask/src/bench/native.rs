@@ -13,65 +13,75 @@ use super::rig::{Rig, Stream};
 const FEW: usize = 3;
 
 /// Who is asked what.
+#[derive(Debug, Clone)]
 pub(super) struct Plan {
-    pub(super) peers: &'static [Peer],
-    pub(super) measures: &'static [Measure],
+    pub(super) peers: Vec<Peer>,
+    pub(super) measures: Vec<Measure>,
     /// Whom the tunnels are compared with.
-    pub(super) beside: &'static [Peer],
+    pub(super) beside: Vec<Peer>,
 }
 
-/// The fast path beside the link and the kernel.
-pub(super) const FAST_PATH: Plan = Plan {
-    peers: &[Peer::Bare, Peer::Vxlan, Peer::Userspace, Peer::Ebpf, Peer::BareAgain],
-    measures: &[Measure::Tcp, Measure::Udp64, Measure::RoundTrip, Measure::Restart],
-    beside: &[Peer::Bare, Peer::Vxlan],
-};
-
-/// Both data planes beside the link, the kernel, and another program in userspace.
-pub(super) const ALL: Plan = Plan {
-    peers: &[
-        Peer::Bare,
-        Peer::Vxlan,
-        Peer::Ovs,
-        Peer::Userspace,
-        Peer::UserspaceCsum,
-        Peer::Ebpf,
-        Peer::BareAgain,
-    ],
-    measures: &[
-        Measure::Tcp,
-        Measure::TcpBack,
-        Measure::TcpEight,
-        Measure::TcpEightBack,
-        Measure::CpuMachine,
-        Measure::CpuDaemons,
-        Measure::Udp64,
-        Measure::Udp512,
-        Measure::Udp1400,
-        Measure::RoundTrip,
-        Measure::RoundTripTail,
-        Measure::Loaded,
-        Measure::LoadedTail,
-        Measure::Beside,
-        Measure::BesideTail,
-        Measure::StartUp,
-        Measure::Restart,
-    ],
-    beside: &[Peer::Bare, Peer::Vxlan, Peer::Ovs],
-};
-
 impl Plan {
+    /// The fast path beside the link and the kernel.
+    pub(super) fn fast_path() -> Self {
+        Self {
+            peers: vec![Peer::Bare, Peer::Vxlan, Peer::Userspace, Peer::Ebpf, Peer::BareAgain],
+            measures: vec![Measure::Tcp, Measure::Udp64, Measure::RoundTrip, Measure::Restart],
+            beside: vec![Peer::Bare, Peer::Vxlan],
+        }
+    }
+
+    /// Both data planes beside the link, the kernel, and another program in userspace.
+    pub(super) fn all() -> Self {
+        Self {
+            peers: vec![
+                Peer::Bare,
+                Peer::Vxlan,
+                Peer::Ovs,
+                Peer::Userspace,
+                Peer::UserspaceCsum,
+                Peer::Ebpf,
+                Peer::BareAgain,
+            ],
+            measures: vec![
+                Measure::Tcp,
+                Measure::TcpBack,
+                Measure::TcpEight,
+                Measure::TcpEightBack,
+                Measure::CpuMachine,
+                Measure::CpuDaemons,
+                Measure::Udp64,
+                Measure::Udp512,
+                Measure::Udp1400,
+                Measure::RoundTrip,
+                Measure::RoundTripTail,
+                Measure::Loaded,
+                Measure::LoadedTail,
+                Measure::Beside,
+                Measure::BesideTail,
+                Measure::StartUp,
+                Measure::Restart,
+            ],
+            beside: vec![Peer::Bare, Peer::Vxlan, Peer::Ovs],
+        }
+    }
+
     fn asks(&self, measure: Measure) -> bool {
         self.measures.contains(&measure)
+    }
+
+    /// Whether a second tunnel is needed.
+    fn asks_beside(&self) -> bool {
+        self.asks(Measure::Beside) || self.asks(Measure::BesideTail)
     }
 }
 
 /// Measures them all.
 pub(super) fn run(programs: &Programs, plan: &Plan, rounds: usize, quick: bool) -> anyhow::Result<Results> {
-    let mut results = Results::new(Place::Native, plan.measures, plan.peers, plan.beside);
+    let mut results = Results::new(Place::Native, &plan.measures, &plan.peers, &plan.beside);
     let folder = Folder::new(programs)?;
     let mut rigs = Vec::new();
-    for peer in plan.peers {
+    for peer in &plan.peers {
         match rig(programs, &folder, *peer, plan) {
             Ok(rig) => rigs.push(rig),
             Err(why) => {
@@ -106,7 +116,7 @@ pub(super) fn run(programs: &Programs, plan: &Plan, rounds: usize, quick: bool) 
 
 fn rig(programs: &Programs, folder: &Folder, peer: Peer, plan: &Plan) -> anyhow::Result<Rig> {
     let rig = Rig::new(programs, folder, peer)?;
-    if plan.asks(Measure::Beside) {
+    if plan.asks_beside() {
         rig.add_another()?;
     }
     Ok(rig)

@@ -1,6 +1,6 @@
 //! The programs of this checkout that are measured, and the one that measures, as users get them: optimised.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use greway_testbed::ovs;
@@ -18,11 +18,12 @@ pub(super) struct Programs {
 impl Programs {
     /// Open vSwitch: unpacked below the target directory, where that can be done, or installed; or why there is none.
     pub(super) fn open_vswitch(&self) -> Result<ovs::Programs, String> {
-        let folder = peers::unpacked("openvswitch").map_err(|why| format!("no Open vSwitch: {why}"));
-        match folder {
+        match peers::unpacked("openvswitch") {
             Ok(folder) => ovs::Programs::find(&folder),
             // It may be installed.
-            Err(why) => ovs::Programs::find(std::path::Path::new("/")).map_err(|_| why),
+            Err(why) => {
+                ovs::Programs::find(Path::new("/")).map_err(|missing| format!("{missing} (here: {why})"))
+            }
         }
     }
 }
@@ -34,9 +35,13 @@ pub(super) fn build() -> anyhow::Result<Programs> {
     let packages = ["--package", "greway", "--package", "greway-testbed"];
     let mut cargo = shell::cargo(&["build", "--release", "--bin", "greway", "--bin", "greway-load"]);
     shell::run(cargo.args(packages))?;
+    let release = target_directory()?.join("release");
+    Ok(Programs { greway: release.join("greway"), load: release.join("greway-load") })
+}
+
+/// Where cargo puts what it builds.
+pub(super) fn target_directory() -> anyhow::Result<PathBuf> {
     let output = shell::cargo(&["metadata", "--format-version", "1", "--no-deps"]).output()?;
     let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
-    let target = metadata["target_directory"].as_str().context("cargo names its target directory")?;
-    let release = PathBuf::from(target).join("release");
-    Ok(Programs { greway: release.join("greway"), load: release.join("greway-load") })
+    Ok(metadata["target_directory"].as_str().context("cargo names its target directory")?.into())
 }

@@ -29,7 +29,7 @@ pub(super) struct Results {
     pub(super) place: Place,
     pub(super) cells: Vec<Cell>,
     /// Whom the others are compared with.
-    pub(super) beside: &'static [Peer],
+    pub(super) beside: Vec<Peer>,
 }
 
 /// A median and its range.
@@ -42,13 +42,13 @@ pub(super) struct Spread {
 
 impl Results {
     /// Empty cells for these measures and peers.
-    pub(super) fn new(place: Place, measures: &[Measure], peers: &[Peer], beside: &'static [Peer]) -> Self {
+    pub(super) fn new(place: Place, measures: &[Measure], peers: &[Peer], beside: &[Peer]) -> Self {
         let cell = |measure: Measure, peer| Cell { measure, peer, rounds: Vec::new(), why_not: None };
         let cells = measures.iter().flat_map(|measure| {
             let peers = peers.iter().filter(|peer| measure.is_of(**peer));
             peers.map(|peer| cell(*measure, *peer))
         });
-        Self { place, cells: cells.collect(), beside }
+        Self { place, cells: cells.collect(), beside: beside.to_vec() }
     }
 
     /// Writes down what a round gave, or why it gave nothing. After a failure a cell gets no more figures: its rounds

@@ -25,6 +25,8 @@ const UNDERLAY: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
 const OVERLAY: [[&str; 2]; 2] = [["10.1.0.1", "10.1.0.2"], ["10.2.0.1", "10.2.0.2"]];
 /// How long a new path may take until it carries.
 const SOON: Duration = Duration::from_secs(10);
+/// How long a measurement may take. Each has patience of its own; this is for what nobody thought of.
+const LONG: Duration = Duration::from_secs(60);
 /// Outer IPv4, GRE and the inner Ethernet header, off 1500.
 const OVS_MTU: u32 = 1500 - 20 - 4 - 14;
 
@@ -42,7 +44,7 @@ pub(super) struct Rig {
 /// A host, by itself or with a switch on it.
 enum End {
     Host(Host),
-    Switch(OpenVswitch),
+    Switch(Box<OpenVswitch>),
 }
 
 impl End {
@@ -129,7 +131,7 @@ impl Rig {
         let found = programs.open_vswitch().map_err(|why| anyhow::anyhow!("{NOT_HERE}{why}"))?;
         let address = format!("{}/24", UNDERLAY[here]);
         let start = |end| match end {
-            End::Host(host) => Ok(End::Switch(OpenVswitch::on(&found, host, &[&address])?)),
+            End::Host(host) => Ok(End::Switch(Box::new(OpenVswitch::on(&found, host, &[&address])?))),
             end @ End::Switch(_) => anyhow::Ok(end),
         };
         let [left, right] = self.ends;
@@ -227,12 +229,9 @@ impl Rig {
             (true, true) => UNDERLAY[0],
             (false, true) => OVERLAY[0][0],
         };
-        let output = self.load(programs, back, address, &words).stdout(Stdio::piped()).output()?;
-        if !output.status.success() {
-            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
-        }
+        let said = bounded(&mut self.load(programs, back, address, &words), LONG)?;
         self.is_what_it_says()?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok(said)
     }
 
     /// The daemons of both ends.
@@ -289,5 +288,38 @@ impl Rig {
         command.args(ends.map(Host::path)).arg(address).args(words.split(' '));
         command.stdin(Stdio::null());
         command
+    }
+}
+
+/// What a program prints, a few lines at most; it is killed when it takes too long.
+fn bounded(command: &mut Command, within: Duration) -> anyhow::Result<String> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let ended = poll_until(within, &format!("the end of {command:?}"), || child.try_wait().transpose());
+    if ended.is_err() {
+        let _ = child.kill();
+    }
+    let output = child.wait_with_output()?;
+    ended??;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn what_never_ends_is_ended() {
+        let shell = |script: &str, within| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            bounded(&mut command, within).map_err(|error| error.to_string())
+        };
+        assert_eq!(shell("echo 1", LONG), Ok("1\n".to_owned()));
+        assert_eq!(shell("echo why >&2; exit 3", LONG), Err("why".to_owned()));
+        let error = shell("exec sleep 100", Duration::from_millis(50)).unwrap_err();
+        assert!(error.contains("sleep 100") && error.contains("did not happen"), "{error}");
     }
 }

@@ -1,6 +1,5 @@
 //! The figures for people: lines for a terminal, a table for docs/bench.
 
-use super::about::About;
 use super::floors;
 use super::peers::Peer;
 use super::results::{Cell, Place, Results, Spread};
@@ -9,15 +8,15 @@ use super::results::{Cell, Place, Results, Spread};
 type Row = Vec<String>;
 
 /// Lines for a terminal.
-pub(super) fn text(about: &About, all: &[Results]) -> String {
-    let mut text = about.line() + "\n";
+pub(super) fn text(all: &[Results]) -> String {
+    let mut text = String::new();
     for results in all {
         let mut rows = vec![heads(results)];
         rows.extend(results.cells.iter().map(|cell| row(results, cell)));
         let widths: Vec<usize> = (0..rows[0].len() - 1)
             .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
             .collect();
-        text += &format!("\n{}\n", heading(results));
+        text += &format!("{}{}\n", if text.is_empty() { "" } else { "\n" }, heading(results));
         let mut last = String::new();
         for mut row in rows {
             // A measure is named once.
@@ -34,14 +33,11 @@ pub(super) fn text(about: &About, all: &[Results]) -> String {
     text
 }
 
-/// A page for docs/bench.
-pub(super) fn markdown(title: &str, name: &str, about: &About, all: &[Results]) -> String {
-    let mut text = format!(
-        "# {title}\n\nMade by `cargo xtask bench {name} --record`; [how to read it](README.md).\n\n{}.\n",
-        about.line()
-    );
+/// Tables for a page.
+pub(super) fn markdown(all: &[Results]) -> String {
+    let mut text = String::new();
     for results in all {
-        text += &format!("\n## {}\n\n", heading(results));
+        text += &format!("{}## {}\n\n", if text.is_empty() { "" } else { "\n" }, heading(results));
         let head = heads(results);
         text += &format!("| {} |\n{}|\n", head.join(" | "), "|---".repeat(head.len()));
         for cell in &results.cells {
@@ -102,12 +98,6 @@ mod unit {
     use super::super::measures::Measure;
     use super::*;
 
-    fn about() -> About {
-        let [commit, day, kernel, processor] =
-            ["0123abcd", "2026-01-02", "6.18.0", "2 × Some"].map(str::to_owned);
-        About { commit, day, kernel, processor }
-    }
-
     fn results() -> Results {
         let peers = [Peer::Bare, Peer::BareAgain, Peer::Vxlan, Peer::Ebpf];
         let mut results = Results::new(Place::Native, &[Measure::Tcp], &peers, &[Peer::Bare, Peer::Vxlan]);
@@ -123,8 +113,6 @@ mod unit {
     #[test]
     fn a_terminal_gets_columns() {
         let expected = "\
-greway 0123abcd, 2026-01-02; Linux 6.18.0, 2 × Some
-
 On this machine: medians of 3 rounds, in brackets the range
 measure          peer             median                                beside bare veth  beside kernel VXLAN  floor
 TCP, one stream  bare veth        10.00 Gbit/s
@@ -132,13 +120,12 @@ TCP, one stream  bare veth        10.00 Gbit/s
                  kernel VXLAN     none: not on this machine: no module
                  greway ebpf      9.20 Gbit/s                           0.92 (0.90–0.94)                       ≥ 0.88 of bare veth: passed by 5 %; ≥ 0.97 of kernel VXLAN: no figure
 ";
-        assert_eq!(text(&about(), &[results()]), expected);
+        assert_eq!(text(&[results()]), expected);
     }
 
     #[test]
-    fn a_page_names_commit_and_machine_and_has_a_row_a_cell() {
-        let page = markdown("The fast path, measured", "fastpath", &about(), &[results()]);
-        assert!(page.contains("greway 0123abcd, 2026-01-02; Linux 6.18.0, 2 × Some."), "{page}");
+    fn a_page_has_a_row_a_cell() {
+        let page = markdown(&[results()]);
         assert!(
             page.contains("| TCP, one stream | greway ebpf | 9.20 Gbit/s | 0.92 (0.90–0.94) |  | ≥ 0.88"),
             "{page}"

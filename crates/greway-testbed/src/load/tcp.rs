@@ -97,8 +97,8 @@ fn receive(
 
 fn measure(way: &Way<'_>, total: &AtomicU64, window: Window, processes: &[u32]) -> Result<TcpRate, Error> {
     let count = || total.load(Ordering::Relaxed);
-    poll_until(PATIENCE, "the first byte", || (count() > 0).then_some(()))
-        .map_err(|_| dead(way, "the first byte of a TCP stream"))?;
+    let what = format!("the first byte of a TCP stream at {}", way.address);
+    poll_until(PATIENCE, &what, || (count() > 0).then_some(()))?;
     thread::sleep(window.warm_up);
     let (clocks, begin, before) = (Clocks::now(processes), Instant::now(), count());
     thread::sleep(window.length);
