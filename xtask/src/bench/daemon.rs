@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
@@ -42,6 +42,11 @@ impl Folder {
         let pipe = warden.stdin.take();
         Ok(Self { path, warden, pipe })
     }
+
+    /// Where the files are.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 impl Drop for Folder {
@@ -77,6 +82,11 @@ impl Greway {
 
     /// Starts the daemon and waits until it answers: it has adopted by then what an earlier one left.
     pub(super) fn run_daemon(&mut self, host: &Host) -> anyhow::Result<()> {
+        self.run_daemon_within(host, SOON)
+    }
+
+    /// The same with more patience.
+    pub(super) fn run_daemon_within(&mut self, host: &Host, patience: Duration) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c"]);
@@ -88,7 +98,7 @@ impl Greway {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.daemon = Some(host.spawn(&mut command)?);
         let what = format!("an answer of the daemon on {}", host.name());
-        poll_until(SOON, &what, || {
+        poll_until(patience, &what, || {
             let ended = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten());
             match ended {
                 Some(status) => Some(Err(anyhow::anyhow!("it ended: {status}"))),
@@ -108,7 +118,29 @@ impl Greway {
         }
     }
 
-    /// The daemon's process number.
+    /// SIGTERM, and waits for the end of it.
+    pub(super) fn end(&mut self, patience: Duration) -> anyhow::Result<()> {
+        let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
+        let told = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &daemon.id().to_string()]).status()?;
+        if !told.success() {
+            bail!("the daemon cannot be told to end: {told}");
+        }
+        let ended = poll_until(patience, "the end of the daemon", || daemon.try_wait().ok().flatten());
+        let _ = daemon.kill();
+        let _ = daemon.wait();
+        Ok(ended.map(drop)?)
+    }
+
+    /// `kill -9`, without waiting until the kernel has cleared up behind it.
+    pub(super) fn shoot(&mut self) -> Shot {
+        let mut daemon = self.daemon.take();
+        if let Some(daemon) = &mut daemon {
+            let _ = daemon.kill();
+        }
+        Shot(daemon)
+    }
+
+    /// Its process.
     pub(super) fn pid(&self) -> Option<u32> {
         self.daemon.as_ref().map(Child::id)
     }
@@ -128,6 +160,23 @@ impl Greway {
     pub(super) fn is_carried_by(&self, host: &Host, wanted: &str) -> anyhow::Result<()> {
         let status: Value = serde_json::from_str(&self.say(host, "status --json --no-echo")?)?;
         carried_by(&status, wanted).with_context(|| host.name().to_owned())
+    }
+
+    /// The same for one of several tunnels.
+    pub(super) fn carries(&self, host: &Host, tunnel: &str, wanted: &str) -> anyhow::Result<()> {
+        let told = self.say(host, &format!("status {tunnel} --json --no-echo"))?;
+        carried_by(&serde_json::from_str(&told)?, wanted).with_context(|| host.name().to_owned())
+    }
+}
+
+/// A daemon that was killed and may not be gone yet.
+pub(super) struct Shot(Option<Child>);
+
+impl Drop for Shot {
+    fn drop(&mut self) {
+        if let Some(daemon) = &mut self.0 {
+            let _ = daemon.wait();
+        }
     }
 }
 

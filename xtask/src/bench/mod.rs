@@ -22,6 +22,7 @@ mod peers;
 mod programs;
 mod results;
 mod rig;
+mod scale;
 mod svg;
 mod table;
 
@@ -53,6 +54,11 @@ struct Outcome {
 
 /// Runs `bench WORDS`.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
+    if let [what, rest @ ..] = arguments
+        && what == "scale"
+    {
+        return scale::bench(rest);
+    }
     let options = Options::parse(arguments)?;
     let start = Instant::now();
     let about = About::now();
