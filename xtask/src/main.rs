@@ -30,6 +30,8 @@ usage: cargo xtask TASK
         userspace   both data planes beside the bare link, kernel VXLAN and Open vSwitch: rates, round
                     trips idle and under load, processor time, start-up, loss over a restart; 6 minutes.
                     --peers KEY,... --measures KEY,...: some of it only
+        scale       1, 100 and 10,000 tunnels in one daemon: time, memory, and the rate through one of
+                    them beside that alone; 4 minutes
         micro       single functions, by criterion; 2 minutes
         fastpath    the fast path, and in a guest whose kernel has GRE; 6 minutes, natively 3
                     (--only native|guest)

@@ -14,6 +14,7 @@ mod daemon;
 mod floors;
 mod guest;
 mod json;
+mod many;
 mod measures;
 mod micro;
 mod native;
@@ -54,11 +55,6 @@ struct Outcome {
 
 /// Runs `bench WORDS`.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
-    if let [what, rest @ ..] = arguments
-        && what == "scale"
-    {
-        return scale::bench(rest);
-    }
     let options = Options::parse(arguments)?;
     let start = Instant::now();
     let about = About::now();
@@ -66,6 +62,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     for part in &options.parts {
         let outcome = match part {
             Part::Userspace | Part::FastPath => compared(*part, &about, &measure(*part, &options)?),
+            Part::Scale => many::run(&about, &options)?,
             Part::Micro => micro::run(&about, &options)?,
         };
         // What the next part takes may be long, and nothing is lost when it fails.

@@ -33,19 +33,22 @@ pub(super) enum Part {
     Userspace,
     /// The fast path, here and in a guest whose kernel has GRE.
     FastPath,
+    /// Many tunnels in one daemon.
+    Scale,
     /// Functions alone.
     Micro,
 }
 
 impl Part {
     /// What a bench without a word is. The fast path is part of the first; its own adds a guest, and takes as long again.
-    const ALL: [Self; 2] = [Self::Userspace, Self::Micro];
+    const ALL: [Self; 3] = [Self::Userspace, Self::Scale, Self::Micro];
 
     /// The word for it, and of its files.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Userspace => "userspace",
             Self::FastPath => "fastpath",
+            Self::Scale => "scale",
             Self::Micro => "micro",
         }
     }
@@ -55,6 +58,7 @@ impl Part {
         match self {
             Self::Userspace => "Both data planes, measured",
             Self::FastPath => "The fast path, measured",
+            Self::Scale => "Many tunnels, measured",
             Self::Micro => "Single functions, measured",
         }
     }
@@ -70,10 +74,11 @@ impl Options {
         let (parts, rest) = match words.as_slice() {
             ["userspace", rest @ ..] => (vec![Part::Userspace], rest),
             ["fastpath", rest @ ..] => (vec![Part::FastPath], rest),
+            ["scale", rest @ ..] => (vec![Part::Scale], rest),
             ["micro", rest @ ..] => (vec![Part::Micro], rest),
             [what, ..] if !what.starts_with('-') => {
                 bail!(
-                    "there is no bench \"{what}\": use userspace, fastpath or micro, or none of them for all"
+                    "there is no bench \"{what}\": use userspace, fastpath, scale or micro, or none of them for all"
                 )
             }
             rest => (Part::ALL.to_vec(), rest),
@@ -113,7 +118,9 @@ impl Options {
             }
         }
         let partial = !options.peers.is_empty() || !options.measures.is_empty();
-        if partial && (options.record || options.parts.contains(&Part::Micro)) {
+        if partial
+            && (options.record || options.parts.iter().any(|part| matches!(part, Part::Scale | Part::Micro)))
+        {
             bail!(
                 "--peers and --measures are for a look at userspace or fastpath, and what they leave is not recorded"
             );
@@ -131,7 +138,7 @@ impl Options {
     pub(super) fn rounds(&self, part: Part) -> usize {
         let usual = match part {
             _ if self.quick => 1,
-            Part::Userspace | Part::Micro => 5,
+            Part::Userspace | Part::Scale | Part::Micro => 5,
             Part::FastPath => 9,
         };
         self.rounds.unwrap_or(usual)

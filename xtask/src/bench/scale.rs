@@ -17,9 +17,8 @@ use serde_json::Value;
 
 use super::daemon::{Folder, Greway};
 use super::measures::Measure;
-use super::programs::{self, Programs};
+use super::programs::Programs;
 use super::results::Spread;
-use crate::shell;
 
 /// The ends of the tunnel that is measured.
 const UNDERLAY: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
@@ -91,73 +90,6 @@ impl Scale {
 struct Pair {
     daemons: [Greway; 2],
     hosts: [Host; 2],
-}
-
-/// Runs `bench scale`.
-pub(super) fn bench(arguments: &[String]) -> anyhow::Result<()> {
-    const USE: &str = "use --tunnels N, --rounds N, --only userspace|ebpf";
-    let mut sizes = Sizes { tunnels: 10_000, datapath: "ebpf", rounds: 5, milliseconds: 600 };
-    let mut planes = vec!["userspace", "ebpf"];
-    let mut words = arguments.iter().map(String::as_str);
-    while let Some(word) = words.next() {
-        let mut number = || words.next().and_then(|text| text.parse::<usize>().ok()).context(USE);
-        match word {
-            // More have no addresses in the plan of this bench.
-            "--tunnels" => sizes.tunnels = number()?.clamp(1, 16_384),
-            "--rounds" => sizes.rounds = number()?,
-            "--only" => match words.next() {
-                Some("userspace") => planes = vec!["userspace"],
-                Some("ebpf") => planes = vec!["ebpf"],
-                _ => bail!("--only takes userspace or ebpf"),
-            },
-            _ => bail!("\"{word}\" is unknown: {USE}"),
-        }
-    }
-    if !shell::is_root() {
-        bail!("network namespaces with tunnels, and BPF programs, take root: run it with sudo");
-    }
-    let programs = programs::build()?;
-    let folder = Folder::new(&programs)?;
-    for datapath in planes {
-        let sizes = Sizes { datapath, ..sizes.clone() };
-        let scale = run(&programs, &folder, &sizes, &mut |what| eprintln!("bench: {what}"))?;
-        println!("\n{}", scale.text(&sizes));
-    }
-    Ok(())
-}
-
-impl Scale {
-    /// A table for people.
-    pub(super) fn text(&self, sizes: &Sizes) -> String {
-        let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
-        let each = |bytes: u64| format!("{:.1} kB", bytes as f64 / 1e3 / sizes.tunnels as f64);
-        let seconds = |seconds: f64| format!("{seconds:.2} s");
-        let mut rows = vec![
-            ("added (greway up DIR)", seconds(self.added)),
-            ("the same again, nothing to do", seconds(self.again)),
-            ("status --json", seconds(self.status)),
-            ("tunnel show", seconds(self.list)),
-            ("resident memory of the daemon", megabytes(self.resident)),
-            ("  before the first tunnel", megabytes(self.resident_before)),
-            ("  a tunnel", each(self.resident.saturating_sub(self.resident_before))),
-            ("memory of the kernel, a tunnel", each(self.kernel)),
-            ("  of it in slabs", each(self.slab)),
-            ("descriptors", self.descriptors.to_string()),
-            ("processor, idle", format!("{:.1} %", self.idle * 100.0)),
-            ("SIGTERM to its end", seconds(self.ended)),
-            ("restarted", seconds(self.restarted)),
-            ("back after kill -9", seconds(self.killed)),
-            ("removed (greway down DIR)", seconds(self.removed)),
-        ];
-        if let Some(ratio) = self.rate_ratio() {
-            rows.push((
-                "rate through one over alone",
-                format!("{:.3} ({:.3} to {:.3})", ratio.median, ratio.least, ratio.most),
-            ));
-        }
-        let rows = rows.into_iter().map(|(what, value)| format!("  {what:34}{value:>12}\n"));
-        format!("{} tunnels, {}\n{}", sizes.tunnels, sizes.datapath, rows.collect::<String>())
-    }
 }
 
 /// Measures `sizes.tunnels` tunnels. `say` is told what is being done.
