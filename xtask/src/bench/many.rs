@@ -176,6 +176,16 @@ pub(super) fn run(about: &About, options: &Options) -> anyhow::Result<Outcome> {
     })
 }
 
+/// A hundred tunnels, once, for `cargo xtask test`.
+pub(super) fn smoke() -> anyhow::Result<()> {
+    let programs = programs::build()?;
+    let folder = Folder::new(&programs)?;
+    let sizes = Sizes { tunnels: 100, datapath: "userspace", rounds: 1, milliseconds: 100 };
+    let found = scale::run(&programs, &folder, &sizes, &mut |what| eprintln!("bench: scale: {what}"))?;
+    println!("{}", text(&[Ran { plane: Peer::Userspace, tunnels: sizes.tunnels, found: Ok(found) }]));
+    Ok(())
+}
+
 fn tunnels_of(count: usize) -> String {
     if count == 1 { "1 tunnel".to_owned() } else { format!("{count} tunnels") }
 }
@@ -197,6 +207,10 @@ fn table(all: &[Ran], plane: Peer) -> Vec<Vec<String>> {
     rows
 }
 
+fn planes(all: &[Ran]) -> impl Iterator<Item = Peer> {
+    PLANES.into_iter().filter(|plane| all.iter().any(|ran| ran.plane == *plane))
+}
+
 /// Why runs have no figures.
 fn reasons(all: &[Ran]) -> impl Iterator<Item = String> {
     all.iter().filter_map(|ran| {
@@ -212,7 +226,7 @@ fn reasons(all: &[Ran]) -> impl Iterator<Item = String> {
 
 fn text(all: &[Ran]) -> String {
     let mut text = "Many tunnels in one daemon\n".to_owned();
-    for plane in PLANES {
+    for plane in planes(all) {
         text.push('\n');
         for row in table(all, plane) {
             let [title, figures @ .., floor] = row.as_slice() else { continue };
@@ -232,7 +246,7 @@ fn text(all: &[Ran]) -> String {
 
 fn markdown(all: &[Ran]) -> String {
     let mut text = String::new();
-    for plane in PLANES {
+    for plane in planes(all) {
         let rows = table(all, plane);
         for (number, row) in rows.iter().enumerate() {
             text += &format!("| {} |\n", row.join(" | "));

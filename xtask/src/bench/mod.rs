@@ -124,6 +124,7 @@ pub(crate) fn smoke() -> anyhow::Result<Vec<(String, String)>> {
     let options = Options::parse(&["userspace".to_owned(), "--quick".to_owned()])?;
     let all = measure(Part::Userspace, &options)?;
     println!("{}", table::text(&all));
+    many::smoke()?;
     let mut not_run = Vec::new();
     let mut wrong = Vec::new();
     for (cell, why) in all.iter().flat_map(Results::missing) {

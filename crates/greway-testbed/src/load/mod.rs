@@ -56,13 +56,6 @@ pub struct Window {
     pub length: Duration,
 }
 
-impl Window {
-    /// How long a sender has to go on so that the window is full when it ends.
-    fn sending(&self) -> Duration {
-        self.warm_up + self.length + Duration::from_millis(50)
-    }
-}
-
 /// What arrived in a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {

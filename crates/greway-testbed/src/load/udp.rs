@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,9 @@ use crate::Error;
 pub(super) const BATCH: usize = 64;
 /// Of the receiver: as much as it takes not to be the one that loses, and no more than a program would ask for.
 const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// No measurement goes on for longer.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Between two looks of the receiver; its buffer holds ten times what comes meanwhile.
 const PAUSE: Duration = Duration::from_micros(200);
@@ -35,7 +39,7 @@ pub enum Sending {
 /// What a path took and what it carried.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct UdpRate {
-    /// What the kernel took from the sender, over its whole time.
+    /// What the kernel took from the sender, until the window was over.
     pub sent: Rate,
     /// What arrived in the window.
     pub received: Rate,
@@ -48,11 +52,14 @@ pub struct UdpRate {
 pub fn udp(way: &Way<'_>, size: usize, sending: Sending, window: Window) -> Result<UdpRate, Error> {
     let receiver = receiver(way, RECEIVE_BUFFER)?;
     let address = receiver.local_addr().map_err(Error::system("receiver", "read its address"))?;
-    let (sent, received) = both(
-        way,
-        || send(address, size, sending, window.sending()),
-        || receive(way, &receiver, size, window),
-    )?;
+    // Until the receiver has enough, or has given up.
+    let over = AtomicBool::new(false);
+    let receive = || {
+        let received = receive(way, &receiver, size, window);
+        over.store(true, Ordering::Relaxed);
+        received
+    };
+    let (sent, received) = both(way, || send(address, size, sending, &over), receive)?;
     Ok(UdpRate { sent, received })
 }
 
@@ -74,16 +81,17 @@ pub(super) fn sender(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-fn send(address: SocketAddr, size: usize, sending: Sending, time: Duration) -> Result<Rate, Error> {
+fn send(address: SocketAddr, size: usize, sending: Sending, over: &AtomicBool) -> Result<Rate, Error> {
     let failed = |action| Error::system("sender", action);
     let socket = sender(address).map_err(failed("open a UDP socket"))?;
     let data = vec![0x5a; size];
     let begin = Instant::now();
     let mut count = 0;
     let mut storage = SendStorage::new(BATCH);
-    while begin.elapsed() < time {
+    // A receiver that could not begin ends nothing.
+    while !over.load(Ordering::Relaxed) && begin.elapsed() < LONGEST {
         count += match sending {
-            // So many between two looks at the clock.
+            // So many between two looks.
             Sending::Singly => (0..BATCH).filter(|_| socket.send(&data).is_ok()).count(),
             Sending::Batches => send_batch(&socket, &mut storage, &data).map_err(failed("send"))?,
         } as u64;
