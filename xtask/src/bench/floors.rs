@@ -52,7 +52,7 @@ pub(super) struct Verdict {
     /// What was measured, in the measure's unit or as a ratio; `None`: there is no figure.
     pub(super) measured: Option<f64>,
     pub(super) passed: Option<bool>,
-    /// By how much, in words.
+    /// By how much, in words, with a space before them.
     margin: String,
 }
 
@@ -92,11 +92,11 @@ impl Floor {
     /// By how much a bound is passed or missed: a share of it, or what is between the two where it may be zero.
     fn margin(&self, value: f64, bound: f64) -> String {
         match self.bound {
-            _ if value == bound => "exactly".to_owned(),
-            Bound::AtLeast(_) => format!("by {:.0} %", (value / bound - 1.0).abs() * 100.0),
+            _ if value == bound => String::new(),
+            Bound::AtLeast(_) => format!(" by {:.0} %", (value / bound - 1.0).abs() * 100.0),
             Bound::AtMost(_) => {
                 let between = self.measure.write_comparison((value - bound).abs());
-                format!("by {}", between.trim_start_matches('+'))
+                format!(" by {}", between.trim_start_matches('+'))
             }
         }
     }
@@ -107,8 +107,8 @@ impl Verdict {
     pub(super) fn words(&self) -> String {
         let Self { text, margin, .. } = self;
         match self.passed {
-            Some(true) => format!("{text}: passed {margin}"),
-            Some(false) => format!("{text}: MISSED {margin}"),
+            Some(true) => format!("{text}: passed{margin}"),
+            Some(false) => format!("{text}: MISSED{margin}"),
             None => format!("{text}: no figure"),
         }
     }

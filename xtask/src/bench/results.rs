@@ -82,16 +82,21 @@ impl Results {
 
     /// The cells without any figure, or with fewer than they should have, and why.
     pub(super) fn missing(&self) -> Vec<(String, String)> {
-        let incomplete = self.cells.iter().filter(|cell| cell.rounds.is_empty() || cell.why_not.is_some());
         let row = |cell: &Cell| {
-            let why = cell.why_not.clone().unwrap_or_else(|| "it was never asked".to_owned());
-            (format!("bench: {}, {}", cell.measure.title(), cell.peer.title()), why)
+            let why = cell.why_not()?.to_owned();
+            Some((format!("bench: {}, {}", cell.measure.title(), cell.peer.title()), why))
         };
-        incomplete.map(row).collect()
+        self.cells.iter().filter_map(row).collect()
     }
 }
 
 impl Cell {
+    /// Why there is no figure, or none of the later rounds; `None`: all is there.
+    pub(super) fn why_not(&self) -> Option<&str> {
+        let never = self.rounds.is_empty().then_some("it was never asked");
+        self.why_not.as_deref().or(never)
+    }
+
     /// Median and range over the rounds.
     pub(super) fn spread(&self) -> Option<Spread> {
         Spread::of(self.rounds.iter().copied())

@@ -47,12 +47,12 @@ impl Colour {
 
 const MARGIN: usize = 20;
 const COLUMNS: usize = 2;
-const COLUMN: usize = 470;
+const COLUMN: usize = 494;
 const HEAD: usize = 64;
 const PANEL_HEAD: usize = 28;
 const PANEL_FOOT: usize = 22;
 const ROW: usize = 20;
-const LABELS: usize = 172;
+const LABELS: usize = 196;
 const LONGEST: f64 = 140.0;
 /// Of what is longer than that, the words are behind the bar's own place.
 const WORDS: usize = LABELS + 148;
@@ -156,13 +156,13 @@ mod unit {
             vec![bar("one", Some([5.0, 4.0, 10.0])), bar("two", Some([2.5, 2.5, 2.5])), bar("no", None)];
         let svg = draw("T", "here", &[panel(bars)]);
         assert!(
-            svg.contains("<rect class=\"ours\" x=\"192\" y=\"95\" width=\"70.0\" height=\"12\"/>"),
+            svg.contains("<rect class=\"ours\" x=\"216\" y=\"95\" width=\"70.0\" height=\"12\"/>"),
             "{svg}"
         );
         assert!(svg.contains("width=\"35.0\""), "{svg}");
         assert_eq!(svg.matches("class=\"range\"").count(), 1, "one figure has no range: {svg}");
         assert_eq!(svg.matches("class=\"ours\"").count(), 2, "what has no figure has no bar: {svg}");
-        assert!(svg.contains("<text class=\"quiet\" x=\"340\" y=\"145\">no's</text>"), "{svg}");
+        assert!(svg.contains("<text class=\"quiet\" x=\"364\" y=\"145\">no's</text>"), "{svg}");
     }
 
     #[test]

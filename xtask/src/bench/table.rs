@@ -29,6 +29,7 @@ pub(super) fn text(all: &[Results]) -> String {
             text += line.join("  ").trim_end();
             text.push('\n');
         }
+        reasons(results).iter().for_each(|reason| text += &format!("{reason}\n"));
     }
     text
 }
@@ -43,8 +44,30 @@ pub(super) fn markdown(all: &[Results]) -> String {
         for cell in &results.cells {
             text += &format!("| {} |\n", row(results, cell).join(" | "));
         }
+        let reasons = reasons(results);
+        if !reasons.is_empty() {
+            text += &format!("\n- {}\n", reasons.join("\n- "));
+        }
     }
     text
+}
+
+/// Why figures are missing: a line a peer and reason, with the measures that it is about, unless it is all of them.
+fn reasons(results: &Results) -> Vec<String> {
+    let mut reasons: Vec<(Peer, &str, Vec<&str>)> = Vec::new();
+    for cell in &results.cells {
+        let Some(why) = cell.why_not() else { continue };
+        match reasons.iter_mut().find(|(peer, known, _)| (*peer, *known) == (cell.peer, why)) {
+            Some((_, _, measures)) => measures.push(cell.measure.title()),
+            None => reasons.push((cell.peer, why, vec![cell.measure.title()])),
+        }
+    }
+    let line = |(peer, why, measures): (Peer, &str, Vec<&str>)| {
+        let all = results.cells.iter().filter(|cell| cell.peer == peer).count() == measures.len();
+        let what = if all { String::new() } else { format!(", {}", measures.join(", ")) };
+        format!("none of {}{what}: {}", peer.title(), why.replace('\n', " "))
+    };
+    reasons.into_iter().map(line).collect()
 }
 
 fn heading(results: &Results) -> String {
@@ -53,8 +76,10 @@ fn heading(results: &Results) -> String {
         Place::Native => "On this machine",
         Place::Guest => "In a guest, counted in instructions (1 ns each)",
     };
-    let rounds = if rounds == 1 { "1 round".to_owned() } else { format!("medians of {rounds} rounds") };
-    format!("{where_}: {rounds}, in brackets the range")
+    match rounds {
+        0 | 1 => format!("{where_}: one round"),
+        _ => format!("{where_}: medians of {rounds} rounds, in brackets the range"),
+    }
 }
 
 fn heads(results: &Results) -> Row {
@@ -68,8 +93,8 @@ fn row(results: &Results, cell: &Cell) -> Row {
     let (measure, peer) = (*measure, *peer);
     let median = match (cell.spread(), &cell.why_not) {
         (Some(spread), None) => measure.write(spread.median),
-        (Some(_), Some(why)) => format!("failed after {} rounds: {why}", cell.rounds.len()),
-        (None, why) => format!("none: {}", why.as_deref().unwrap_or("never asked")),
+        (Some(_), Some(_)) => format!("failed after {} rounds", cell.rounds.len()),
+        (None, _) => "none".to_owned(),
     };
     let comparison = |spread: Spread| {
         let write = |value| measure.write_comparison(value);
@@ -87,8 +112,6 @@ fn row(results: &Results, cell: &Cell) -> Row {
     let verdicts: Vec<String> =
         floors::of(results, measure, peer).iter().map(floors::Verdict::words).collect();
     let floor = if peer == Peer::BareAgain { "the noise".to_owned() } else { verdicts.join("; ") };
-    // A reason may be a program's output.
-    let median = median.replace('|', "\\|").replace('\n', " ");
     let start = [measure.title().to_owned(), peer.title().to_owned(), median];
     start.into_iter().chain(results.beside.iter().map(beside)).chain([floor]).collect()
 }
@@ -114,11 +137,12 @@ mod unit {
     fn a_terminal_gets_columns() {
         let expected = "\
 On this machine: medians of 3 rounds, in brackets the range
-measure          peer             median                                beside bare veth  beside kernel VXLAN  floor
+measure          peer             median        beside bare veth  beside kernel VXLAN  floor
 TCP, one stream  bare veth        10.00 Gbit/s
-                 bare veth again  10.00 Gbit/s                          1.00                                   the noise
-                 kernel VXLAN     none: not on this machine: no module
-                 greway ebpf      9.20 Gbit/s                           0.92 (0.90–0.94)                       ≥ 0.88 of bare veth: passed by 5 %; ≥ 0.97 of kernel VXLAN: no figure
+                 bare veth again  10.00 Gbit/s  1.00                                   the noise
+                 kernel VXLAN     none
+                 greway ebpf      9.20 Gbit/s   0.92 (0.90–0.94)                       ≥ 0.88 of bare veth: passed by 5 %; ≥ 0.97 of kernel VXLAN: no figure
+none of kernel VXLAN: not on this machine: no module
 ";
         assert_eq!(text(&[results()]), expected);
     }
@@ -131,5 +155,17 @@ TCP, one stream  bare veth        10.00 Gbit/s
             "{page}"
         );
         assert_eq!(page.lines().filter(|line| line.starts_with("| TCP")).count(), 4);
+        assert!(page.ends_with("\n\n- none of kernel VXLAN: not on this machine: no module\n"), "{page}");
+    }
+
+    #[test]
+    fn a_reason_is_told_once_with_what_it_is_about() {
+        let measures = [Measure::Tcp, Measure::TcpBack, Measure::Udp64];
+        let mut results = Results::new(Place::Native, &measures, &[Peer::Ebpf], &[]);
+        for measure in [Measure::Tcp, Measure::TcpBack] {
+            results.add(measure, Peer::Ebpf, Err(anyhow::anyhow!("cut")));
+        }
+        results.add(Measure::Udp64, Peer::Ebpf, Ok(1.0));
+        assert_eq!(reasons(&results), ["none of greway ebpf, TCP, one stream, TCP, one stream back: cut"]);
     }
 }
