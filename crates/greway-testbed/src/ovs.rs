@@ -24,6 +24,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -111,11 +112,13 @@ pub struct Tunnel<'a> {
     pub mtu: u32,
 }
 
-/// A running Open vSwitch on a host of its own. Dropped, both programs are killed and the directory removed.
+/// A running Open vSwitch on a host of its own. Dropped, both programs are killed and the directory removed; so they are
+/// when this process ends in a way that drops nothing.
 pub struct OpenVswitch {
     programs: Programs,
     directory: PathBuf,
     children: Vec<Child>,
+    guard: Option<Child>,
     host: Host,
 }
 
@@ -178,7 +181,8 @@ impl OpenVswitch {
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir(&directory).map_err(Error::system(directory.display().to_string(), "create it"))?;
         // From here on whatever fails is cleaned up by dropping it.
-        let mut switch = Self { programs: programs.clone(), directory, children: Vec::new(), host };
+        let mut switch =
+            Self { programs: programs.clone(), directory, children: Vec::new(), guard: None, host };
         let at = |name: &str| switch.directory.join(name).display().to_string();
         let [file, socket] = [at("conf.db"), at("db.sock")];
         let schema = switch.programs.schema.display().to_string();
@@ -190,6 +194,7 @@ impl OpenVswitch {
         switch.run(&switch.programs.configure, &[&switch.at_database(), "--no-wait", "init"])?;
         let program = switch.programs.switch.clone();
         switch.spawn(&program, "vswitchd", &[&format!("unix:{socket}")])?;
+        switch.guard = Some(switch.guard()?);
         switch.wait_for_file("vswitchd.ctl", "the switch")?;
         Ok(switch)
     }
@@ -329,6 +334,16 @@ impl OpenVswitch {
         Ok(())
     }
 
+    /// Starts who waits until our end of a pipe closes, which it does however we end, and clears up then. In a process
+    /// group of its own: Ctrl-C is not for it.
+    fn guard(&self) -> Result<Child, Error> {
+        let script = "cat >/dev/null; kill -9 \"$@\"; rm -rf \"$0\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(&self.directory).args(self.pids().iter().map(u32::to_string));
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        command.spawn().map_err(Error::system("ovs", "start who ends it"))
+    }
+
     fn wait_for_file(&mut self, name: &str, what: &str) -> Result<(), Error> {
         let path = self.directory.join(name);
         let children = &mut self.children;
@@ -346,6 +361,11 @@ impl OpenVswitch {
 
 impl Drop for OpenVswitch {
     fn drop(&mut self) {
+        if let Some(mut guard) = self.guard.take() {
+            // Before the numbers that it knows may be other processes'.
+            let _ = guard.kill();
+            let _ = guard.wait();
+        }
         // The switch before its database.
         for child in self.children.iter_mut().rev() {
             // Already gone is as good.
