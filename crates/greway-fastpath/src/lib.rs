@@ -22,6 +22,7 @@
 //! ([`Fastpath::beat`]) every second or two.
 
 mod bpffs;
+mod coming;
 mod entry;
 mod error;
 mod fastpath;
@@ -36,6 +37,7 @@ mod remove;
 mod table;
 pub mod witness;
 
+pub use coming::{Coming, Said};
 pub use entry::{Entry, NextHop, Place, WhyNot};
 pub use error::FastpathError;
 pub use fastpath::{Adopted, Attachment, Fastpath, Hook, HookChoice, Options, PinPolicy, Pinning};

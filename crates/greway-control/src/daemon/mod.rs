@@ -171,6 +171,7 @@ pub fn run(location: &Location, options: &Options) -> Result<Ended, DaemonError>
     }
     host.steering.how = options.steer;
     host.adopt();
+    host.fast.has_begun();
     host.look_at_steering();
     let status = host.at_a_glance();
     let host = Arc::new(Mutex::new(host));

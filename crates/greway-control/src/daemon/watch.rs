@@ -62,8 +62,9 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
     let mut looked_back = Instant::now();
     // Whatever happened since the tunnels were taken over and before the subscription.
     let mut unseen = vec![Event::Overrun];
+    let mut wait = LOOK;
     loop {
-        if let Err(error) = poller.wait(&mut events, Some(LOOK)) {
+        if let Err(error) = poller.wait(&mut events, Some(wait)) {
             tracing::error!(%error, "the host is no longer followed");
             return Followed::Broken;
         }
@@ -159,5 +160,6 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
             host.look_at_rules();
             looked = Instant::now();
         }
+        wait = host.open_fast_path().unwrap_or(LOOK);
     }
 }

@@ -84,7 +84,7 @@ impl Witnesses {
             if self.told.is_empty()
                 && let Ok(mut maps) = programs.witness_maps()
             {
-                for peer in maps.peers().unwrap_or_default() {
+                for peer in maps.watched().unwrap_or_default() {
                     let _ = maps.forget(peer);
                 }
             }
@@ -184,7 +184,7 @@ fn secret(maps: &Maps) -> io::Result<[u8; 16]> {
     Ok(secret)
 }
 
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -271,7 +271,7 @@ impl Attendant {
     fn watch_over(&mut self, subjects: Vec<Subject>, now_ms: u64) {
         let mut maps = held(&self.maps);
         let gone = |peer: &u32| !subjects.iter().any(|subject| subject.peer == *peer);
-        for peer in maps.peers().unwrap_or_default().iter().filter(|peer| gone(peer)) {
+        for peer in maps.watched().unwrap_or_default().iter().filter(|peer| gone(peer)) {
             if let Err(error) = maps.forget(*peer) {
                 tracing::warn!(error = %with_causes(&error), "fast path: a verdict stays");
             }

@@ -108,6 +108,20 @@ impl Maps {
         self.verdicts.keys().collect::<Result<_, _>>().map_err(refused("read", VERDICT_MAP))
     }
 
+    /// Those of them that a [`Watch`](super::Watch) has come to: only they have a secret.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`].
+    pub fn watched(&self) -> Result<Vec<u32>, FastpathError> {
+        let mut watched = Vec::new();
+        for peer in self.peers()? {
+            if self.verdict(peer)?.is_some_and(|verdict| verdict.secret != [0; 16]) {
+                watched.push(peer);
+            }
+        }
+        Ok(watched)
+    }
+
     /// Takes everything about a tunnel out: where it is witnessed, nothing is carried then.
     ///
     /// # Errors

@@ -104,11 +104,14 @@ fn changes_take_effect_without_losing_repeating_or_reordering_a_packet() {
             (1, "dev wan0"),
             (1, "mtu 1300"),
             (1, "nodev"),
-            // From a program to userspace; back again what userspace still has may be overtaken.
-            (1, "datapath userspace"),
+            // From a program to userspace, and back as soon as that has none of its packets any more.
             (1, "underlay raw"),
             (1, "underlay packet"),
             (1, "underlay auto"),
+            (1, "datapath userspace"),
+            (1, "underlay raw"),
+            (1, "underlay auto"),
+            (1, "datapath auto"),
         ];
         for (node, words) in changes {
             pair.nodes[node].words(&format!("tunnel change tun0 {words}")).ok();

@@ -17,6 +17,7 @@ mod hosts;
 mod hub;
 mod leftovers;
 mod netns_exec;
+mod opening;
 mod rules;
 mod stream;
 mod survival;

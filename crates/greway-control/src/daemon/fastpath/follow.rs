@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use greway_datapath::{Filter, News, Tap};
-use greway_fastpath::{Member, Place, Point, Table};
+use greway_fastpath::{Entry, Member, Place, Point, Table};
 use greway_spec::{DatapathChoice, DeviceName, TunnelSpec, UnderlayChoice};
 
+use super::opening::Candidate;
 use crate::daemon::device;
 use crate::daemon::host::{Host, Live, with_causes};
 use crate::daemon::place::{self, Devices};
@@ -115,6 +117,12 @@ impl Host {
         }
     }
 
+    /// Lets tunnels go to the programs that waited for it. Says how soon it is to be looked at again, where some wait.
+    pub(in crate::daemon) fn open_fast_path(&mut self) -> Option<Duration> {
+        self.fast.open(&self.datapath);
+        self.fast.wait()
+    }
+
     /// Tells the programs what is new of tunnels, rules and addresses; where the tunnels are was looked at before.
     pub(in crate::daemon) fn follow_fast_path(&mut self) {
         if self.fast.waits {
@@ -132,7 +140,7 @@ impl Host {
             place: *place,
             wanted: live.is_candidate(),
         });
-        let table = Table::of(members);
+        let mut table = Table::of(members);
         let attached = self.tunnels.values().filter(|live| live.attached);
         let mut wanted =
             attached.filter_map(|live| Some((live.peer?, Point::Overlay))).collect::<BTreeSet<_>>();
@@ -161,6 +169,13 @@ impl Host {
             traffic: live.traffic.clone(),
         });
         let subjects = subjects.collect::<Vec<_>>();
+        let candidates = places.iter().filter(|(_, place)| !place.witnessed).map(|(live, place)| Candidate {
+            name: &live.spec().name,
+            peer: place.peer,
+            key: Entry::key_of(live.spec()),
+            hop: place.next_hop.map(|hop| hop.ifindex),
+        });
+        self.fast.hold(&mut table, &wanted, candidates);
         let local = self.local_addresses.anywhere().collect();
         self.fast.tell(table, local);
         self.fast.adopt();
@@ -170,6 +185,7 @@ impl Host {
         if let Some(programs) = &self.fast.programs {
             self.fast.witnesses.follow(subjects, programs, &self.datapath);
         }
+        self.fast.open(&self.datapath);
     }
 
     /// Where a tunnel is, for the programs; `None` where it has no pair.

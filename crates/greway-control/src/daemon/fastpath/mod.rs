@@ -5,6 +5,7 @@
 //! none that carries no tunnel: userspace carries them, and `status` says why.
 
 mod follow;
+mod opening;
 mod why_not;
 
 pub(super) use why_not::is_for_programs;
@@ -18,6 +19,7 @@ use greway_fastpath::{
     Attachment, Fastpath, FastpathError, PinPolicy, Pinning, Point, Table, TunnelCounters, WhyNot,
 };
 
+use self::opening::Openings;
 use super::host::with_causes;
 use super::witness::Witnesses;
 use crate::location::Location;
@@ -72,6 +74,8 @@ pub(super) struct FastPath {
     pub(super) waits: bool,
     /// What looks after tunnels whose packets need witnesses.
     pub(super) witnesses: Witnesses,
+    /// Tunnels that come to the programs, and what of them is still in userspace.
+    openings: Openings,
 }
 
 /// A sign of life is given this often; the programs do without for five seconds.
@@ -106,6 +110,7 @@ impl FastPath {
                         Pinning::Process(why) => tracing::info!(why, "fast path: loaded, without pins"),
                     }
                     (self.told, self.local, self.adopts) = (None, None, true);
+                    self.openings.end();
                     self.tidy();
                     self.hands_over = greway_fastpath::counts_what_is_handed_over();
                     self.programs = Some(programs);
@@ -212,6 +217,7 @@ impl FastPath {
     /// Leaves everything to userspace and takes all away; the programs stay at hand for the next tunnel.
     fn remove(&mut self) {
         (self.told, self.local) = (None, None);
+        self.openings.end();
         self.why_not.clear();
         self.unattached.clear();
         let removed = match &mut self.programs {
@@ -277,6 +283,7 @@ impl FastPath {
     pub(super) fn forget(&mut self, peer: Option<u32>) {
         peer.map(|peer| self.without.remove(&peer));
         let (Some(peer), Some(programs)) = (peer, &mut self.programs) else { return };
+        self.openings.drop(peer);
         if let Some(told) = &mut self.told {
             told.egress.remove(&peer);
             told.ingress.retain(|_, entry| entry.peer != peer);
