@@ -164,9 +164,10 @@ impl Host {
             }
         }
         if dry_run {
-            self.refuse_fast_path(&spec)?;
+            let plan = self.refuse_fast_path(&spec).and_then(|()| self.plan(&spec));
+            self.rest_fast_path();
             let warnings = self.doubts(&spec);
-            return Ok(done(&self.plan(&spec)?, warnings));
+            return Ok(done(&plan?, warnings));
         }
         self.become_(spec)
     }
@@ -364,6 +365,15 @@ impl Host {
 
     /// Makes a tunnel what `spec` says, or leaves everything as it was.
     fn become_(&mut self, spec: TunnelSpec) -> Result<Reply, String> {
+        let outcome = self.try_to_become(spec);
+        if outcome.is_err() {
+            // They may have been loaded to see whether they can be.
+            self.rest_fast_path();
+        }
+        outcome
+    }
+
+    fn try_to_become(&mut self, spec: TunnelSpec) -> Result<Reply, String> {
         self.refuse_fast_path(&spec)?;
         let plan = self.plan(&spec)?;
         let current = self.tunnels.get(&spec.name).map(|live| live.spec().clone());

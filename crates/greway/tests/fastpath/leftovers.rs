@@ -158,3 +158,37 @@ fn a_restart_without_the_fast_path_takes_the_programs_away() {
         pair.answers(&PingOptions::default());
     }
 }
+
+/// To refuse `datapath ebpf` the programs have to be loaded; where the tunnel is then refused for another reason, or was
+/// only asked about, nothing of them is there afterwards.
+#[test]
+fn a_tunnel_that_is_refused_after_the_programs_were_loaded_leaves_none() {
+    let carrier = Carrier::pinned();
+    require!(privilege::check());
+    require!(carrier.as_ref());
+    let carrier = carrier.unwrap();
+    let pair = carrier.bare();
+    let node = &pair.nodes[0];
+    let ends = "mode gre local 10.0.0.1 remote 10.0.0.2 datapath ebpf";
+    let toml = "name = \"tun0\"\nmode = \"gre\"\nlocal = \"10.0.0.1\"\nremote = \"10.0.0.2\"\n\
+                datapath = \"ebpf\"\n";
+    let file = node.file("tun0.toml", toml);
+    for times in ["the first time", "at hand already"] {
+        node.words(&format!("tunnel add tun0 {ends} dev none0")).refused(&["none0", "no such device"]);
+        nothing_left(&pair, &carrier, times);
+        node.words(&format!("up --dry-run {file}")).ok().says(&["would create"]);
+        nothing_left(&pair, &carrier, times);
+        // A device of somebody else has the name.
+        sh(
+            &pair.left,
+            "ip link add gw-tun0 type dummy 2>/dev/null || ip link add gw-tun0 type veth peer other",
+        );
+        node.words(&format!("tunnel add tun0 {ends}")).refused(&["tun0"]);
+        sh(&pair.left, "ip link del gw-tun0");
+        nothing_left(&pair, &carrier, times);
+        assert!(hosts::status(&pair, 0)["fast_path"].is_null(), "{times}");
+    }
+    node.words(&format!("tunnel add tun0 {ends}")).ok();
+    wait_for_datapath(&pair, 0, "tun0", "ebpf");
+    assert!(!carrier.pins(&pair.left).is_empty(), "the next one is pinned as ever");
+}

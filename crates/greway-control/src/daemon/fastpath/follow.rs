@@ -123,14 +123,22 @@ impl Host {
         self.fast.wait()
     }
 
+    /// Takes everything of the programs away where no tunnel has one. Says whether that is so.
+    pub(in crate::daemon) fn rest_fast_path(&mut self) -> bool {
+        let rests = !self.tunnels.values().any(|live| live.attached);
+        if rests {
+            self.fast.witnesses.end(&self.datapath);
+            self.fast.remove();
+        }
+        rests
+    }
+
     /// Tells the programs what is new of tunnels, rules and addresses; where the tunnels are was looked at before.
     pub(in crate::daemon) fn follow_fast_path(&mut self) {
         if self.fast.waits {
             return;
         }
-        if !self.tunnels.values().any(|live| live.attached) {
-            self.fast.witnesses.end(&self.datapath);
-            self.fast.remove();
+        if self.rest_fast_path() {
             return;
         }
         let places =
