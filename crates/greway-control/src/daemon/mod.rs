@@ -151,6 +151,8 @@ pub fn run(location: &Location, options: &Options) -> Result<Ended, DaemonError>
         sole::Sole::No(process) => return Err(DaemonError::NotAlone(*process)),
     }
     location.create().map_err(|source| DaemonError::Place { path: location.state.clone(), source })?;
+    // Before anybody can connect: whoever waits for a daemon that cannot be is to hear why, and not that it went away.
+    let mut host = host::Host::new(&location.state, options).map_err(DaemonError::SetUp)?;
     let server = Server::bind(&location.socket).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => DaemonError::Runs(location.socket.clone()),
         _ => DaemonError::Place { path: location.socket.clone(), source },
@@ -162,7 +164,6 @@ pub fn run(location: &Location, options: &Options) -> Result<Ended, DaemonError>
     let server = server.also(inherited);
     let manager = Arc::new(Manager::find());
     let heart = manager.heart();
-    let mut host = host::Host::new(&location.state, options).map_err(DaemonError::SetUp)?;
     host.heart = heart.clone();
     host.datapath.set_answers(options.port_unreachable);
     host.doubt.clone_from(&options.doubt);
