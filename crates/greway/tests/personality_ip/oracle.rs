@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use greway_testbed::{Host, privilege, require};
 
-use crate::support::{Daemon, Node};
+use crate::support::{Daemon, Node, apart};
 use crate::{REAL, Shimmed};
 
 /// The tool on both sides of the mirror.
@@ -62,7 +62,8 @@ impl Oracle {
         let stock = self.stock.execute(command);
         assert_eq!((ours.stderr.as_str(), stock.stderr.as_str()), ("", ""), "{ours}\n{stock}");
         let parts = |text: &str| text.split("+ ").skip(1).map(str::to_owned).collect::<Vec<_>>();
-        let (ours, stock) = (parts(&ours.stdout), parts(&stock.stdout));
+        // In the script both streams are one.
+        let (ours, stock) = (parts(&apart(&ours.stdout).1), parts(&stock.stdout));
         assert_eq!(ours.len(), stock.len(), "{ours:#?}\n{stock:#?}");
         ours.into_iter().zip(stock).collect()
     }

@@ -38,7 +38,7 @@ fn a_daemon_that_hangs_is_in_the_way_of_gre_commands_only() {
     let foreign = ours.ip("route add 10.0.0.0/8 dev tun1");
     signal(daemon.pid(), "CONT");
     assert_eq!(fails.code, Some(1), "{fails}");
-    assert!(fails.stderr.contains("ip: greway: waiting for an answer of the greway daemon\n"), "{fails}");
+    assert!(fails.waited.contains("ip: greway: waiting for an answer of the greway daemon\n"), "{fails}");
     assert!(fails.stderr.contains("did not answer"), "{fails}");
     assert!(shown.ok().stdout.starts_with("tun1: gre/ip "));
     assert!(details.ok().stdout.contains("    gre remote 1.2.3.4 "));
