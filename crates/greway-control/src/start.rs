@@ -25,6 +25,9 @@ use crate::unit::{self, Systemd};
 /// How long a new daemon may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a daemon that died may take to be followed by another one.
+const SUCCESSION: Duration = Duration::from_secs(5);
+
 /// A child that lives shorter than this is failing, not failed.
 const SHORT_LIFE: Duration = Duration::from_secs(2);
 
@@ -118,23 +121,46 @@ pub fn find(location: &Location) -> Result<Option<Client>, ClientError> {
     }
 }
 
-/// Asks, and asks once more when the connection was to a daemon that ended before it answered: the next
-/// daemon, which for a change is started if need be, has adopted what that one left.
+/// Asks, and asks again when the connection was to a daemon that ended before it answered: the next daemon, which for a
+/// change is started if need be, has adopted what that one left. Whoever only reads starts none, and waits
+/// a while for the one that a supervisor starts.
 ///
 /// # Errors
 /// As [`Client::ask`] and [`connect`].
 pub fn ask(client: &mut Client, location: &Location, request: &Request) -> Result<Reply, StartError> {
-    match client.ask(request) {
-        Err(ClientError::Unheard { .. }) => {
-            let next = if request.is_read_only() || matches!(request, Request::Stop { .. }) {
-                Client::connect(&location.socket)?
-            } else {
-                connect(location)?.0
-            };
-            *client = next;
-            Ok(client.ask(request)?)
+    let deadline = Instant::now() + SUCCESSION;
+    loop {
+        match client.ask(request) {
+            Err(ClientError::Unheard { .. }) if Instant::now() < deadline => {
+                *client = match request {
+                    Request::Stop { .. } => Client::connect(&location.socket)?,
+                    _ if request.is_read_only() => next(location, deadline)?,
+                    _ => connect(location)?.0,
+                };
+            }
+            answer => return Ok(answer?),
         }
-        answer => Ok(answer?),
+    }
+}
+
+/// The daemon that takes the place of one that ended.
+fn next(location: &Location, deadline: Instant) -> Result<Client, ClientError> {
+    // A daemon that ends in order takes its socket with it, and mostly nobody comes after it. What is left of one that
+    // was killed refuses, until the next one has its own there.
+    let mut until = deadline.min(Instant::now() + SHORT_LIFE / 8);
+    loop {
+        match Client::connect(&location.socket) {
+            Err(ClientError::NoDaemon { socket, source }) => {
+                if source.kind() == io::ErrorKind::ConnectionRefused {
+                    until = deadline;
+                }
+                if Instant::now() > until {
+                    return Err(ClientError::NoDaemon { socket, source });
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            answer => return answer,
+        }
     }
 }
 

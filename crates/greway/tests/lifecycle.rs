@@ -4,12 +4,12 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use greway_linux::process;
@@ -36,6 +36,39 @@ fn sequence_numbers(packets: &[CapturedPacket]) -> Vec<u32> {
         header.sequence_number.filter(|_| !packet.outgoing)
     };
     packets.iter().filter_map(number).collect()
+}
+
+/// A verb under way, which says so once it waits for an answer.
+struct Verb {
+    child: Child,
+    words: String,
+    said: PathBuf,
+}
+
+impl Verb {
+    fn begin(node: &Node, words: &str) -> Self {
+        let said = node.folder().join("said");
+        let mut command = node.command(&words.split_whitespace().collect::<Vec<_>>());
+        command.stdout(Stdio::null()).stderr(File::create(&said).unwrap());
+        let child = node.run(|| command.spawn()).unwrap();
+        node.watch(child.id());
+        Self { child, words: words.to_owned(), said }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.said).unwrap()
+    }
+
+    fn waits(&self) {
+        let waits = || self.said().contains(support::WAITING[0]).then_some(());
+        poll_until(SOON, "a verb that waits", waits)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.words));
+    }
+
+    fn succeeds(mut self) {
+        let ended = poll_until(2 * SOON, &self.words, || self.child.try_wait().unwrap()).unwrap();
+        assert!(ended.success(), "{}: {}", self.words, self.said());
+    }
 }
 
 /// The process that started another, and what it runs as.
@@ -420,6 +453,48 @@ fn stop_ends_what_a_killed_daemon_left() {
     assert_eq!(lab.one.belongings(), before);
     assert!(!lab.one.socket().exists());
     assert_eq!(ping(&lab.guide.linux1, inner(1), &in_vain()).unwrap().received(), 0);
+}
+
+/// Whoever waits for an answer when the daemon is killed is answered by the next one, and so is who asks right then: the
+/// socket that the killed one leaves behind refuses for a moment.
+#[test]
+fn a_verb_over_a_kill_9_is_answered_by_the_next_daemon() {
+    require!(privilege::check());
+    let guide = Guide::build().unwrap();
+    let node = Node::by_namespace(&guide.linux1);
+    let before = node.belongings();
+    node.words(ADD).ok();
+    let mut pid = daemon_pid(&node).unwrap();
+    node.watch(parent(pid));
+    for (waiting, right_then) in [
+        ("export ip tun0", "tunnel show tun0"),
+        ("export ip tun0", "tunnel change tun0 ttl 9"),
+        ("tunnel change tun0 ttl 10", "tunnel show"),
+    ] {
+        node.watch(pid);
+        let stopped = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+        rustix::process::kill_process(stopped, rustix::process::Signal::STOP).unwrap();
+        let verb = Verb::begin(&node, waiting);
+        verb.waits();
+        process::kill(pid, Signal::Kill).unwrap();
+        if right_then.contains("change") {
+            node.words(right_then).ok();
+        } else {
+            // It may be too early for it, which it says; it is refused by nobody.
+            node.words(right_then);
+        }
+        verb.succeeds();
+        let next = poll_until(SOON, "the next daemon", || daemon_pid(&node).filter(|next| *next != pid));
+        pid = next.unwrap();
+        // A change that finds none before the supervisor is there starts one with a supervisor of its own.
+        node.watch(parent(pid));
+    }
+    node.watch(pid);
+    let supervisor = parent(pid);
+    node.words("tunnel show tun0").ok().says(&["ttl 10"]);
+    node.words("daemon --stop").ok();
+    assert_eq!(node.belongings(), before);
+    poll_until(SOON, "the end of the daemon", || gone(supervisor)).unwrap();
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn running(location: &Location, name: &DeviceName) -> anyhow::Result<Client> {
 }
 
 fn list(client: &mut Client, location: &Location) -> anyhow::Result<Vec<TunnelSpec>> {
-    match start::ask(client, location, &Request::List)? {
+    match super::ask(client, location, &Request::List)? {
         Reply::Tunnels(tunnels) => Ok(tunnels),
         _ => Err(client.unexpected()).context("a list was asked for"),
     }
