@@ -88,6 +88,8 @@ impl Scale {
 
 /// Two hosts, a greway on each, and the tunnel between them.
 struct Pair {
+    /// What its files are called: of all runs that a folder sees, no two have the same.
+    name: String,
     daemons: [Greway; 2],
     hosts: [Host; 2],
 }
@@ -102,13 +104,13 @@ pub(super) fn run(
     let alone = match sizes.rounds {
         0 => None,
         _ => {
-            let pair = Pair::new(programs, folder, &format!("alone-{}", sizes.datapath))?;
+            let pair = Pair::new(programs, folder, &format!("alone-{}-{}", sizes.datapath, sizes.tunnels))?;
             pair.up(0, &write(&pair.folder(folder), 1, sizes.datapath)?)?;
             pair.other_end(sizes.datapath)?;
             Some(pair)
         }
     };
-    let mut many = Pair::new(programs, folder, &format!("many-{}", sizes.datapath))?;
+    let mut many = Pair::new(programs, folder, &format!("many-{}-{}", sizes.datapath, sizes.tunnels))?;
     let files = write(&many.folder(folder), sizes.tunnels, sizes.datapath)?;
     let mut scale = Scale { resident_before: many.resident()?, ..Scale::default() };
     let before = Memory::now()?;
@@ -263,11 +265,11 @@ impl Pair {
         }
         hosts[0].route("10.64.0.0/10", &format!("via {}", UNDERLAY[1]))?;
         let start = |here: usize| Greway::start(programs, folder, &hosts[here], &format!("{name}-{here}"));
-        Ok(Self { daemons: [start(0)?, start(1)?], hosts })
+        Ok(Self { name: name.to_owned(), daemons: [start(0)?, start(1)?], hosts })
     }
 
     fn folder(&self, folder: &Folder) -> std::path::PathBuf {
-        folder.path().join(format!("{}.d", self.hosts[0].name()))
+        folder.path().join(format!("{}.d", self.name))
     }
 
     fn up(&self, here: usize, files: &str) -> anyhow::Result<()> {
