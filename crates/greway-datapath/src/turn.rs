@@ -9,6 +9,9 @@ const BYTES: usize = 128 << 10;
 /// Packets in a turn at least, of whatever size.
 const LEAST: usize = 2;
 
+/// Packets in the first turn: a batch.
+const FIRST: usize = 64;
+
 /// The turns of one socket. How large its packets are is not known before they are taken, so the last ones tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Turn {
@@ -17,7 +20,7 @@ pub(crate) struct Turn {
 
 impl Default for Turn {
     fn default() -> Self {
-        Self { packets: LEAST }
+        Self { packets: FIRST }
     }
 }
 

@@ -186,8 +186,7 @@ impl Lab {
             *(if packet.outgoing { &mut sent } else { &mut received }) += 1;
         }
         assert!(sent > 100 && received > 100, "{name}: {sent} sent and {received} received");
-        let drops = self.drops(name);
-        assert_eq!(drops.to_string(), "[]", "{name}");
+        pair::none_dropped(&self.drops(name), name);
     }
 
     fn drops(&self, name: &str) -> serde_json::Value {
