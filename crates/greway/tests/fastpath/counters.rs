@@ -340,5 +340,5 @@ fn agree(pair: &Pair, node: usize, tunnel: &Tunnel, what: &str) {
     });
     assert!(agree.is_ok(), "{what} at {}: {last}", host.name());
     let drops = &hosts::tunnel(pair, node, tunnel.name)["drops"];
-    none_dropped(drops, what);
+    pair::none_dropped(drops, what);
 }
