@@ -13,6 +13,7 @@ use greway_linux::{errno, vnet};
 
 use crate::overlay::{Fresh, Inside, Payload};
 use crate::port::Port;
+use crate::turn::Turn;
 use crate::underlay::{self, Underlay};
 
 /// What the sending side keeps from batch to batch.
@@ -154,10 +155,12 @@ impl Sender {
     ) -> io::Result<()> {
         let Self { train, storage, packets, fragments, beside, odd_error, buffer } = self;
         buffer.resize(LARGEST, 0);
+        let mut taken = 0;
         for _ in 0..TUN_TURN {
             let mut header = [0; vnet::LEN];
             let Inside::Tun(tun) = &port.inside else { return Ok(()) };
             let Some(length) = tun.recv(&mut header, buffer)? else { return Ok(()) };
+            taken += length;
             let Some(fresh) = Inside::tun_payload(&mut buffer[..length], &header) else {
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
                 continue;
@@ -183,6 +186,9 @@ impl Sender {
             push(&mut out, packets, train, payload.packet, port.bound_to);
             let df = train.outer().dont_fragment;
             flush(&mut out, packets, port, underlay, df, now_ms, odd_error);
+            if Turn::is_over(taken) {
+                break;
+            }
         }
         Ok(())
     }

@@ -30,6 +30,11 @@ impl Turn {
         self.packets
     }
 
+    /// Whether one that has taken so many bytes is over.
+    pub(crate) fn is_over(bytes: usize) -> bool {
+        bytes >= BYTES
+    }
+
     /// `packets` of `bytes` together were taken. The next turn is shorter at once, and longer by and by.
     pub(crate) fn took(&mut self, packets: usize, bytes: usize) {
         if packets == 0 {

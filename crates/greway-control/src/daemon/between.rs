@@ -2,7 +2,8 @@
 //!
 //! Between the ends of a pair lies a queue of the kernel's (`net.core.netdev_max_backlog`). What is lost there nobody
 //! else sees: it came out of the tunnel device, or a program had sent it in, and the end that it came from counts it as
-//! dropped (linux drivers/net/veth.c v6.18, `veth_xmit`).
+//! dropped (linux drivers/net/veth.c v6.18, `veth_xmit`). A TUN device has the queue that the data plane reads from, and
+//! counts what it had no room for in the same way.
 
 use greway_netlink::{Link, Netlink};
 
@@ -16,20 +17,20 @@ pub(super) struct Between {
 }
 
 impl Between {
-    /// Asks for both ends; what cannot be asked has dropped nothing.
+    /// Asks for both ends.
     pub(super) fn now(netlink: &Netlink, index: u32, peer: Option<u32>) -> Self {
-        let dropped = |index| netlink.link_by_index(index).ok().flatten().as_ref().map_or(0, dropped);
-        // Only one end of a TUN device is a device, and its queue is the data plane's.
-        let Some(peer) = peer else { return Self::default() };
-        Self { out: dropped(index), into: dropped(peer) }
+        let link = netlink.link_by_index(index).ok().flatten();
+        Self::of(link.as_ref(), || netlink.link_by_index(peer?).ok().flatten())
+    }
+
+    /// The same with the tunnel device at hand. What is out of sight has dropped nothing.
+    pub(super) fn of(link: Option<&Link>, peer: impl FnOnce() -> Option<Link>) -> Self {
+        let dropped = |link: &Link| link.statistics.tx_dropped;
+        Self { out: link.map_or(0, dropped), into: peer().as_ref().map_or(0, dropped) }
     }
 
     /// What was dropped after `earlier`.
     pub(super) fn since(self, earlier: Self) -> Self {
         Self { out: self.out.saturating_sub(earlier.out), into: self.into.saturating_sub(earlier.into) }
     }
-}
-
-fn dropped(link: &Link) -> u64 {
-    link.statistics.tx_dropped
 }

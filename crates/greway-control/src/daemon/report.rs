@@ -106,7 +106,10 @@ fn tunnel(
     let last = |ms: u64| (ms != 0).then(|| seconds_since(ms, now));
     let not_ebpf = host.not_on_fast_path(live);
     let fast = host.fast.counters(live.peer).unwrap_or_default();
-    let lost = Between::now(&host.netlink, live.index, live.peer).since(live.lost_before);
+    // Only programs send in without being told what is lost.
+    let other_end = live.peer.filter(|_| fast.rx_packets > 0);
+    let lost = Between::of(link.as_ref(), || host.netlink.link_by_index(other_end?).ok().flatten());
+    let lost = lost.since(live.lost_before);
     // What the data plane itself did not get in is told when it tries.
     let lost_by_programs = lost.into.saturating_sub(counted.dropped(DropReason::DeviceQueueFull));
     let lost_by_programs = lost_by_programs.min(fast.rx_packets);
@@ -133,7 +136,13 @@ fn tunnel(
         last_received_seconds: latest(counted.last_rx_ms, fast.last_rx_ns),
         last_sent_seconds: latest(counted.last_tx_ms, fast.last_tx_ns),
         sequence: sequence(&spec, &counted),
-        drops: drops(&with_kernel(with_programs(&counted.drops, &fast), lost.out, lost_by_programs)),
+        drops: drops(&with_kernel(
+            with_programs(&counted.drops, &fast),
+            [
+                (if live.peer.is_some() { DropReason::KernelQueue } else { DropReason::QueueFull }, lost.out),
+                (DropReason::DeviceQueueFull, lost_by_programs),
+            ],
+        )),
         left_to_userspace: left_to_userspace(&fast),
         icmp_errors: icmp_errors(said.heard, now),
         unreachable_told: said.told,
@@ -207,8 +216,8 @@ fn with_programs(counted: &[(DropReason, u64)], fast: &TunnelCounters) -> Vec<(D
 }
 
 /// What the kernel lost between the ends of the pair, beside the others.
-fn with_kernel(mut all: Vec<(DropReason, u64)>, out: u64, into: u64) -> Vec<(DropReason, u64)> {
-    for (reason, more) in [(DropReason::KernelQueue, out), (DropReason::DeviceQueueFull, into)] {
+fn with_kernel(mut all: Vec<(DropReason, u64)>, lost: [(DropReason, u64); 2]) -> Vec<(DropReason, u64)> {
+    for (reason, more) in lost {
         match all.iter_mut().find(|(known, _)| *known == reason) {
             _ if more == 0 => {}
             Some((_, packets)) => *packets += more,
