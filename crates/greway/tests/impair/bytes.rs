@@ -40,7 +40,11 @@ pub(crate) fn path(way: &str, kind: &str, cable: &LinkOptions) -> Pair {
     }
     pair.left.address("tun0", &format!("{}/30", inner(0))).unwrap();
     pair.right.address("tun0", &format!("{}/30", inner(1))).unwrap();
-    // Neighbours are asked for before anything is damaged.
+    // Neighbours are asked for before anything is damaged or counted, and not again.
+    for host in [&pair.left, &pair.right] {
+        host.sysctl("ipv4/neigh/tun0/base_reachable_time_ms", "3600000").unwrap();
+        host.sysctl("ipv4/neigh/tun0/delay_first_probe_time", "3600").unwrap();
+    }
     pair.answers(&PingOptions::default());
     pair
 }
