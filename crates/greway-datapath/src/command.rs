@@ -31,6 +31,10 @@ pub(crate) enum Command {
         name: DeviceName,
         done: Answer<()>,
     },
+    RemoveThese {
+        names: Vec<DeviceName>,
+        done: SyncSender<()>,
+    },
     Receive {
         name: DeviceName,
         way: Receive,

@@ -27,6 +27,13 @@ impl Groups {
         }
     }
 
+    /// The same after a tunnel is gone.
+    pub(crate) fn follow_rest(&mut self, ports: &[Option<Port>], here: &LocalAddresses) {
+        if !self.0.is_empty() {
+            self.follow(ports, here);
+        }
+    }
+
     /// Joins what the tunnels need and leaves what none needs.
     pub(crate) fn follow(&mut self, ports: &[Option<Port>], here: &LocalAddresses) {
         let place = |port: &Port| Some((port.tunnel.group()?, port.tunnel.local(), port.bound_to));

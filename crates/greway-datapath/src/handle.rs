@@ -113,6 +113,15 @@ impl Datapath {
         self.ask(|done| Command::Remove { name: name.clone(), done })?
     }
 
+    /// Stops carrying several tunnels at once; those that are not carried are none's business.
+    ///
+    /// # Errors
+    /// [`DatapathError::Stopped`].
+    pub fn remove_these(&self, names: &[DeviceName]) -> Result<(), DatapathError> {
+        let names = names.to_vec();
+        self.ask(|done| Command::RemoveThese { names, done })
+    }
+
     /// Changes how a tunnel receives.
     ///
     /// # Errors
@@ -211,13 +220,21 @@ impl Datapath {
     }
 }
 
-impl Drop for Datapath {
-    fn drop(&mut self) {
+impl Datapath {
+    /// Stops the worker and closes all sockets, of many tunnels side by side: a process that ends closes them one after
+    /// the other. Nothing can be asked of it any more.
+    pub fn stop(&mut self) {
         let _ = self.tell(Command::Stop);
         if let Some(worker) = self.worker.take()
             && worker.join().is_err()
         {
             tracing::error!("the data plane's worker had panicked");
         }
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

@@ -23,6 +23,7 @@
 
 mod arrived;
 mod backlog;
+mod close;
 mod command;
 mod groups;
 mod handle;
@@ -40,6 +41,7 @@ mod port;
 mod receive;
 mod reverse_path;
 mod send;
+mod shared;
 mod turn;
 mod underlay;
 mod witness;

@@ -2,15 +2,17 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use greway_engine::{Offload, frame};
-use greway_linux::batch::{Auxdata, Packet, Vlan};
+use greway_linux::batch::{Auxdata, Packet, Target, Vlan};
 use greway_linux::packet::{Config, Kind, PacketSocket, Protocol};
 use greway_linux::vnet::{self, VnetHeader};
 use greway_linux::{MacAddr, OpenError, filter, tun};
 use greway_wire::ethertype;
 
 use crate::offload;
+use crate::shared::Shared;
 
 pub(crate) use greway_engine::frame::ETHERNET;
 
@@ -54,7 +56,9 @@ pub(crate) enum Inside {
     /// Frames on the peer end.
     Link {
         /// For what is brought in, and for what comes out but for that of `declined`.
-        socket: PacketSocket,
+        socket: Arc<PacketSocket>,
+        /// The sockets are those of many tunnels.
+        shares: bool,
         /// For what comes out and was declined ([`Tap::Declined`]), one for each ethertype.
         declined: Vec<PacketSocket>,
         peer: u32,
@@ -92,29 +96,39 @@ pub(crate) struct Payload<'a> {
 
 impl Inside {
     /// Opens the sockets. `ethernet`: the payload packets are frames.
-    pub(crate) fn open(overlay: Overlay, ethernet: bool) -> Result<Self, OpenError> {
+    /// `shared`: for a tunnel that has none of its own.
+    pub(crate) fn open(overlay: Overlay, ethernet: bool, shared: Option<&Shared>) -> Result<Self, OpenError> {
         match overlay {
             Overlay::Veth { peer, device_address, peer_address, tap } => {
                 let mut addresses = [0; 12];
                 addresses[..6].copy_from_slice(&device_address.octets());
                 addresses[6..].copy_from_slice(&peer_address.octets());
-                Self::link(peer, tap, (!ethernet).then_some(addresses))
+                Self::link(peer, tap, (!ethernet).then_some(addresses), shared)
             }
             Overlay::Tun(tun) => Ok(Self::Tun(tun)),
         }
     }
 
     /// The same with another tap; `None` where there is nothing to change.
-    pub(crate) fn tapped(&self, tap: Tap) -> Result<Option<Self>, OpenError> {
+    pub(crate) fn tapped(&self, tap: Tap, shared: Option<&Shared>) -> Result<Option<Self>, OpenError> {
         match self {
             Self::Link { peer, tap: before, addresses, .. } if *before != tap => {
-                Self::link(*peer, tap, *addresses).map(Some)
+                Self::link(*peer, tap, *addresses, shared).map(Some)
             }
             _ => Ok(None),
         }
     }
 
-    fn link(peer: u32, tap: Tap, addresses: Option<[u8; 12]>) -> Result<Self, OpenError> {
+    fn link(
+        peer: u32,
+        tap: Tap,
+        addresses: Option<[u8; 12]>,
+        shared: Option<&Shared>,
+    ) -> Result<Self, OpenError> {
+        if let (Tap::Declined, Some(shared)) = (tap, shared) {
+            let socket = shared.sender();
+            return Ok(Self::Link { socket, shares: true, declined: Vec::new(), peer, tap, addresses });
+        }
         let beside = filter::beside(CARRIED);
         let config = Config {
             protocol: Protocol::All,
@@ -138,22 +152,48 @@ impl Inside {
                 CARRIED.into_iter().map(open).collect::<Result<_, _>>()?
             }
         };
-        Ok(Self::Link { socket: PacketSocket::open(&config)?, declined, peer, tap, addresses })
+        let socket = Arc::new(PacketSocket::open(&config)?);
+        Ok(Self::Link { socket, shares: false, declined, peer, tap, addresses })
     }
 
-    /// Whatever packets come out of.
+    /// The peer end whose packets come out of what many tunnels share.
+    pub(crate) fn shares(&self) -> Option<u32> {
+        match self {
+            Self::Link { peer, shares: true, .. } => Some(*peer),
+            _ => None,
+        }
+    }
+
+    /// Index of the peer end, of a pair.
+    pub(crate) fn peer(&self) -> Option<u32> {
+        match self {
+            Self::Link { peer, .. } => Some(*peer),
+            Self::Tun(_) => None,
+        }
+    }
+
+    /// Where what is brought in goes.
+    pub(crate) fn target(&self) -> Target {
+        match self.shares() {
+            Some(ifindex) => Target::Link { ifindex, mac: MacAddr::ZERO, protocol: 0 },
+            None => Target::Connected,
+        }
+    }
+
+    /// Whatever packets come out of, of this tunnel alone.
     pub(crate) fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let own = self.shares().is_none().then(|| self.as_fd());
         let declined: &[PacketSocket] = match self {
             Self::Link { declined, .. } => declined,
             Self::Tun(_) => &[],
         };
-        std::iter::once(self.as_fd()).chain(declined.iter().map(AsFd::as_fd))
+        own.into_iter().chain(declined.iter().map(AsFd::as_fd))
     }
 
     /// Has no more packets come; those that wait stay.
     pub(crate) fn deafen(&self) {
-        let Self::Link { socket, declined, .. } = self else { return };
-        for socket in std::iter::once(socket).chain(declined) {
+        let Self::Link { socket, declined, shares: false, .. } = self else { return };
+        for socket in std::iter::once(&**socket).chain(declined) {
             if let Err(error) = socket.set_filter(&filter::drop_all()) {
                 tracing::debug!(%error, "a socket goes on receiving");
             }
@@ -163,8 +203,8 @@ impl Inside {
     /// Packets that came out of the tunnel device since the last time this was asked and were lost because a socket was
     /// full.
     pub(crate) fn spilled(&self) -> u64 {
-        let Self::Link { socket, declined, .. } = self else { return 0 };
-        let sockets = std::iter::once(socket).chain(declined);
+        let Self::Link { socket, declined, shares: false, .. } = self else { return 0 };
+        let sockets = std::iter::once(&**socket).chain(declined);
         // Asking resets it. One that cannot be asked has lost nothing that anybody could know of.
         sockets.map(|socket| socket.statistics().map_or(0, |counted| u64::from(counted.drops))).sum()
     }

@@ -14,6 +14,7 @@ use crate::icmp::TunnelIcmp;
 use crate::local::LocalAddresses;
 use crate::overlay::{Inside, Overlay};
 use crate::path_mtu::{Paths, Way};
+use crate::shared::Shared;
 use crate::turn::Turn;
 use crate::underlay::{Inlet, Receive};
 
@@ -84,7 +85,11 @@ pub(crate) struct Port {
 
 impl Port {
     /// Opens the tunnel device's side.
-    pub(crate) fn open(port: PortSpec, counters: Arc<TunnelCounters>) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        port: PortSpec,
+        counters: Arc<TunnelCounters>,
+        shared: Option<&Shared>,
+    ) -> Result<Self, OpenError> {
         let mut tunnel = Tunnel::new(&port.spec, counters);
         tunnel.set_segment_limit(port.device_mtu);
         let ethernet = tunnel.carries_ethernet();
@@ -97,7 +102,7 @@ impl Port {
             tunnel,
             spec: port.spec,
             state: TunnelState::starting_at(port.first_sequence),
-            inside: Inside::open(port.overlay, ethernet)?,
+            inside: Inside::open(port.overlay, ethernet, shared)?,
             receive: port.receive,
             bound_to: port.bound_to,
             device_mtu: port.device_mtu,

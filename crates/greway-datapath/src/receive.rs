@@ -9,7 +9,7 @@ use greway_engine::{
     Tunnel, TunnelCounters, TunnelIndex, TunnelSlots, TunnelState, TunnelTable, UnderlayCounters, Unmatched,
     Verdict, coalesce, decapsulate, frame, release,
 };
-use greway_linux::batch::{Control, Packet, ReceiveBatch, SendBatch, SendStorage, Target};
+use greway_linux::batch::{Control, Packet, ReceiveBatch, SendBatch, SendStorage};
 use greway_linux::errno;
 use greway_linux::tun::Tun;
 use greway_linux::{MacAddr, vnet};
@@ -375,7 +375,7 @@ impl<'s, 'a> Outgoing<'s, 'a> {
         front[length..length + headers.len()].copy_from_slice(headers);
         let front = &front[..length + headers.len()];
         self.loads[self.batch.len()] = load;
-        let pushed = self.batch.push_with_prefix(front, slices, Target::Connected, Control::NONE);
+        let pushed = self.batch.push_with_prefix(front, slices, port.inside.target(), Control::NONE);
         debug_assert!(pushed.is_ok(), "there was room for the packet");
     }
 

@@ -8,7 +8,7 @@ use greway_engine::{
     DropReason, Fit, Fragments, Notice, Offload, Talk, Train, TunnelCounters, encapsulate, fit,
     too_big_message,
 };
-use greway_linux::batch::{Control, ReceiveBatch, SendBatch, SendStorage, Target};
+use greway_linux::batch::{Control, Packet, ReceiveBatch, SendBatch, SendStorage};
 use greway_linux::{errno, vnet};
 
 use crate::overlay::{Fresh, Inside, Payload};
@@ -76,18 +76,31 @@ impl Sender {
         if matches!(port.inside, Inside::Tun(_)) {
             return self.carry_tun(port, underlay, forwards, now_ms).map(|()| 0);
         }
-        let Inside::Link { addresses, .. } = &port.inside else { return Ok(0) };
-        let ethernet = addresses.is_none();
         let Some(source) = port.inside.sources().nth(source) else { return Ok(0) };
         let taken = batch.recv_up_to(source, port.turn.packets())?;
         port.turn.took(taken, batch.bytes());
         port.stirred |= taken > 0;
+        self.carry_these(port, batch.packets(), underlay, forwards, now_ms);
+        Ok(taken)
+    }
+
+    /// Carries what came out of a tunnel device that is one end of a pair.
+    pub(crate) fn carry_these<'b>(
+        &mut self,
+        port: &mut Port,
+        received: impl Iterator<Item = Packet<'b>>,
+        underlay: &mut Underlay,
+        forwards: bool,
+        now_ms: u64,
+    ) {
+        let Inside::Link { addresses, .. } = &port.inside else { return };
+        let ethernet = addresses.is_none();
         let Self { train, storage, packets, fragments, beside, odd_error, .. } = self;
         let mut out = storage.start();
         packets.clear();
         // Segments with and without DF take different sockets; a change sends what is waiting.
         let mut with_df = true;
-        for received in batch.packets() {
+        for received in received {
             if received.meta.truncated {
                 // Larger than any super-packet that can be described, and its end is not here.
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
@@ -142,7 +155,6 @@ impl Sender {
             push(&mut out, packets, train, payload.packet, port.bound_to);
         }
         flush(&mut out, packets, port, underlay, with_df, now_ms, odd_error);
-        Ok(taken)
     }
 
     /// The same for a TUN device, which gives one packet a read.
@@ -235,7 +247,8 @@ pub(crate) fn tell(port: &Port, protocol_type: u16, message: &[u8], storage: &mu
         Inside::Link { socket, addresses, .. } => {
             let (front, length) = Inside::front(addresses.as_ref(), protocol_type, &Offload::NONE);
             let mut out = storage.start();
-            let pushed = out.push_with_prefix(&front[..length], &[message], Target::Connected, Control::NONE);
+            let pushed =
+                out.push_with_prefix(&front[..length], &[message], port.inside.target(), Control::NONE);
             debug_assert!(pushed.is_ok(), "the batch was empty");
             let mut lost = None;
             out.send(socket, |_, error| lost = Some(error));
@@ -253,7 +266,7 @@ fn bring(port: &Port, frame: &[u8], storage: &mut SendStorage) {
     let Inside::Link { socket, .. } = &port.inside else { return };
     let header = crate::offload::emit(&Offload::NONE, 0).to_bytes();
     let mut out = storage.start();
-    let pushed = out.push_with_prefix(&header, &[frame], Target::Connected, Control::NONE);
+    let pushed = out.push_with_prefix(&header, &[frame], port.inside.target(), Control::NONE);
     debug_assert!(pushed.is_ok(), "the batch was empty");
     // Who asked asks again.
     out.send(

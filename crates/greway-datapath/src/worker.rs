@@ -3,6 +3,7 @@
 //! It waits for all sockets at once and gives each that has something one batch a round, so that a
 //! busy tunnel cannot starve another.
 
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use greway_linux::{clock, errno, process};
 use greway_spec::{DeviceName, SeqMode, TunnelSpec};
 
 use crate::backlog::{Backlog, Waiting};
+use crate::close::close;
 use crate::command::Command;
 use crate::groups::Groups;
 use crate::handle::DatapathError;
@@ -27,11 +29,12 @@ use crate::icmp::{Family, Icmp, IcmpReport};
 use crate::local::LocalAddresses;
 use crate::lull::{BusyPoll, Lull, Next};
 use crate::news::Newsroom;
-use crate::overlay::Tap;
+use crate::overlay::{Overlay, Tap};
 use crate::port::{Port, PortSpec};
 use crate::receive::{self, Context, Desk, Strangers};
 use crate::reverse_path::ReversePaths;
 use crate::send::Sender;
+use crate::shared::{self, Shared};
 use crate::underlay::{Inlet, Receive, Underlay};
 use crate::witness::{Attempt, Through};
 
@@ -42,6 +45,14 @@ pub(crate) struct Worker {
     lull: Lull,
     underlay: Underlay,
     ports: Vec<Option<Port>>,
+    /// Where each of them is.
+    positions: HashMap<DeviceName, usize>,
+    /// Where there is none.
+    free: BTreeSet<usize>,
+    /// What tunnels share that have no sockets of their own on the overlay's side, as long as there are any.
+    shared: Option<Shared>,
+    /// Where these are, by the peer ends of their pairs.
+    sharing: HashMap<u32, usize>,
     /// Those of them that hold packets.
     holders: Holders,
     /// What arrived and waits its turn.
@@ -94,6 +105,8 @@ const WAKE: u64 = 0;
 const FIRST_INLET: u64 = 1;
 const ICMP: u64 = 8;
 const ICMP_V6: u64 = 9;
+/// The first of [`Shared::sources`].
+const SHARED: u64 = 10;
 const FIRST_PORT: u64 = 16;
 /// Each port has as many tokens, one for each of its sources.
 const SOURCES: u64 = 4;
@@ -114,6 +127,10 @@ impl Worker {
             lull: Lull::new(busy_poll, thread::available_parallelism().map_or(1, NonZero::get)),
             underlay: Underlay::open()?,
             ports: Vec::new(),
+            positions: HashMap::new(),
+            free: BTreeSet::new(),
+            shared: None,
+            sharing: HashMap::new(),
             holders: Holders::default(),
             backlog: Backlog::default(),
             turn: Vec::new(),
@@ -154,11 +171,14 @@ impl Worker {
                         if !self.obey() {
                             self.clear_backlog(now_ms);
                             self.let_go(now_ms, Reorder::give_up);
-                            return;
+                            return self.end();
                         }
                     }
                     ICMP => self.heed(Family::Ipv4, now_ms),
                     ICMP_V6 => self.heed(Family::Ipv6, now_ms),
+                    token if token >= SHARED && token < SHARED + Shared::SOURCES => {
+                        self.send_shared((token - SHARED) as usize, now_ms);
+                    }
                     token if token < FIRST_PORT => {
                         let inlet = usize::try_from(token - FIRST_INLET).ok();
                         if let Some(inlet) = inlet.and_then(|index| Inlet::ALL.get(index)) {
@@ -173,6 +193,14 @@ impl Worker {
             }
             self.go_on(now_ms);
             self.let_go(now_ms, |reorder, counters| reorder.expire(now_ms, counters));
+        }
+    }
+
+    /// Closes all sockets, and waits until that is done.
+    fn end(self) {
+        let closing = close(self.ports.into_iter().flatten().map(|port| port.inside).collect());
+        for thread in closing {
+            let _ = thread.join();
         }
     }
 
@@ -335,6 +363,93 @@ impl Worker {
         }
     }
 
+    /// Carries one batch of what came out of tunnels that share their sockets; false when there was nothing.
+    fn send_shared(&mut self, source: usize, now_ms: u64) -> bool {
+        let Some(socket) = self.shared.as_ref().and_then(|shared| shared.sources().nth(source)) else {
+            return false;
+        };
+        let framed = &mut self.buffers.framed;
+        match framed.recv(socket) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "on tunnel devices");
+                return true;
+            }
+        }
+        for (peer, packets) in shared::by_device(framed) {
+            // Others' packets come by too: of tunnels with sockets of their own, of devices that look at everything.
+            let port = self.sharing.get(&peer).and_then(|index| self.ports.get_mut(*index)?.as_mut());
+            if let Some(port) = port {
+                self.sender.carry_these(port, packets.into_iter(), &mut self.underlay, self.forwards, now_ms);
+            }
+        }
+        true
+    }
+
+    /// Carries all that has come out of a tunnel device so far.
+    fn send_all(&mut self, index: usize, now_ms: u64) {
+        let Some(port) = &self.ports[index] else { return };
+        let (own, shares) = (port.inside.sources().count(), port.inside.shares().is_some());
+        for source in 0..own {
+            self.empty_source(index, source, now_ms);
+        }
+        for source in (0..Shared::SOURCES as usize).filter(|_| shares) {
+            for _ in 0..MOST_BATCHES {
+                if !self.send_shared(source, now_ms) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Has the sockets ready that a tunnel shares which is to have none of its own.
+    fn share(&mut self, name: &DeviceName, tap: Tap) -> Result<bool, DatapathError> {
+        if tap != Tap::Declined || self.positions.len() - self.sharing.len() < shared::OWN {
+            return Ok(false);
+        }
+        if self.shared.is_none() {
+            let opened = Shared::open();
+            let opened = opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?;
+            for (token, source) in (SHARED..).zip(opened.sources()) {
+                let watched = self.poller.add(source, token, Interest::Readable);
+                watched.map_err(|source| DatapathError::Watch { name: name.clone(), source })?;
+            }
+            self.shared = Some(opened);
+        }
+        Ok(true)
+    }
+
+    /// Closes what tunnels shared when none does any more.
+    fn end_sharing(&mut self) {
+        if !self.sharing.is_empty() {
+            return;
+        }
+        let Some(shared) = self.shared.take() else { return };
+        for source in shared.sources() {
+            let _ = self.poller.remove(source);
+        }
+        // As those of a tunnel, it takes the kernel a while.
+        drop(thread::Builder::new().name("close".into()).spawn(move || drop(shared)));
+    }
+
+    /// A tunnel has other sockets than it had.
+    fn note_sharing(&mut self, index: usize) {
+        self.sharing.retain(|_, known| *known != index);
+        let shares = self.ports[index].as_ref().and_then(|port| port.inside.shares());
+        self.sharing.extend(shares.map(|peer| (peer, index)));
+        self.end_sharing();
+        self.look_past_own();
+    }
+
+    /// Keeps packets that come to a tunnel's own sockets out of those that others share.
+    fn look_past_own(&self) {
+        let Some(shared) = &self.shared else { return };
+        let own = self.ports.iter().flatten().filter(|port| port.inside.shares().is_none());
+        let own = own.filter_map(|port| port.inside.peer()).take(shared::OWN).collect::<Vec<_>>();
+        shared.look_past(&own);
+    }
+
     /// Runs `attempt` with a function that carries all that waits in one direction.
     fn between_packets(
         &mut self,
@@ -344,16 +459,12 @@ impl Worker {
     ) -> Result<(), DatapathError> {
         let index = self.position(name)?;
         let Some(port) = &self.ports[index] else { return Ok(()) };
-        let (inlet, sources) = (port.inlet(), port.inside.sources().count());
+        let inlet = port.inlet();
         attempt(&mut || {
             let now_ms = clock::monotonic_millis();
             match through {
                 Through::Inwards => self.empty(inlet, now_ms),
-                Through::Outwards => {
-                    for source in 0..sources {
-                        self.empty_source(index, source, now_ms);
-                    }
-                }
+                Through::Outwards => self.send_all(index, now_ms),
             }
         });
         Ok(())
@@ -367,6 +478,10 @@ impl Worker {
                 Command::Add { port, counters, done } => drop(done.send(self.add(*port, counters))),
                 Command::Change { spec, bound_to, done } => drop(done.send(self.change(*spec, bound_to))),
                 Command::Remove { name, done } => drop(done.send(self.remove(&name))),
+                Command::RemoveThese { names, done } => {
+                    self.remove_all(&names);
+                    let _ = done.send(());
+                }
                 Command::Tap { name, tap, done } => drop(done.send(self.tap(&name, tap))),
                 Command::Receive { name, way, done } => drop(done.send(self.receive_by(&name, way))),
                 Command::Mtu { name, mtu } => {
@@ -412,8 +527,14 @@ impl Worker {
         let name = port.spec.name.clone();
         let inlet = Inlet { over_ipv6: port.spec.mode.over_ipv6(), way: port.receive };
         self.open(&name, inlet)?;
-        let index = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
-        let opened = Port::open(port, counters)
+        let index = self.free.first().copied().unwrap_or(self.ports.len());
+        let tap = match &port.overlay {
+            Overlay::Veth { tap, .. } => *tap,
+            Overlay::Tun(_) => Tap::Everything,
+        };
+        let shares = self.share(&name, tap).inspect_err(|_| self.close_unused())?;
+        let shared = self.shared.as_ref().filter(|_| shares);
+        let opened = Port::open(port, counters, shared)
             .map_err(|source| DatapathError::Open { name: name.clone(), source })
             .and_then(|port| {
                 watch(&self.poller, index, &port)?;
@@ -423,6 +544,14 @@ impl Worker {
         match self.ports.get_mut(index) {
             Some(slot) => *slot = Some(port),
             None => self.ports.push(Some(port)),
+        }
+        self.free.remove(&index);
+        self.positions.insert(name, index);
+        let shares = self.ports[index].as_ref().and_then(|port| port.inside.shares());
+        self.sharing.extend(shares.map(|peer| (peer, index)));
+        // The first of those that share makes the sockets look past all others; one of its own comes to those.
+        if self.sharing.len() == 1 || shares.is_none() {
+            self.look_past_own();
         }
         self.enter(index);
         Ok(())
@@ -447,18 +576,31 @@ impl Worker {
     }
 
     fn remove(&mut self, name: &DeviceName) -> Result<(), DatapathError> {
-        let index = self.position(name)?;
-        self.leave(index);
-        let port = self.ports[index].take().ok_or_else(|| DatapathError::Unknown(name.clone()))?;
-        // A descriptor that closes is forgotten anyway; a TUN's may live on elsewhere.
-        for source in port.inside.sources() {
-            let _ = self.poller.remove(source);
-        }
-        drop(port);
-        self.icmp.open_and_close(&self.poller, [ICMP, ICMP_V6]);
-        self.groups.follow(&self.ports, &self.local_addresses);
-        self.close_unused();
+        self.position(name)?;
+        self.remove_all(std::slice::from_ref(name));
         Ok(())
+    }
+
+    fn remove_all(&mut self, names: &[DeviceName]) {
+        let mut insides = Vec::with_capacity(names.len());
+        for name in names {
+            let Ok(index) = self.position(name) else { continue };
+            self.leave(index);
+            self.positions.remove(name);
+            self.free.insert(index);
+            let Some(port) = self.ports[index].take() else { continue };
+            // They are closed later, and the token may be another tunnel's by then.
+            for source in port.inside.sources() {
+                let _ = self.poller.remove(source);
+            }
+            port.inside.shares().map(|peer| self.sharing.remove(&peer));
+            insides.push(port.inside);
+        }
+        self.end_sharing();
+        close(insides);
+        self.icmp.open_and_close(&self.poller, [ICMP, ICMP_V6]);
+        self.groups.follow_rest(&self.ports, &self.local_addresses);
+        self.close_unused();
     }
 
     fn receive_by(&mut self, name: &DeviceName, way: Receive) -> Result<(), DatapathError> {
@@ -488,26 +630,26 @@ impl Worker {
 
     fn tap(&mut self, name: &DeviceName, tap: Tap) -> Result<(), DatapathError> {
         let index = self.position(name)?;
+        let shares = self.share(name, tap)?;
         let Some(port) = &mut self.ports[index] else { return Ok(()) };
-        let opened = port.inside.tapped(tap);
+        let opened = port.inside.tapped(tap, self.shared.as_ref().filter(|_| shares));
         let Some(inside) = opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?
         else {
             return Ok(());
         };
         // What came before comes before, and what comes now comes by the new sockets alone.
         port.inside.deafen();
-        for source in 0..port.inside.sources().count() {
-            self.empty_source(index, source, clock::monotonic_millis());
-        }
+        self.send_all(index, clock::monotonic_millis());
         if let Some(port) = &mut self.ports[index] {
             for source in port.inside.sources() {
                 let _ = self.poller.remove(source);
             }
             port.stirred = true;
             port.count_spilled();
-            port.inside = inside;
+            close(vec![std::mem::replace(&mut port.inside, inside)]);
             watch(&self.poller, index, port)?;
         }
+        self.note_sharing(index);
         Ok(())
     }
 
@@ -533,6 +675,9 @@ impl Worker {
     /// Counts what was lost because a socket was full. Nobody is told of it when it happens.
     fn count_spilled(&mut self) {
         self.ports.iter_mut().flatten().for_each(Port::count_spilled);
+        // Whose these were is not known.
+        let shared = self.shared.as_ref().map_or(0, Shared::spilled);
+        self.strangers.underlay.record_drops(DropReason::QueueFull, shared);
         Inlet::ALL.into_iter().for_each(|inlet| self.count_spilled_by(inlet));
     }
 
@@ -542,12 +687,12 @@ impl Worker {
     }
 
     fn port(&mut self, name: &DeviceName) -> Option<&mut Port> {
-        self.ports.iter_mut().flatten().find(|port| port.name == *name)
+        let index = *self.positions.get(name)?;
+        self.ports.get_mut(index)?.as_mut()
     }
 
     fn position(&self, name: &DeviceName) -> Result<usize, DatapathError> {
-        let is_it = |port: &Option<Port>| port.as_ref().is_some_and(|port| port.name == *name);
-        self.ports.iter().position(is_it).ok_or_else(|| DatapathError::Unknown(name.clone()))
+        self.positions.get(name).copied().ok_or_else(|| DatapathError::Unknown(name.clone()))
     }
 
     /// Opens a receiving socket that a tunnel needs.
@@ -571,8 +716,8 @@ impl Worker {
     /// full makes the kernel answer "protocol unreachable".
     fn close_unused(&mut self) {
         for inlet in Inlet::ALL {
-            if self.underlay.is_open(inlet) && !self.ports.iter().flatten().any(|port| port.inlet() == inlet)
-            {
+            let needed = || self.ports.iter().flatten().any(|port| port.inlet() == inlet);
+            if self.underlay.is_open(inlet) && !needed() {
                 self.count_spilled_by(inlet);
                 self.underlay.release(inlet);
             }

@@ -84,6 +84,56 @@ pub const fn beside(ethertypes: [u16; 3]) -> [Instruction; 8] {
     ]
 }
 
+/// A filter for packets whose link-layer destination is another host, by the header or by whoever said so since, and
+/// that arrived on none of these devices.
+///
+/// # Panics
+///
+/// With more than 100 devices.
+#[must_use]
+pub fn other_host(devices: &[u32]) -> Vec<Instruction> {
+    let mut program = on_none_of(devices);
+    program.extend([
+        load(BYTE_ABS, ANCILLARY + ANCILLARY_PACKET_TYPE),
+        jump_unless_equal(PACKET_OTHERHOST, 1),
+        ret(WHOLE),
+        ret(0),
+    ]);
+    program
+}
+
+/// As [`beside`], of packets whose link-layer destination is not this host alone, and that arrived on none of these
+/// devices.
+///
+/// # Panics
+///
+/// With more than 100 devices.
+#[must_use]
+pub fn not_for_host_beside(ethertypes: [u16; 3], devices: &[u32]) -> Vec<Instruction> {
+    let mut program = on_none_of(devices);
+    program.extend([
+        load(BYTE_ABS, ANCILLARY + ANCILLARY_PACKET_TYPE),
+        jump_unless_equal(PACKET_HOST, 1),
+        ret(0),
+    ]);
+    program.extend(beside(ethertypes));
+    program
+}
+
+/// Goes on behind its end, unless the packet arrived on one of the devices.
+fn on_none_of(devices: &[u32]) -> Vec<Instruction> {
+    assert!(devices.len() <= 100, "jumps are short");
+    let Some(last) = devices.len().checked_sub(1) else { return Vec::new() };
+    let mut program = vec![load(WORD_ABS, ANCILLARY + ANCILLARY_IFINDEX)];
+    for (position, device) in devices.iter().enumerate() {
+        // To the return that is behind the last comparison and the jump over it.
+        let skip = (last - position) as u8 + 1;
+        program.push(jump_if_equal(*device, skip));
+    }
+    program.extend([jump_over(1), ret(0)]);
+    program
+}
+
 /// A filter for a raw ICMP socket ([`crate::raw::RawSocket::open_icmp`]): messages that quote a packet of one
 /// protocol.
 #[must_use]
@@ -126,10 +176,15 @@ const fn jump_if_equal(value: u32, skip: u8) -> Instruction {
     Instruction { code: JUMP_EQUAL, jump_true: skip, jump_false: 0, value }
 }
 
+const fn jump_over(instructions: u32) -> Instruction {
+    Instruction { code: JUMP, jump_true: 0, jump_false: 0, value: instructions }
+}
+
 const fn ret(value: u32) -> Instruction {
     Instruction { code: RETURN, jump_true: 0, jump_false: 0, value }
 }
 
+const WORD_ABS: u16 = 0x20;
 const HALF_ABS: u16 = 0x28;
 const BYTE_ABS: u16 = 0x30;
 /// `BPF_LD | BPF_B | BPF_IND`: X bytes further on.
@@ -137,6 +192,8 @@ const BYTE_BEHIND: u16 = 0x50;
 /// `BPF_LDX | BPF_B | BPF_MSH`: X = 4 * (byte & 15), made for IPv4.
 const LOAD_HEADER_LENGTH: u16 = 0xb1;
 const JUMP_EQUAL: u16 = 0x15;
+/// `BPF_JMP | BPF_JA`.
+const JUMP: u16 = 0x05;
 const RETURN: u16 = 0x06;
 const WHOLE: u32 = u32::MAX;
 const ETHERTYPE_IPV4: u32 = 0x0800;
@@ -151,6 +208,13 @@ const NETWORK: u32 = (-0x10_0000_i32) as u32;
 /// `SKF_AD_OFF` and `SKF_AD_PROTOCOL`: the ethertype, known without reading the packet.
 const ANCILLARY: u32 = (-0x1000_i32) as u32;
 const ANCILLARY_PROTOCOL: u32 = 0;
+/// `SKF_AD_IFINDEX`.
+const ANCILLARY_IFINDEX: u32 = 8;
+/// `SKF_AD_PKTTYPE`.
+const ANCILLARY_PACKET_TYPE: u32 = 4;
+// linux include/uapi/linux/if_packet.h
+const PACKET_HOST: u32 = 0;
+const PACKET_OTHERHOST: u32 = 3;
 /// `SKF_AD_VLAN_TAG_PRESENT`.
 const ANCILLARY_VLAN_TAG_PRESENT: u32 = 48;
 

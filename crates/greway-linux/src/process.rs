@@ -1,11 +1,11 @@
 //! What a daemon has to do to its own process, and what it may want to know of another.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 
 use crate::signal::Signal;
@@ -53,6 +53,42 @@ pub fn close_inherited() -> io::Result<()> {
     };
     // An old kernel does not know the call or the flag, a seccomp filter may forbid it.
     if result == 0 { Ok(()) } else { mark_each() }
+}
+
+/// Raises the number of descriptors that this process may have to what it is allowed (getrlimit(2)), and tells it.
+///
+/// # Errors
+///
+/// The system's.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+    }
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Gives memory back to the kernel that is kept for later, after work that took much of it for a moment.
+pub fn give_memory_back() {
+    // SAFETY: malloc_trim(3) has no precondition; it is of glibc, and another C library has nothing of the kind.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Gives a descriptor a high number. A process that is killed closes its descriptors one after the other, the highest
+/// first, and with thousands of packet sockets that takes minutes: what the next process waits for, a lock or a name,
+/// is to be had at once. Where there is no such number the descriptor stays as it is.
+#[must_use]
+pub fn let_go_first(fd: OwnedFd) -> OwnedFd {
+    /// The kernel's table of descriptors grows with the number, by some 8 bytes each.
+    const HIGHEST: u64 = 65_536;
+    /// Room for others like it.
+    const ROOM: u64 = 64;
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(HIGHEST).min(HIGHEST);
+    let number = RawFd::try_from(limit.saturating_sub(ROOM)).unwrap_or(0);
+    rustix::io::fcntl_dupfd_cloexec(&fd, number).unwrap_or(fd)
 }
 
 /// [`close_inherited`] by the list in /proc.
