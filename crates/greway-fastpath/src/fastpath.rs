@@ -234,7 +234,10 @@ impl Fastpath {
                 Err(error) => return Err(error),
             }
         }
-        let wanted = self.wanted;
+        let mut wanted = self.wanted;
+        if wanted.hook == HookChoice::Auto && wanted.lasting && self.held.len() >= MANY {
+            wanted.hook = HookChoice::ClsactFirst;
+        }
         let held = link::attach(self.program(point)?, &device, point, wanted)?;
         let held = match (held, &self.pins) {
             (Held::Tcx(link), Some(pins)) => {
@@ -449,6 +452,10 @@ impl Fastpath {
         program(&mut self.bpf, point).map_err(|kernel| FastpathError::Load { kernel })
     }
 }
+
+/// With so many attachments the next ones are filters where that may be chosen. A link takes the kernel a grace period,
+/// some 13 ms (linux kernel/bpf/tcx.c `tcx_link_prog_attach`, v6.18), a filter 0.2 ms; and a link takes a descriptor.
+const MANY: usize = 64;
 
 /// What [`Options::clsact_priority`] is by default.
 pub(crate) const CLSACT_PRIORITY: u16 = 60_000;

@@ -155,6 +155,18 @@ impl Fastpath {
         self.forget_counters(peer)
     }
 
+    /// The same where it is known which keys are the tunnel's: of many tunnels nobody looks for them.
+    ///
+    /// # Errors
+    /// [`FastpathError::Map`]; what is not there is no error.
+    pub fn remove_known(&mut self, peer: u32, keys: &[IngressKey]) -> Result<(), FastpathError> {
+        for key in keys {
+            self.remove_ingress(key)?;
+        }
+        self.remove_egress(peer)?;
+        self.forget_counters(peer)
+    }
+
     /// Takes one key out: its packets are userspace's, or those of a tunnel that matches with less.
     ///
     /// # Errors

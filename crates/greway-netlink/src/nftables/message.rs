@@ -32,6 +32,8 @@ pub(super) mod kind {
     pub(in crate::nftables) const GET_GENERATION: u16 = SUBSYSTEM | 16;
 }
 
+/// NFTA_GEN_ID
+pub(super) const GENERATION_ID: u16 = 1;
 pub(super) const TABLE_NAME: u16 = 1;
 pub(super) const TABLE_USERDATA: u16 = 6;
 

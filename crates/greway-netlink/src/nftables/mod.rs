@@ -150,6 +150,21 @@ impl Nftables {
         }
     }
 
+    /// The number of the ruleset: another one after each change of anybody's.
+    ///
+    /// # Errors
+    /// Those of a request.
+    pub fn generation(&self) -> Result<u32, NetlinkError> {
+        let subject = Subject::new("read", &"the generation of nf_tables");
+        let replies = self.socket.request(subject, kind::GET_GENERATION, 0, &header(Family::Other(0)))?;
+        let read = |payload: &[u8]| {
+            let id = Attributes::new(payload.get(NFGENMSG..)?).find(message::GENERATION_ID)?;
+            Some(u32::from_be_bytes(*id.value.first_chunk()?))
+        };
+        let found = replies.iter().find_map(|reply| read(&reply.payload));
+        found.ok_or_else(|| subject.malformed("no generation in the answer"))
+    }
+
     /// The chains that see packets by themselves, of all families and owners.
     ///
     /// # Errors
