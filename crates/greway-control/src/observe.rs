@@ -1,5 +1,6 @@
 //! What is there now: read from the kernel, never changed here.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use greway_netlink::nftables::{BaseChain, Family, Hook, Nftables, Policy};
@@ -73,10 +74,40 @@ pub(crate) fn is_ours(netlink: &Netlink, link: &Link) -> bool {
             && other_end().is_some_and(|peer| peer.name.starts_with(device::PEER_PREFIX) && marked(&peer)))
 }
 
-/// Whether a tunnel's translation is among these chains, with a rule in it.
-pub(crate) fn translates(chains: &[BaseChain], name: &DeviceName) -> bool {
-    let table = device::table(name);
-    chains.iter().any(|chain| is_translation(chain, &table) && chain.rules > 0)
+/// The tables of tunnels among the chains that are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tables {
+    seals: HashSet<String>,
+    translations: HashSet<String>,
+}
+
+impl Tables {
+    /// Those in a list of all chains.
+    pub(crate) fn of(chains: &[BaseChain]) -> Self {
+        let names = |wanted: fn(&BaseChain) -> bool| {
+            let found = chains.iter().filter(|chain| wanted(chain));
+            found.map(|chain| chain.table.name.clone()).collect()
+        };
+        Self {
+            seals: names(is_seal),
+            translations: names(|chain| is_translation(chain, &chain.table.name) && chain.rules > 0),
+        }
+    }
+
+    /// Whether a tunnel's seal is among them.
+    pub(crate) fn seal(&self, name: &DeviceName) -> bool {
+        self.seals.contains(&device::table(name))
+    }
+
+    /// Whether a tunnel's translation is among them, with a rule in it.
+    pub(crate) fn translate(&self, name: &DeviceName) -> bool {
+        self.translations.contains(&device::table(name))
+    }
+}
+
+/// Whether a chain is like the seal of a tunnel.
+fn is_seal(chain: &BaseChain) -> bool {
+    chain.table.family == Family::Netdev && chain.hook == Hook::Ingress && chain.policy == Policy::Drop
 }
 
 /// Whether a chain is that of the translation table of this name: the one place for rules on payload
@@ -88,36 +119,51 @@ pub(crate) fn is_translation(chain: &BaseChain, table: &str) -> bool {
         && chain.kind == "nat"
 }
 
-/// Whether a tunnel's seal is among these chains.
-pub(crate) fn seals(chains: &[BaseChain], name: &DeviceName) -> bool {
-    let table = device::table(name);
-    chains.iter().any(|chain| {
-        chain.table.family == Family::Netdev
-            && chain.table.name == table
-            && chain.hook == Hook::Ingress
-            && chain.policy == Policy::Drop
-    })
-}
-
 impl Observed {
-    /// Reads what a plan for `spec` needs.
+    /// Reads what a plan needs that leads from `current` to `spec`. What neither asks for is not looked at: with ten
+    /// thousand tunnels all chains, and all rules, are long lists.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub fn read(netlink: &Netlink, spec: &TunnelSpec) -> Result<Self, NetlinkError> {
+    pub fn read(
+        netlink: &Netlink,
+        spec: &TunnelSpec,
+        current: Option<&TunnelSpec>,
+    ) -> Result<Self, NetlinkError> {
+        // Reading them takes privileges that a dry run need not have.
+        let tables = match current.is_some() || spec.inner.snat.is_some() {
+            true => Nftables::open().and_then(|nftables| nftables.base_chains()).ok(),
+            false => None,
+        };
+        Self::read_beside(netlink, spec, current, tables.as_deref().map(Tables::of).as_ref())
+    }
+
+    /// The same where the tables that are there are known; `None`: they cannot be read, or do not matter.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn read_beside(
+        netlink: &Netlink,
+        spec: &TunnelSpec,
+        current: Option<&TunnelSpec>,
+        tables: Option<&Tables>,
+    ) -> Result<Self, NetlinkError> {
         let path_mtu = path_mtu(netlink, spec)?;
         let device = device(netlink, &spec.name)?;
-        // Reading them takes privileges that a dry run need not have.
-        let chains = Nftables::open().and_then(|nftables| nftables.base_chains()).ok();
+        let both = || std::iter::once(spec).chain(current);
+        let rules = match both().any(|spec| !spec.inner.rules.is_empty()) {
+            true => crate::rules::all(netlink)?,
+            false => Vec::new(),
+        };
         let veth = device.as_ref().is_some_and(|device| device.kind == "veth");
         Ok(Self {
             device,
             path_mtu,
-            snat_present: chains.as_ref().map(|chains| translates(chains, &spec.name)),
-            sealed: chains.filter(|_| veth).map(|chains| seals(&chains, &spec.name)),
+            snat_present: tables.map(|tables| tables.translate(&spec.name)),
+            sealed: tables.filter(|_| veth).map(|tables| tables.seal(&spec.name)),
             forwarding_v4: sysctl::forwarding(Forwarding::Ipv4),
             forwarding_v6: sysctl::forwarding(Forwarding::Ipv6),
-            rules: crate::rules::all(netlink)?,
+            rules,
             to_stop: Vec::new(),
         })
     }

@@ -179,6 +179,7 @@ pub(super) fn run(
     scale.ended = timed(begin);
     let begin = Instant::now();
     many.daemons[0].run_daemon_within(&many.hosts[0], PATIENCE)?;
+    many.is_answered_by_its_daemon()?;
     scale.restarted = timed(begin);
     say(&format!("ended in {:.1} s, restarted in {:.1} s", scale.ended, scale.restarted));
     many.answers()?;

@@ -54,6 +54,12 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Bring several tunnels to what their specs say, each by itself: one that fails leaves the others as they are.
+    #[serde(rename = "io.greway.UpAll")]
+    UpAll {
+        /// What they should be.
+        specs: Vec<TunnelSpec>,
+    },
     /// Carry a tunnel by a veth pair that somebody else made under its names.
     #[serde(rename = "io.greway.Claim")]
     Claim {
@@ -69,6 +75,12 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Remove several tunnels, each by itself.
+    #[serde(rename = "io.greway.DeleteAll")]
+    DeleteAll {
+        /// Which.
+        names: Vec<DeviceName>,
+    },
     /// End the daemon; with `remove` take all tunnels down first.
     #[serde(rename = "io.greway.Stop")]
     Stop {
@@ -83,7 +95,12 @@ impl Request {
         match self {
             Self::Hello | Self::List | Self::Status { .. } => true,
             Self::Up { dry_run, .. } | Self::Delete { dry_run, .. } => *dry_run,
-            Self::Add { .. } | Self::Change { .. } | Self::Claim { .. } | Self::Stop { .. } => false,
+            Self::Add { .. }
+            | Self::Change { .. }
+            | Self::UpAll { .. }
+            | Self::Claim { .. }
+            | Self::DeleteAll { .. }
+            | Self::Stop { .. } => false,
         }
     }
 }
@@ -98,6 +115,8 @@ pub enum Reply {
     Tunnels(Vec<TunnelSpec>),
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To a request that changes several tunnels: what became of each, in their order.
+    Several(Vec<Outcome>),
     /// To a request that changes: what was done, a line an action, and what the user should know.
     Done {
         /// One line an action that was carried out.
@@ -105,6 +124,27 @@ pub enum Reply {
         /// What works, but perhaps not as meant.
         warnings: Vec<String>,
     },
+}
+
+/// What became of one of several tunnels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It is as it was asked for.
+    Done {
+        /// One line an action that was carried out.
+        actions: Vec<String>,
+        /// What works, but perhaps not as meant.
+        warnings: Vec<String>,
+    },
+    /// It is as it was before; a sentence for people says why.
+    Failed(String),
+}
+
+impl Outcome {
+    pub(crate) fn done(actions: Vec<String>, warnings: Vec<String>) -> Self {
+        Self::Done { actions, warnings }
+    }
 }
 
 /// The daemon's answer to a greeting.

@@ -58,7 +58,7 @@ impl Server {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(path)?;
+        let listener = process::let_go_first(UnixListener::bind(path)?.into()).into();
         fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
         Ok(Self { listeners: vec![listener], path: path.to_owned() })
     }

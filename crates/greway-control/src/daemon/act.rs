@@ -4,7 +4,6 @@ use greway_engine::nbma;
 use greway_netlink::{Address, IpPrefix, LinkChange, NetlinkError, Route};
 use greway_spec::{DeviceName, InnerAddress, InnerNeighbour, InnerRoute, TunnelSpec};
 
-use super::between::Between;
 use super::device::{self, DeviceError};
 use super::fastpath;
 use super::host::{Host, Live, with_causes};
@@ -33,11 +32,7 @@ impl System for Host {
             Action::SetUp(name) => {
                 let index = self.index_of(name)?;
                 self.netlink.change_link(index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
-                device::wait_until_running(&self.netlink, index);
-                // Until then the ends drop what is sent, and no queue is to blame.
-                if let Some(live) = self.tunnels.get_mut(name) {
-                    live.lost_before = Between::now(&self.netlink, index, live.peer);
-                }
+                self.wait_until_running(name, index);
                 self.look_at_ends(name);
                 Ok(())
             }
@@ -127,6 +122,8 @@ impl System for Host {
 
 impl Host {
     fn update(&mut self, spec: &TunnelSpec) -> Result<(), StepError> {
+        // Whether a program is there counts for the decision too.
+        self.rules.unheeded = true;
         let bound_to = self.bound_to(spec)?;
         let refused = |error: greway_datapath::DatapathError| StepError(with_causes(&error));
         self.datapath.change(spec, bound_to).map_err(refused)?;
@@ -138,6 +135,10 @@ impl Host {
             live.decision = decision;
             live.bound_to = bound_to;
             device::tell(&self.netlink, live.index, spec)?;
+        }
+        self.note_identity(spec);
+        if self.put_off(&spec.name) {
+            return Ok(());
         }
         self.keep_peers_quiet(None);
         self.look_at_place(&spec.name);
@@ -166,8 +167,10 @@ impl Host {
     fn forget(&mut self, spec: &TunnelSpec) -> Result<(), StepError> {
         self.hand_over_forwarding(&spec.name);
         self.tunnels.remove(&spec.name);
-        self.keep_peers_quiet(None);
-        self.follow_fast_path();
+        if !self.put_off(&spec.name) {
+            self.keep_peers_quiet(None);
+            self.follow_fast_path();
+        }
         self.counted.remember(spec, self.store.sequence(&spec.name));
         self.store.remove(&spec.name).map_err(|error| StepError(error.to_string()))
     }

@@ -1,5 +1,7 @@
 //! What an earlier daemon left: taken over where it can be, told of and removed on demand where not.
 
+use std::collections::BTreeMap;
+
 use greway_spec::{DeviceName, OverlayChoice};
 
 use super::device::{self, DeviceError};
@@ -35,7 +37,14 @@ impl Host {
         self.rules.ours = specs.filter_map(firewall::own_table).collect();
         self.fast.waits = true;
         self.fast.begin();
-        for (name, stored) in loaded.tunnels {
+        self.together(|host| host.carry_again(loaded.tunnels));
+        self.fast.waits = false;
+        self.look_at_rules();
+        self.look_at_places();
+    }
+
+    fn carry_again(&mut self, tunnels: BTreeMap<DeviceName, Stored>) {
+        for (name, stored) in tunnels {
             match self.carry(stored.clone(), None) {
                 Ok(()) => tracing::info!(tunnel = %name, "carried again"),
                 Err(DeviceError::Gone(_)) => {
@@ -51,13 +60,10 @@ impl Host {
                 }
             }
         }
-        self.fast.waits = false;
-        self.look_at_rules();
-        self.look_at_places();
     }
 
     /// Whether there is something of ours by that name that is no tunnel we carry.
-    pub(super) fn leaves_remains(&self, name: &DeviceName) -> bool {
+    pub(super) fn leaves_remains(&mut self, name: &DeviceName) -> bool {
         let device = |name: &str| device::ours(&self.netlink, name).is_ok_and(|link| link.is_some());
         self.remains.contains_key(name)
             || self.store.holds(name)

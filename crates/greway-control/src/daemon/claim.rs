@@ -24,7 +24,7 @@ impl Host {
         }
         self.refuse(&spec)?;
         let link = pair(&self.netlink, &spec)?;
-        let observed = Observed::read(&self.netlink, &spec).map_err(|error| error.to_string())?;
+        let observed = Observed::read(&self.netlink, &spec, None).map_err(|error| error.to_string())?;
         let mtu = spec.mtu.unwrap_or_else(|| plan::default_mtu(&spec, observed.path_mtu));
         let carried = device::take(&self.netlink, &spec, &link, mtu)
             .map_err(|error| with_causes(&error))

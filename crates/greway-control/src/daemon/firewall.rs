@@ -12,16 +12,24 @@ use std::fmt::Display;
 use greway_datapath::Receive;
 use greway_netlink::nftables::{BaseChain, Family, Hook, Nftables};
 use greway_netlink::xfrm::XfrmPolicy;
-use greway_spec::{FirewallPolicy, TunnelSpec, UnderlayChoice};
+use greway_spec::{DeviceName, FirewallPolicy, TunnelSpec, UnderlayChoice};
 
 use super::device;
-use crate::{observe, plan};
+use crate::observe::{self, Tables};
+use crate::plan;
 
 /// What on this host decides over packets. `None` is what cannot be read: rules that nobody knows of may be
 /// there, and hold.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rules {
+    /// Without the seals, which are on the ends of pairs and filter nothing else.
     pub(super) chains: Option<Vec<BaseChain>>,
+    /// What seals and translates among them.
+    pub(super) tables: Tables,
+    /// The number that the kernel gave to what was read; each change raises it.
+    generation: Option<u32>,
+    /// Something that follows from them could not be done, and is tried again.
+    pub(super) unheeded: bool,
     legacy: Option<Vec<String>>,
     policies: Option<Vec<XfrmPolicy>>,
     /// This kernel has no nf_tables, and so no chains.
@@ -51,8 +59,8 @@ pub(super) struct Decision {
 const UNREAD: &str = "the host's rules cannot be read, and hold if there are any";
 
 impl Rules {
-    /// Looks at all of them.
-    pub(super) fn read(&mut self, nftables: Option<&Nftables>) {
+    /// Looks at all of them, and says whether they are others than before, or may be.
+    pub(super) fn read(&mut self, nftables: Option<&Nftables>) -> bool {
         fn known<T>(read: Result<T, impl Display>, before: &Option<T>, what: &str) -> Option<T> {
             // It is looked at twice a second; once is enough to say.
             read.inspect_err(|error| {
@@ -62,12 +70,29 @@ impl Rules {
             })
             .ok()
         }
-        self.chains = match nftables {
-            Some(nftables) => known(nftables.base_chains(), &self.chains, "nftables"),
-            None => self.no_nftables.then(Vec::new),
-        };
-        self.legacy = known(greway_netlink::xtables_legacy_tables(), &self.legacy, "iptables-legacy tables");
-        self.policies = known(greway_netlink::xfrm::policies(), &self.policies, "IPsec policies");
+        // Asked before what it is the number of: what changes between is read once more.
+        let generation = nftables.and_then(|nftables| nftables.generation().ok());
+        let read = self.chains.is_none() || generation.is_none() || generation != self.generation;
+        if read {
+            let chains = match nftables {
+                Some(nftables) => known(nftables.base_chains(), &self.chains, "nftables"),
+                None => self.no_nftables.then(Vec::new),
+            };
+            self.tables = chains.as_deref().map(Tables::of).unwrap_or_default();
+            self.chains =
+                chains.map(|chains| chains.into_iter().filter(|chain| !is_own_seal(chain)).collect());
+            self.generation = generation;
+        }
+        let legacy = known(greway_netlink::xtables_legacy_tables(), &self.legacy, "iptables-legacy tables");
+        let policies = known(greway_netlink::xfrm::policies(), &self.policies, "IPsec policies");
+        let changed = read || legacy != self.legacy || policies != self.policies;
+        (self.legacy, self.policies) = (legacy, policies);
+        changed
+    }
+
+    /// Whether a tunnel's seal is there, or may be.
+    pub(super) fn may_be_sealed(&self, name: &DeviceName) -> bool {
+        self.chains.is_none() || self.tables.seal(name)
     }
 
     /// Decides for one tunnel. `programs`: they carry it where they may.
@@ -181,6 +206,16 @@ impl Rules {
             None => legacy.first().map(|table| format!("iptables-legacy table {table}")),
         }
     }
+}
+
+/// Whether a chain is a seal: of the data plane's ends of pairs alone.
+fn is_own_seal(chain: &BaseChain) -> bool {
+    let inside = |device: &String| device.starts_with(device::PEER_PREFIX);
+    chain.hook == Hook::Ingress
+        && chain.table.family == Family::Netdev
+        && chain.table.name.starts_with(device::TABLE_PREFIX)
+        && !chain.devices.is_empty()
+        && chain.devices.iter().all(inside)
 }
 
 fn covers(policy: &XfrmPolicy, spec: &TunnelSpec) -> bool {

@@ -37,6 +37,9 @@ impl Host {
 
     /// What a tunnel turned on and another one needs is that tunnel's to turn off.
     pub(super) fn hand_over_forwarding(&mut self, from: &DeviceName) {
+        if self.tunnels.get(from).is_none_or(|giver| giver.stored.turned_on.is_empty()) {
+            return;
+        }
         let heir = self.tunnels.values().find(|live| live.spec().name != *from && live.spec().inner.forward);
         let Some(heir) = heir.map(|heir| heir.spec().name.clone()) else { return };
         let Some(giver) = self.tunnels.get_mut(from) else { return };

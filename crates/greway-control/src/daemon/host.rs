@@ -1,6 +1,6 @@
 //! The host as the daemon changes it: the tunnels it runs, and what is asked of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
@@ -21,10 +21,11 @@ use super::place::{Ends, Way};
 use super::quiet::Quiet;
 use super::reverse_path;
 use super::steering::Steering;
+use super::together::Together;
 use super::underlay::Remains;
-use crate::api::Reply;
+use crate::api::{Outcome, Reply};
 use crate::apply;
-use crate::observe::Observed;
+use crate::observe::{Observed, Tables};
 use crate::plan::{self, Action};
 use crate::sd_notify::Heart;
 use crate::store::{Store, Stored};
@@ -53,6 +54,8 @@ pub(super) struct Host {
     pub(super) quiet: Quiet,
     /// What carries packets beside the data plane.
     pub(super) fast: FastPath,
+    /// What is put off while several tunnels are changed as one.
+    pub(super) together: Option<Together>,
     /// Which devices below spread what they receive over CPUs.
     pub(super) steering: Steering,
     /// Why the daemon's options are not those that somebody wrote.
@@ -97,6 +100,9 @@ impl Live {
     }
 }
 
+/// Tunnels removed at once; between two such batches there is a sign of life.
+const AT_ONCE: usize = 512;
+
 impl Host {
     /// Opens what every tunnel needs. The error is a sentence.
     pub(super) fn new(state: &Path, options: &Options) -> Result<Self, String> {
@@ -119,6 +125,7 @@ impl Host {
             counted: Counted::default(),
             quiet: Quiet::default(),
             fast: FastPath::new(&options.fast_path),
+            together: None,
             steering: Steering::new(state),
             doubt: None,
         };
@@ -202,11 +209,13 @@ impl Host {
         self.ending = true;
         let mut actions = Vec::new();
         let mut failures = Vec::new();
-        for name in self.tunnels.keys().chain(self.remains.keys()).cloned().collect::<Vec<_>>() {
-            match self.delete(&name, false) {
-                Ok(Reply::Done { actions: more, .. }) => actions.extend(more),
-                Ok(_) => {}
-                Err(error) => failures.push(error),
+        let names = self.tunnels.keys().chain(self.remains.keys()).cloned().collect::<Vec<_>>();
+        for some in names.chunks(AT_ONCE) {
+            for outcome in self.delete_these(some) {
+                match outcome {
+                    Outcome::Done { actions: more, .. } => actions.extend(more),
+                    Outcome::Failed(error) => failures.push(error),
+                }
             }
             if self.heart.is_due() {
                 self.heart.beat();
@@ -245,9 +254,18 @@ impl Host {
 
     /// Reads the host's rules again and lets each tunnel receive as they demand.
     pub(super) fn look_at_rules(&mut self) {
-        self.rules.read(self.nftables.as_ref());
-        self.rules.ours = self.tunnels.values().filter_map(|live| firewall::own_table(live.spec())).collect();
-        self.rules.tunnels = self.tunnels.keys().map(ToString::to_string).collect();
+        let read = self.rules.read(self.nftables.as_ref());
+        let ours = self.tunnels.values().filter_map(|live| firewall::own_table(live.spec()));
+        let names = self.tunnels.keys().map(DeviceName::as_str);
+        let same = ours.clone().eq(self.rules.ours.iter().cloned())
+            && names.clone().eq(self.rules.tunnels.iter().map(String::as_str));
+        // Nothing that a tunnel's decision comes from is another: ten thousand are not asked.
+        if !read && same && !self.rules.unheeded {
+            return;
+        }
+        self.rules.ours = ours.collect();
+        self.rules.tunnels = names.map(str::to_owned).collect();
+        self.rules.unheeded = false;
         let mut changed = false;
         for (name, live) in &mut self.tunnels {
             let decision =
@@ -256,6 +274,7 @@ impl Host {
             if decision.receive != live.decision.receive {
                 if let Err(error) = self.datapath.receive_by(name, decision.receive) {
                     tracing::error!(tunnel = %name, error = %with_causes(&error), "cannot change its socket");
+                    self.rules.unheeded = true;
                     continue;
                 }
                 tracing::info!(tunnel = %name, socket = decision.receive.word(), why = %decision.why, "receives by");
@@ -265,8 +284,8 @@ impl Host {
         if changed {
             self.follow_fast_path();
         }
-        if let Some(chains) = self.rules.chains.clone() {
-            self.put_back_tables(&chains);
+        if self.rules.chains.is_some() {
+            self.put_back_tables();
         }
     }
 
@@ -313,9 +332,8 @@ impl Host {
 
     /// A device went away: a tunnel whose device was deleted is deleted. One that was moved to
     /// another namespace lives on as long as the data plane's end is here.
-    pub(super) fn device_removed(&mut self, index: u32) {
-        let gone = self.tunnels.values().find(|live| live.index == index || live.peer == Some(index));
-        let Some(live) = gone else { return };
+    pub(super) fn device_removed(&mut self, index: u32, tunnel: Option<&DeviceName>) {
+        let Some(live) = tunnel.and_then(|name| self.tunnels.get(name)) else { return };
         if live.peer != Some(index) && self.has_peer_end(live) {
             tracing::info!(tunnel = %live.spec().name, "its device moved to another namespace");
             return;
@@ -332,10 +350,12 @@ impl Host {
         self.tunnels.values().all(|live| live.way.next_hop.is_some())
     }
 
-    /// The tunnel that a device, or its other end, belongs to.
-    pub(super) fn tunnel_of_device(&self, index: u32) -> Option<DeviceName> {
-        let live = self.tunnels.values().find(|live| live.index == index || live.peer == Some(index));
-        live.map(|live| live.spec().name.clone())
+    /// The tunnels that devices, or their other ends, belong to, of those whose index is `wanted`.
+    pub(super) fn by_device(&self, wanted: impl Fn(u32) -> bool) -> HashMap<u32, DeviceName> {
+        let ends = |live: &Live| [Some(live.index), live.peer].into_iter().flatten().collect::<Vec<_>>();
+        let all =
+            self.tunnels.iter().flat_map(|(name, live)| ends(live).into_iter().map(move |end| (end, name)));
+        all.filter(|(end, _)| wanted(*end)).map(|(end, name)| (end, name.clone())).collect()
     }
 
     /// Whether the data plane's end of a pair is here, and so the tunnel device is somewhere.
@@ -345,17 +365,20 @@ impl Host {
 
     /// Looks for devices that went away unseen.
     pub(super) fn devices_gone(&mut self) {
-        let indexes = self.tunnels.values().map(|live| live.index).collect::<Vec<_>>();
-        for index in indexes {
+        let tunnels = self.tunnels.iter().map(|(name, live)| (name.clone(), live.index)).collect::<Vec<_>>();
+        for (name, index) in tunnels {
             if self.netlink.link_by_index(index).is_ok_and(|link| link.is_none()) {
-                self.device_removed(index);
+                self.device_removed(index, Some(&name));
             }
         }
     }
 
     /// A device changed: its MTU decides what fits into it, and its name is the tunnel's.
-    pub(super) fn device_changed(&mut self, index: u32) {
-        let Some(live) = self.tunnels.values().find(|live| live.index == index) else { return };
+    pub(super) fn device_changed(&mut self, index: u32, tunnel: Option<&DeviceName>) {
+        let Some(live) = tunnel.and_then(|name| self.tunnels.get(name)).filter(|live| live.index == index)
+        else {
+            return;
+        };
         let Ok(Some(link)) = self.netlink.link_by_index(index) else { return };
         self.datapath.set_mtu(&live.spec().name, link.mtu);
         if link.name != live.spec().name.as_str() {
@@ -379,7 +402,10 @@ impl Host {
         let current = self.tunnels.get(&spec.name).map(|live| live.spec().clone());
         let warnings = self.doubts(&spec);
         apply::set_up(&plan, current.as_ref(), self).map_err(|error| format!("{}: {error}", spec.name))?;
-        self.look_at_mtu(&spec.name);
+        // A new one has just been given it.
+        if current.is_some() {
+            self.look_at_mtu(&spec.name);
+        }
         if !spec.inner.forward {
             self.hand_over_forwarding(&spec.name);
         }
@@ -387,12 +413,11 @@ impl Host {
     }
 
     /// Refuses what cannot be on this host, whatever is made for it.
-    pub(super) fn refuse(&self, spec: &TunnelSpec) -> Result<(), String> {
-        let others = self.tunnels.values().filter(|live| live.spec().name != spec.name);
-        if let Some(conflict) = others.filter_map(|live| spec.conflicts(live.spec())).next() {
-            return Err(conflict.to_string());
+    pub(super) fn refuse(&mut self, spec: &TunnelSpec) -> Result<(), String> {
+        if let Some(conflict) = self.conflict(spec) {
+            return Err(conflict);
         }
-        super::kernel_tunnels::refuse(&self.netlink, spec, self.tunnels.get(&spec.name).map(Live::spec))?;
+        self.refuse_kernel_tunnel(spec)?;
         if let Some(dev) = &spec.dev
             && self.netlink.link_by_name(dev.as_str()).map_err(|error| error.to_string())?.is_none()
         {
@@ -402,8 +427,10 @@ impl Host {
     }
 
     /// What makes a tunnel what `spec` says; refused is what cannot be.
-    fn plan(&self, spec: &TunnelSpec) -> Result<Vec<Action>, String> {
+    fn plan(&mut self, spec: &TunnelSpec) -> Result<Vec<Action>, String> {
         self.refuse(spec)?;
+        let leaves_remains = !self.tunnels.contains_key(&spec.name) && self.leaves_remains(&spec.name);
+        let tables = self.tables_seen().map(Option::<&Tables>::cloned);
         let live = self.tunnels.get(&spec.name);
         if let Some(live) = live
             && let Change::Recreate(reason) = Change::between(live.spec(), spec)
@@ -413,7 +440,7 @@ impl Host {
                 spec.name
             ));
         }
-        if live.is_none() && self.leaves_remains(&spec.name) {
+        if leaves_remains {
             let why = self.remains.get(&spec.name);
             let why = why.map_or("greway made it and knows no tunnel for it", |remains| &remains.why);
             return Err(format!(
@@ -421,7 +448,12 @@ impl Host {
                 spec.name
             ));
         }
-        let mut observed = Observed::read(&self.netlink, spec).map_err(|error| error.to_string())?;
+        let current = live.map(Live::spec);
+        let observed = match &tables {
+            Some(tables) => Observed::read_beside(&self.netlink, spec, current, tables.as_ref()),
+            None => Observed::read(&self.netlink, spec, current),
+        };
+        let mut observed = observed.map_err(|error| error.to_string())?;
         if let Some(live) = live {
             observed.to_stop = self.to_stop(live);
             // A device that is carried is ours, whatever its alias says by now.
@@ -490,7 +522,7 @@ impl Host {
         let bound_to = self.bound_to(&spec)?;
         // Word of an address that was added just before may still be on its way, and packets may not.
         if spec.local.is_some_and(|local| !self.local_addresses.has(local, bound_to)) {
-            self.look_at_addresses();
+            self.look_at_addresses_once();
         }
         let port = PortSpec {
             overlay: device.overlay,
@@ -506,7 +538,10 @@ impl Host {
         let (index, peer) = (device.index, device.peer);
         // After all that can fail, so that nothing is left of it then; a new device is not up yet.
         let sealed = peer.is_some() && !attached && self.seal(&spec.name);
-        if attached && let Err(error) = self.unseal(&spec.name) {
+        if attached
+            && self.rules.may_be_sealed(&spec.name)
+            && let Err(error) = self.unseal(&spec.name)
+        {
             tracing::warn!(tunnel = %spec.name, %error, "the seal that an earlier daemon needed stays");
         }
         let mtu_by_path = self.mtu_by_path(&spec);
@@ -527,6 +562,10 @@ impl Host {
             lost_before: Between::now(&self.netlink, index, peer),
         };
         self.tunnels.insert(spec.name.clone(), live);
+        self.note_identity(&spec);
+        if self.put_off(&spec.name) {
+            return Ok(());
+        }
         self.keep_peers_quiet(None);
         self.look_at_reverse_paths();
         self.look_at_forwarding();

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use greway_netlink::{KernelTunnel, Netlink};
+use greway_netlink::KernelTunnel;
 use greway_spec::TunnelSpec;
 
 /// Whether this kernel has a GRE of its own. Where that cannot be seen it may have.
@@ -24,16 +24,14 @@ pub(super) fn answers_ipv4() -> bool {
 /// # Errors
 /// A sentence that names the kernel's tunnel.
 pub(super) fn refuse(
-    netlink: &Netlink,
+    tunnels: impl FnOnce() -> Vec<KernelTunnel>,
     spec: &TunnelSpec,
     current: Option<&TunnelSpec>,
 ) -> Result<(), String> {
     if current.is_some_and(|current| identity(current) == identity(spec)) || !module_loaded() {
         return Ok(());
     }
-    // Who cannot list devices cannot make one either, and is told so then.
-    let tunnels = netlink.kernel_tunnels().unwrap_or_default();
-    match tunnels.iter().find(|tunnel| same(tunnel, spec)) {
+    match tunnels().iter().find(|tunnel| same(tunnel, spec)) {
         Some(tunnel) => Err(sentence(tunnel, spec)),
         None => Ok(()),
     }

@@ -30,6 +30,7 @@ mod reverse_path;
 mod sole;
 mod steering;
 pub(crate) mod tables;
+mod together;
 mod underlay;
 mod watch;
 mod witness;
@@ -139,6 +140,10 @@ pub fn run(location: &Location, options: &Options) -> Result<Ended, DaemonError>
             return Err(DaemonError::Privilege(name));
         }
     }
+    // Many tunnels have many sockets.
+    if let Err(error) = process::raise_descriptor_limit() {
+        tracing::warn!(%error, "the number of descriptors cannot be raised");
+    }
     // Before any thread is made, so that none takes a signal away.
     let signals = Signals::block(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
         .map_err(|error| DaemonError::SetUp(error.to_string()))?;
@@ -224,9 +229,11 @@ pub fn run(location: &Location, options: &Options) -> Result<Ended, DaemonError>
     }
 }
 
-/// Waits until no change is half way, and lets no other begin.
+/// Waits until no change is half way, and lets no other begin; nothing is carried from then on.
 fn end(host: &Mutex<host::Host>) {
-    locked(host).ending = true;
+    let mut host = locked(host);
+    host.ending = true;
+    host.datapath.stop();
 }
 
 /// Takes the lock; a thread that died holding it left nothing half done that matters more than

@@ -54,7 +54,10 @@ pub(super) fn sole(location: &Location) -> io::Result<Sole> {
         None => None,
     };
     match UnixListener::bind_addr(&SocketAddr::from_abstract_name(NAME)?) {
-        Ok(name) => Ok(Sole::Yes(Lock { _file: file, _name: Some(name) })),
+        Ok(name) => {
+            let name = process::let_go_first(name.into()).into();
+            Ok(Sole::Yes(Lock { _file: file, _name: Some(name) }))
+        }
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             if let Some(holder) = holder() {
                 return Ok(Sole::No(holder));
@@ -97,6 +100,7 @@ impl LockedFile {
             if fs::symlink_metadata(path)
                 .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
             {
+                let file = process::let_go_first(file.into()).into();
                 return Ok(Some(Self { path: path.to_owned(), _file: file }));
             }
         }

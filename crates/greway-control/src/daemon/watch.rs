@@ -1,7 +1,7 @@
 //! Following the kernel: what changes on the host is acted on when it happens, not when somebody
 //! asks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use greway_linux::event::{Events, Interest, Poller};
+use greway_linux::process;
 use greway_netlink::{Event, Monitor, NetlinkError, Sources};
 
 use super::host::Host;
@@ -47,6 +48,40 @@ fn open() -> Result<Monitor, NetlinkError> {
         .or_else(|_| Monitor::open(Sources::default()))
 }
 
+/// Where nothing was told of, everything is looked at after so many times as long as that takes: of ten thousand
+/// tunnels it takes a second.
+const SELDOM: u32 = 50;
+/// A look is followed by a rest of so many times its length; short ones by none.
+const REST: u32 = 3;
+const SHORT: Duration = Duration::from_millis(10);
+const LONGEST_REST: Duration = Duration::from_secs(2);
+/// What the kernel tells is taken this often meanwhile, or it would have to leave something out.
+const STEP: Duration = Duration::from_millis(5);
+
+/// What happened, each thing once.
+#[derive(Debug, Default)]
+struct News {
+    /// The last of each device: its name, or that it is gone.
+    links: BTreeMap<u32, Option<String>>,
+    others: Vec<Event>,
+}
+
+impl News {
+    fn of(events: Vec<Event>) -> Self {
+        let mut news = Self::default();
+        let same_kind = |a: &Event, b: &Event| std::mem::discriminant(a) == std::mem::discriminant(b);
+        for event in events {
+            match event {
+                Event::LinkRemoved { index, .. } => drop(news.links.insert(index, None)),
+                Event::LinkChanged { index, name, .. } => drop(news.links.insert(index, Some(name))),
+                other if news.others.iter().any(|known| same_kind(known, &other)) => {}
+                other => news.others.push(other),
+            }
+        }
+        news
+    }
+}
+
 /// Why the host is no longer followed.
 #[derive(Debug, PartialEq, Eq)]
 enum Followed {
@@ -60,9 +95,11 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
     let mut events = Events::with_capacity(2);
     let mut looked = Instant::now();
     let mut looked_back = Instant::now();
+    let mut look_back = LOOK_BACK;
     // Whatever happened since the tunnels were taken over and before the subscription.
     let mut unseen = vec![Event::Overrun];
     let mut wait = LOOK;
+    let mut rest = Instant::now();
     loop {
         if let Err(error) = poller.wait(&mut events, Some(wait)) {
             tracing::error!(%error, "the host is no longer followed");
@@ -72,8 +109,15 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
             tracing::warn!(%error, "notifications of the kernel were lost");
             vec![Event::Overrun]
         });
-        let happened = std::mem::take(&mut unseen).into_iter().chain(happened);
+        unseen.extend(happened);
+        // Where a look takes long there is much to look at, and whatever makes so many changes has more of them.
+        while Instant::now() < rest {
+            thread::sleep(STEP.min(rest.saturating_duration_since(Instant::now())));
+            unseen.extend(monitor.drain().unwrap_or_else(|_| vec![Event::Overrun]));
+        }
+        let happened = std::mem::take(&mut unseen);
         let mut host = locked(host);
+        let began = Instant::now();
         if host.ending {
             return Followed::Enough;
         }
@@ -98,22 +142,30 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
         let mut ways = false;
         let mut own = BTreeSet::new();
         // A changed `rp_filter` tells nobody; a changed route tells at once.
-        let mut routes = looked_back.elapsed() >= LOOK_BACK;
-        for event in happened {
-            match event {
-                Event::LinkRemoved { index, .. } => {
-                    host.device_removed(index);
-                    ways = true;
-                }
-                Event::LinkChanged { index, name, .. } => {
-                    host.device_changed(index);
-                    host.underlay_changed(&name);
+        let mut routes = looked_back.elapsed() >= look_back;
+        let news = News::of(happened);
+        let devices = host.by_device(|index| news.links.contains_key(&index));
+        for (index, name) in &news.links {
+            match name {
+                None => {
+                    host.device_removed(*index, devices.get(index));
                     // What happens to a tunnel's own pair concerns no other tunnel, unless one leads through it.
-                    match host.tunnel_of_device(index) {
-                        Some(name) if host.all_ways_are_known() => drop(own.insert(name)),
-                        _ => ways = true,
+                    ways |= !devices.contains_key(index);
+                }
+                Some(name) => {
+                    let tunnel = devices.get(index);
+                    host.device_changed(*index, tunnel);
+                    host.underlay_changed(name);
+                    match tunnel {
+                        Some(name) => drop(own.insert(name.clone())),
+                        None => ways = true,
                     }
                 }
+            }
+        }
+        ways |= !own.is_empty() && !host.all_ways_are_known();
+        for event in news.others {
+            match event {
                 Event::Address { .. } => addresses = true,
                 Event::Firewall => {
                     rules = true;
@@ -153,13 +205,22 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
         if ways || addresses || routes {
             host.look_at_places();
             host.look_at_steering();
-        } else {
-            own.iter().for_each(|name| host.look_at_place(name));
+        } else if !own.is_empty() {
+            host.look_at_places_of(&own);
         }
         if rules {
             host.look_at_rules();
             looked = Instant::now();
         }
         wait = host.open_fast_path().unwrap_or(LOOK);
+        let took = began.elapsed();
+        if routes {
+            look_back = LOOK_BACK.max(SELDOM * took);
+        }
+        if took > SHORT {
+            rest = Instant::now() + (REST * took).min(LONGEST_REST);
+            // Of many tunnels the lists of what is there are long.
+            process::give_memory_back();
+        }
     }
 }

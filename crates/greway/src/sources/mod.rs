@@ -14,6 +14,7 @@ mod names;
 mod read;
 mod roots;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
@@ -161,12 +162,14 @@ fn own_file<'d>(all: &'d [Definition], roots: &Roots, name: &str) -> Option<&'d 
 
 /// Several files that define one tunnel are refused, each naming all.
 fn refuse_doubles(all: &mut [Definition]) {
-    let names = all.iter().map(|definition| definition.name.clone()).collect::<Vec<_>>();
-    let paths = all.iter().map(|definition| definition.path.clone()).collect::<Vec<_>>();
+    let mut paths = HashMap::<String, Vec<PathBuf>>::new();
+    for definition in all.iter() {
+        paths.entry(definition.name.clone()).or_default().push(definition.path.clone());
+    }
     for definition in all {
-        let same = names.iter().zip(&paths).filter(|(name, _)| **name == definition.name);
-        let same = same.map(|(_, path)| path.as_path()).collect::<Vec<_>>();
+        let same = paths.get(&definition.name).map_or(&[][..], Vec::as_slice);
         if same.len() > 1 {
+            let same = same.iter().map(PathBuf::as_path).collect::<Vec<_>>();
             definition.result = Err(twice(&definition.name, &same));
         }
     }

@@ -1,9 +1,10 @@
 //! `greway down`: a tunnel and all that belongs to it goes.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use greway_control::api::client::Client;
 use greway_control::api::{Reply, Request};
@@ -42,16 +43,21 @@ pub(crate) fn run(args: &DownArgs, location: &Location) -> anyhow::Result<ExitCo
         output::line("no tunnel is up that came from a file");
     }
     let mut batch = Batch::new(names.len(), args.json, args.dry_run);
-    for (name, path) in names {
-        batch.begin(&name);
-        let outcome = match name.parse::<DeviceName>() {
-            Ok(name) => running.take_down(&name, args.dry_run, location),
-            Err(error) => Outcome::of(name, None, State::Failed(error.to_string())),
-        };
-        batch.end(Outcome { path, ..outcome });
+    for some in names.chunks(AT_ONCE) {
+        for (name, _) in some {
+            batch.begin(name);
+        }
+        for (outcome, (_, path)) in
+            running.take_these_down(some, args.dry_run, location).into_iter().zip(some)
+        {
+            batch.end(Outcome { path: path.clone(), ..outcome });
+        }
     }
     Ok(batch.finish())
 }
+
+/// Tunnels taken down at once; between two such requests whoever waits is told how far it is.
+const AT_ONCE: usize = 512;
 
 type Named = (String, Option<std::path::PathBuf>);
 
@@ -90,23 +96,34 @@ fn from_files(running: &Running) -> Vec<Named> {
     names
 }
 
+/// Whether an earlier daemon has left a tunnel of this name.
+fn left_over(name: &DeviceName, location: &Location) -> bool {
+    location.state.join(format!("{name}.json")).exists()
+}
+
 /// What is up here.
 pub(crate) struct Running {
     client: Option<Client>,
+    by_name: HashSet<String>,
     pub(crate) tunnels: Vec<TunnelSpec>,
 }
 
 impl Running {
+    fn of(client: Option<Client>, tunnels: Vec<TunnelSpec>) -> Self {
+        let by_name = tunnels.iter().map(|spec| spec.name.to_string()).collect();
+        Self { client, by_name, tunnels }
+    }
+
     /// Asks the daemon; where none runs, one is started for what an earlier one left.
     pub(crate) fn find(location: &Location) -> anyhow::Result<Self> {
         let left_over = || Store::new(&location.state).load().is_ok_and(|left| !left.tunnels.is_empty());
         let mut client = match start::find(location)? {
             Some(client) => client,
             None if left_over() => super::connect(location)?,
-            None => return Ok(Self { client: None, tunnels: Vec::new() }),
+            None => return Ok(Self::of(None, Vec::new())),
         };
         match super::ask(&mut client, location, &Request::List)? {
-            Reply::Tunnels(tunnels) => Ok(Self { client: Some(client), tunnels }),
+            Reply::Tunnels(tunnels) => Ok(Self::of(Some(client), tunnels)),
             _ => Err(client.unexpected()).context("a list was asked for"),
         }
     }
@@ -117,17 +134,59 @@ impl Running {
             return Self::find(location);
         }
         let left = Store::new(&location.state).load().unwrap_or_default();
-        Ok(Self { client: None, tunnels: left.tunnels.into_values().map(|stored| stored.spec).collect() })
+        Ok(Self::of(None, left.tunnels.into_values().map(|stored| stored.spec).collect()))
     }
 
     /// Whether a tunnel of this name is up.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.tunnels.iter().any(|spec| spec.name.as_str() == name)
+        self.by_name.contains(name)
+    }
+
+    /// Takes several down, or says what that would take.
+    fn take_these_down(&mut self, names: &[Named], dry_run: bool, location: &Location) -> Vec<Outcome> {
+        let parsed = names.iter().map(|(name, _)| name.parse::<DeviceName>()).collect::<Vec<_>>();
+        let is_up = |name: &DeviceName| self.has(name.as_str()) || left_over(name, location);
+        let up = parsed.iter().flatten().filter(|name| is_up(name)).cloned().collect::<Vec<_>>();
+        let together = match &mut self.client {
+            Some(client) if up.len() > 1 && !dry_run => {
+                let names = up.iter().map(DeviceName::as_str).collect::<Vec<_>>();
+                super::several(client, location, &Request::DeleteAll { names: up.clone() }, &names)
+            }
+            _ => Ok(None),
+        };
+        let mut answers = match together {
+            Ok(None) => HashMap::new(),
+            Ok(Some(outcomes)) => up
+                .into_iter()
+                .zip(outcomes)
+                .map(|(name, outcome)| (name, super::up::answered(Some(outcome))))
+                .collect(),
+            Err(error) => {
+                let why = crate::sentence(&error);
+                up.into_iter().map(|name| (name, Err(anyhow!("{why}")))).collect()
+            }
+        };
+        let mut outcome_of =
+            |parsed: Result<DeviceName, greway_spec::name::InvalidName>, name: &String| match parsed {
+                Ok(parsed) => match answers.remove(&parsed) {
+                    Some(answer) => Self::told(&parsed, answer),
+                    None => self.take_down(&parsed, dry_run, location),
+                },
+                Err(error) => Outcome::of(name, None, State::Failed(error.to_string())),
+            };
+        parsed.into_iter().zip(names).map(|(parsed, (name, _))| outcome_of(parsed, name)).collect()
+    }
+
+    fn told(name: &DeviceName, answer: anyhow::Result<super::up::Answer>) -> Outcome {
+        let outcome = |state| Outcome::of(name.as_str(), None, state);
+        match answer {
+            Ok((actions, warnings)) => Outcome { actions, warnings, ..outcome(State::Done) },
+            Err(error) => outcome(State::Failed(crate::sentence(&error))),
+        }
     }
 
     /// Takes one down, or says what that would take.
     pub(crate) fn take_down(&mut self, name: &DeviceName, dry_run: bool, location: &Location) -> Outcome {
-        let left_over = location.state.join(format!("{name}.json")).exists();
         let outcome = |state| Outcome::of(name.as_str(), None, state);
         if dry_run
             && self.client.is_none()
@@ -136,15 +195,12 @@ impl Running {
             let actions = plan::down(spec, &[]).iter().map(ToString::to_string).collect();
             return Outcome { actions, ..outcome(State::Done) };
         }
-        let up = self.has(name.as_str()) || left_over;
+        let up = self.has(name.as_str()) || left_over(name, location);
         let Some(client) = self.client.as_mut().filter(|_| up) else {
             return outcome(State::Unchanged(format!("{name} is not up")));
         };
         let request = Request::Delete { name: name.clone(), dry_run };
-        match super::up::ask(client, location, &request) {
-            Ok((actions, warnings)) => Outcome { actions, warnings, ..outcome(State::Done) },
-            Err(error) => outcome(State::Failed(crate::sentence(&error))),
-        }
+        Self::told(name, super::up::ask(client, location, &request))
     }
 
     /// The daemon, where one runs.

@@ -20,7 +20,7 @@ pub(crate) mod up;
 
 use anyhow::Context;
 use greway_control::api::client::Client;
-use greway_control::api::{Reply, Request};
+use greway_control::api::{Outcome, Reply, Request};
 use greway_control::location::Location;
 use greway_control::start::{self, StartError, Started};
 
@@ -49,6 +49,23 @@ fn daemon_at(location: &Location) -> String {
 /// As [`start::ask`]; a daemon that takes its time is told of.
 fn ask(client: &mut Client, location: &Location, request: &Request) -> Result<Reply, StartError> {
     output::waiting(&daemon_at(location), || start::ask(client, location, request))
+}
+
+/// Asks for a change of several tunnels. `None`: the daemon is of an earlier version, which takes one at a time.
+fn several(
+    client: &mut Client,
+    location: &Location,
+    request: &Request,
+    names: &[&str],
+) -> anyhow::Result<Option<Vec<Outcome>>> {
+    let [first, .., last] = names else { return Ok(None) };
+    let what = format!("{} tunnels, {first} to {last}", names.len());
+    match output::waiting(&what, || start::ask(client, location, request)) {
+        Ok(Reply::Several(outcomes)) => Ok(Some(outcomes)),
+        Ok(_) => Err(client.unexpected()).context("several tunnels were asked for"),
+        Err(error) if error.to_string().contains("no request that greway knows") => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Asks for a change and shows what the daemon warns of. Returns what was done.

@@ -94,7 +94,7 @@ pub(crate) fn run(args: &NewArgs, location: &Location) -> anyhow::Result<ExitCod
     let text =
         tunnel_file::text_of(&spec, true, &[format!("Made by `greway new {}`.", said_words.join(" "))]);
     if args.dry_run {
-        let observed = Observed::read(&netlink, &spec)?;
+        let observed = Observed::read(&netlink, &spec, None)?;
         let actions = plan::up(&spec, None, &observed)?;
         let actions = if args.no_up {
             Vec::new()

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 use clap::Args;
 use greway_control::api::client::Client;
-use greway_control::api::{Reply, Request};
+use greway_control::api::{self, Reply, Request};
 use greway_control::location::Location;
 use greway_control::observe::Observed;
 use greway_control::store::Store;
@@ -68,16 +68,26 @@ pub(crate) fn run(args: &UpArgs, location: &Location) -> anyhow::Result<ExitCode
     }
     let mut batch = Batch::new(targets.len(), args.json, args.dry_run);
     let mut client = None;
+    let mut together = Together::default();
     for target in targets {
-        let outcome = match target {
-            Target::Unknown(name, why) => Outcome::of(name, None, State::Failed(why.0)),
-            Target::Defined(definition, asked) => {
+        match target {
+            Target::Unknown(name, why) => together.settled(Outcome::of(name, None, State::Failed(why.0))),
+            Target::Defined(definition, asked) if args.dry_run => {
                 batch.begin(&definition.name);
-                bring_up(&definition, asked, args.dry_run, &mut client, location)
+                together.settled(bring_up(&definition, asked, true, &mut client, location));
             }
-        };
-        batch.end(outcome);
+            Target::Defined(definition, asked) => match refused(&definition, asked) {
+                Some(state) => {
+                    together.settled(Outcome::of(&definition.name, Some(&definition.path), state));
+                }
+                None => together.push(definition),
+            },
+        }
+        if together.is_full() {
+            together.bring_up(&mut batch, &mut client, location);
+        }
     }
+    together.bring_up(&mut batch, &mut client, location);
     Ok(batch.finish())
 }
 
@@ -157,21 +167,36 @@ pub(crate) fn bring_up(
     location: &Location,
 ) -> Outcome {
     let outcome = |state| Outcome::of(&definition.name, Some(&definition.path), state);
+    if let Some(state) = refused(definition, asked) {
+        return outcome(state);
+    }
     let file = match &definition.result {
         Ok(file) => file,
         Err(why) => return outcome(State::Failed(why.0.clone())),
+    };
+    let done = if dry_run { would(file, location) } else { up(file, client, location) };
+    told(definition, file, done)
+}
+
+/// Why a tunnel is not to be brought up, or cannot be, as its file is.
+fn refused(definition: &Definition, asked: Asked) -> Option<State> {
+    let file = match &definition.result {
+        Ok(file) => file,
+        Err(why) => return Some(State::Failed(why.0.clone())),
     };
     if asked == Asked::AsOneOfAll && !definition.onboot {
         let word = match file.dialect {
             greway_dialects::Dialect::Ifcfg => "ONBOOT=no",
             greway_dialects::Dialect::Native => "onboot = false",
         };
-        return outcome(State::Skipped(format!("{word} in {}", definition.path.display())));
+        return Some(State::Skipped(format!("{word} in {}", definition.path.display())));
     }
-    if let Err(why) = &file.carried {
-        return outcome(State::Failed(why.0.clone()));
-    }
-    let done = if dry_run { would(file, location) } else { up(file, client, location) };
+    file.carried.as_ref().err().map(|why| State::Failed(why.0.clone()))
+}
+
+/// What became of a tunnel, in words.
+fn told(definition: &Definition, file: &File, done: anyhow::Result<Answer>) -> Outcome {
+    let outcome = |state| Outcome::of(&definition.name, Some(&definition.path), state);
     let mut outcome = match done {
         Err(error) => outcome(State::Failed(crate::sentence(&error))),
         Ok((actions, _)) if actions.is_empty() => {
@@ -184,8 +209,116 @@ pub(crate) fn bring_up(
     outcome
 }
 
+/// Tunnels that the daemon is asked for at once, and beside them, in their order, what needs no daemon.
+#[derive(Default)]
+struct Together {
+    waiting: Vec<Waiting>,
+    tunnels: usize,
+    bytes: usize,
+}
+
+enum Waiting {
+    Settled(Outcome),
+    Defined(Box<Definition>),
+}
+
+impl Together {
+    /// Tunnels asked for at once. Between two such requests the daemon does what else it is there for, and whoever
+    /// waits is told how far it is; Ctrl-C is felt there.
+    const MOST: usize = 256;
+    /// Bytes of them. The daemon takes requests of twice that.
+    const MOST_BYTES: usize = 512 << 10;
+
+    fn settled(&mut self, outcome: Outcome) {
+        self.waiting.push(Waiting::Settled(outcome));
+    }
+
+    fn push(&mut self, definition: Box<Definition>) {
+        self.tunnels += 1;
+        if let Ok(file) = &definition.result {
+            self.bytes += serde_json::to_vec(&file.spec).map_or(0, |bytes| bytes.len());
+        }
+        self.waiting.push(Waiting::Defined(definition));
+    }
+
+    fn is_full(&self) -> bool {
+        self.tunnels >= Self::MOST || self.bytes >= Self::MOST_BYTES
+    }
+
+    /// Brings them up and tells what became of each.
+    fn bring_up(&mut self, batch: &mut Batch, client: &mut Option<Client>, location: &Location) {
+        let waiting = std::mem::take(self).waiting;
+        let defined = waiting.iter().filter_map(|waiting| match waiting {
+            Waiting::Defined(definition) => definition.result.as_ref().ok().map(|file| (definition, file)),
+            Waiting::Settled(_) => None,
+        });
+        let specs = defined.map(|(definition, file)| {
+            batch.begin(&definition.name);
+            file.spec.clone()
+        });
+        let specs = specs.collect::<Vec<_>>();
+        // One by itself is asked for as ever; so are all of a daemon that knows no other way.
+        let together = if specs.len() > 1 { all_up(specs, client, location) } else { Ok(None) };
+        let mut answers = match together {
+            Ok(answers) => answers.map(Vec::into_iter),
+            Err(error) => {
+                let why = crate::sentence(&error);
+                for waiting in waiting {
+                    batch.end(match waiting {
+                        Waiting::Settled(outcome) => outcome,
+                        Waiting::Defined(definition) => {
+                            Outcome::of(&definition.name, Some(&definition.path), State::Failed(why.clone()))
+                        }
+                    });
+                }
+                return;
+            }
+        };
+        for waiting in waiting {
+            batch.end(match (waiting, &mut answers) {
+                (Waiting::Settled(outcome), _) => outcome,
+                (Waiting::Defined(definition), None) => {
+                    bring_up(&definition, Asked::ByName, false, client, location)
+                }
+                (Waiting::Defined(definition), Some(answers)) => match &definition.result {
+                    Ok(file) => told(&definition, file, answered(answers.next())),
+                    Err(why) => Outcome::of(&definition.name, None, State::Failed(why.0.clone())),
+                },
+            });
+        }
+    }
+}
+
+/// Asks for several tunnels; `None`: the daemon is of a version that takes one at a time.
+fn all_up(
+    specs: Vec<TunnelSpec>,
+    client: &mut Option<Client>,
+    location: &Location,
+) -> anyhow::Result<Option<Vec<api::Outcome>>> {
+    let client = match client {
+        Some(client) => client,
+        None => client.insert(super::connect(location)?),
+    };
+    let names = specs.iter().map(|spec| spec.name.to_string()).collect::<Vec<_>>();
+    let names = names.iter().map(String::as_str).collect::<Vec<_>>();
+    super::several(client, location, &Request::UpAll { specs }, &names)
+}
+
+/// What the daemon said of one of several tunnels.
+pub(crate) fn answered(outcome: Option<api::Outcome>) -> anyhow::Result<Answer> {
+    match outcome {
+        Some(api::Outcome::Done { actions, warnings }) => Ok((actions, with_word(&warnings))),
+        Some(api::Outcome::Failed(why)) => Err(anyhow!(why)),
+        None => Err(anyhow!("the daemon said nothing of it")),
+    }
+}
+
+fn with_word(warnings: &[String]) -> Vec<String> {
+    warnings.iter().map(|warning| format!("warning: {warning}")).collect()
+}
+
 /// Actions, and what the daemon warns of.
-type Answer = (Vec<String>, Vec<String>);
+pub(crate) type Answer = (Vec<String>, Vec<String>);
 
 fn up(file: &File, client: &mut Option<Client>, location: &Location) -> anyhow::Result<Answer> {
     let client = match client {
@@ -209,7 +342,7 @@ fn would(file: &File, location: &Location) -> anyhow::Result<Answer> {
 fn plan_without_daemon(spec: &TunnelSpec, location: &Location) -> anyhow::Result<Vec<String>> {
     let left = Store::new(&location.state).load().map(|mut left| left.tunnels.remove(&spec.name));
     let current = left.ok().flatten().map(|stored| stored.spec);
-    let observed = Observed::read(&Netlink::open()?, spec)?;
+    let observed = Observed::read(&Netlink::open()?, spec, current.as_ref())?;
     let actions = plan::up(spec, current.as_ref(), &observed)?;
     Ok(actions.iter().map(ToString::to_string).collect())
 }
@@ -217,9 +350,7 @@ fn plan_without_daemon(spec: &TunnelSpec, location: &Location) -> anyhow::Result
 /// Asks for a change. What the daemon warns of is told with the tunnel.
 pub(crate) fn ask(client: &mut Client, location: &Location, request: &Request) -> anyhow::Result<Answer> {
     match super::ask(client, location, request)? {
-        Reply::Done { actions, warnings } => {
-            Ok((actions, warnings.iter().map(|warning| format!("warning: {warning}")).collect()))
-        }
+        Reply::Done { actions, warnings } => Ok((actions, with_word(&warnings))),
         _ => Err(anyhow!("{}", client.unexpected())),
     }
 }

@@ -74,9 +74,24 @@ impl Host {
         self.follow_fast_path();
     }
 
+    /// The same after several came or changed.
+    pub(in crate::daemon) fn look_at_places_of(&mut self, names: &BTreeSet<DeviceName>) {
+        if self.fast.waits {
+            return;
+        }
+        let mut devices = Devices::new(&self.netlink);
+        for name in names {
+            if let Some(live) = self.tunnels.get_mut(name).filter(|live| live.is_candidate()) {
+                live.way = place::way(&mut devices, &live.stored.spec, live.bound_to);
+                live.ends = live.peer.and_then(|peer| place::ends(&self.netlink, live.index, peer));
+            }
+        }
+        self.follow_fast_path();
+    }
+
     /// The same after its device was changed from here, and nothing else. The kernel tells of that as well, later.
     pub(in crate::daemon) fn look_at_ends(&mut self, name: &DeviceName) {
-        if self.fast.waits {
+        if self.put_off(name) || self.fast.waits {
             return;
         }
         if let Some(live) = self.tunnels.get_mut(name).filter(|live| live.is_candidate()) {
@@ -100,6 +115,7 @@ impl Host {
 
     /// What the data plane heard concerns what the programs send (T18).
     pub(in crate::daemon) fn heed_news(&mut self) {
+        let mut concerned = BTreeSet::new();
         for news in self.datapath.take_news() {
             match news {
                 News::Unreachable { name, packets } => {
@@ -108,12 +124,14 @@ impl Host {
                     }
                 }
                 News::PathMtu { remote } => {
-                    let concerned = self.tunnels.values().filter(|live| live.spec().remote == Some(remote));
-                    let names = concerned.map(|live| live.spec().name.clone()).collect::<Vec<_>>();
-                    // The kernel may learn it after us. What is too large until then is told of once more.
-                    names.iter().for_each(|name| self.look_at_place(name));
+                    let to_it = self.tunnels.values().filter(|live| live.spec().remote == Some(remote));
+                    concerned.extend(to_it.map(|live| live.spec().name.clone()));
                 }
             }
+        }
+        // The kernel may learn it after us. What is too large until then is told of once more.
+        if !concerned.is_empty() {
+            self.look_at_places_of(&concerned);
         }
     }
 

@@ -10,13 +10,13 @@ mod why_not;
 
 pub(super) use why_not::is_for_programs;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use greway_fastpath::{
-    Attachment, Fastpath, FastpathError, PinPolicy, Pinning, Point, Table, TunnelCounters, WhyNot,
+    Attachment, Fastpath, FastpathError, IngressKey, PinPolicy, Pinning, Point, Table, TunnelCounters, WhyNot,
 };
 
 use self::opening::Openings;
@@ -279,17 +279,29 @@ impl FastPath {
         why.cloned().unwrap_or_else(|| "no program is at the end of its pair".to_owned())
     }
 
-    /// Takes one tunnel out at once: what is known of it is right no more.
-    pub(super) fn forget(&mut self, peer: Option<u32>) {
-        peer.map(|peer| self.without.remove(&peer));
-        let (Some(peer), Some(programs)) = (peer, &mut self.programs) else { return };
-        self.openings.drop(peer);
+    /// Takes tunnels out at once, known by the peer ends of their pairs: what is known of them is right no more.
+    pub(super) fn forget(&mut self, peers: impl IntoIterator<Item = u32>) {
+        let peers = peers.into_iter().collect::<HashSet<_>>();
+        self.without.retain(|peer, _| !peers.contains(peer));
+        let Some(programs) = &mut self.programs else { return };
+        let mut keys = HashMap::<u32, Vec<IngressKey>>::new();
+        peers.iter().for_each(|peer| self.openings.drop(*peer));
         if let Some(told) = &mut self.told {
-            told.egress.remove(&peer);
-            told.ingress.retain(|_, entry| entry.peer != peer);
+            for (key, entry) in told.ingress.iter().filter(|(_, entry)| peers.contains(&entry.peer)) {
+                keys.entry(entry.peer).or_default().push(*key);
+            }
+            told.egress.retain(|peer, _| !peers.contains(peer));
+            told.ingress.retain(|_, entry| !peers.contains(&entry.peer));
         }
-        if let Err(error) = programs.remove(peer) {
-            tracing::warn!(error = %with_causes(&error), "fast path: a tunnel cannot be taken out");
+        let told = self.told.is_some();
+        for peer in peers {
+            let removed = match told {
+                true => programs.remove_known(peer, keys.get(&peer).map_or(&[][..], Vec::as_slice)),
+                false => programs.remove(peer),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(error = %with_causes(&error), "fast path: a tunnel cannot be taken out");
+            }
         }
     }
 

@@ -1,0 +1,287 @@
+//! Several tunnels changed as one: ten thousand of them are no more work, each, than one.
+//!
+//! A tunnel that comes, changes or goes makes the daemon look at what concerns all of them: reverse paths, what the
+//! programs in the kernel are told, whose peers are to be kept quiet. Within [`Host::together`] that is put off, and done
+//! once at the end. What takes the kernel a grace period (a device or a table that goes) is asked for all at once.
+//!
+//! What makes a single tunnel whole is never put off: it is stored, has its device and its sockets and can be taken
+//! back before the next one is begun. A failing tunnel leaves the others as they are.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+
+use greway_linux::process;
+use greway_netlink::{KernelTunnel, LinkChange};
+use greway_spec::{DeviceName, Mode, TunnelSpec};
+
+use super::between::Between;
+use super::device;
+use super::host::{Host, Live, with_causes};
+use super::kernel_tunnels;
+use super::underlay::Remains;
+use crate::api::{Outcome, Reply};
+use crate::apply::System;
+use crate::observe::Tables;
+use crate::plan::{self, Action};
+
+/// What a tunnel is told apart by, but for its `dev`.
+type Identity = (Option<IpAddr>, Option<IpAddr>, Option<u32>, Mode);
+
+fn identity(spec: &TunnelSpec) -> Identity {
+    (spec.remote, spec.local, spec.ikey, spec.mode)
+}
+
+/// With so many tunnels at once the lists of what is there took memory that nobody needs any more.
+const MANY: usize = 64;
+
+/// What was put off, and what is asked of the kernel once.
+#[derive(Debug, Default)]
+pub(super) struct Together {
+    /// Where these are is to be looked at.
+    places: BTreeSet<DeviceName>,
+    /// Devices that were set up, each with its tunnel.
+    up: Vec<(DeviceName, u32)>,
+    /// The addresses of this host were read.
+    addresses: bool,
+    /// Who has which ends.
+    by_identity: Option<HashMap<Identity, Vec<DeviceName>>>,
+    /// The tables that greway made.
+    tables: Option<HashSet<String>>,
+    kernel_tunnels: Option<Vec<KernelTunnel>>,
+    /// What seals and translates, where that can be read.
+    chains: Option<Option<Tables>>,
+}
+
+impl Host {
+    /// Does `work` on several tunnels, and then once what each of them would have asked for.
+    pub(super) fn together<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        if self.together.is_some() {
+            return work(self);
+        }
+        self.together = Some(Together::default());
+        let waited = std::mem::replace(&mut self.fast.waits, true);
+        let outcome = work(self);
+        self.fast.waits = waited;
+        let done = self.together.take().unwrap_or_default();
+        for (name, index) in done.up {
+            self.wait_until_running(&name, index);
+        }
+        self.keep_peers_quiet(None);
+        self.look_at_reverse_paths();
+        self.look_at_forwarding();
+        self.look_at_places_of(&done.places);
+        if done.places.len() >= MANY {
+            process::give_memory_back();
+        }
+        outcome
+    }
+
+    /// Brings tunnels to what their specs say, each as [`Host::up`] does.
+    pub(super) fn up_all(&mut self, specs: Vec<Result<TunnelSpec, String>>) -> Reply {
+        let outcomes = self.together(|host| {
+            let up = |spec: Result<TunnelSpec, String>| {
+                if host.heart.is_due() {
+                    host.heart.beat();
+                }
+                Outcome::from(spec.and_then(|spec| host.up(spec, false)))
+            };
+            specs.into_iter().map(up).collect()
+        });
+        Reply::Several(outcomes)
+    }
+
+    /// Takes tunnels down, each as [`Host::delete`] does.
+    pub(super) fn delete_these(&mut self, names: &[DeviceName]) -> Vec<Outcome> {
+        let outcomes = self.together(|host| host.remove_these(names));
+        if self.tunnels.is_empty() && !self.ending {
+            self.look_at_steering();
+        }
+        outcomes
+    }
+
+    fn remove_these(&mut self, names: &[DeviceName]) -> Vec<Outcome> {
+        let mut going = Vec::new();
+        let mut seen = HashSet::new();
+        for name in names.iter().filter(|name| seen.insert(*name)) {
+            let Some(live) = self.tunnels.get(name) else { continue };
+            // What it turned on is settled when the others are gone that go with it.
+            going.push((name.clone(), plan::down(live.spec(), &[]), Vec::new()));
+        }
+        // All that is before the device.
+        for (_, plan, failures) in &mut going {
+            let before =
+                plan.iter().filter(|action| matches!(action, Action::RemoveSnat(_) | Action::RemoveRule(..)));
+            for action in before {
+                failures.extend(self.execute(action).err().map(|error| format!("cannot {action}: {error}")));
+            }
+        }
+        let carried = going.iter().map(|(name, ..)| name.clone()).collect::<Vec<_>>();
+        let unsealed = self.unseal_these(&carried);
+        let peers = carried.iter().filter_map(|name| self.tunnels.get(name)?.peer);
+        self.fast.forget(peers.collect::<Vec<_>>());
+        if let Err(error) = self.datapath.remove_these(&carried) {
+            tracing::warn!(error = %with_causes(&error), "while tunnels are removed");
+        }
+        self.delete_devices(&carried);
+        for (name, _, failures) in &mut going {
+            failures.extend(unsealed.get(name).map(|error| format!("cannot stop carrying {name}: {error}")));
+            // Mostly it is gone with the others.
+            let delete = Action::DeleteDevice(name.clone());
+            let deleted = self.execute(&delete);
+            let stays = deleted.is_err();
+            failures.extend(deleted.err().map(|error| format!("cannot {delete}: {error}")));
+            let Some(live) = self.tunnels.get(name) else { continue };
+            for family in self.to_stop(live) {
+                let stop = Action::StopForwarding(family);
+                failures.extend(self.execute(&stop).err().map(|error| format!("cannot {stop}: {error}")));
+            }
+            let Some(live) = self.tunnels.get(name).filter(|_| !stays) else { continue };
+            let forget = Action::Forget(Box::new(live.spec().clone()));
+            failures.extend(self.execute(&forget).err().map(|error| format!("cannot {forget}: {error}")));
+        }
+        let mut done = HashMap::new();
+        for (name, plan, failures) in going {
+            let outcome = if failures.is_empty() {
+                Outcome::done(plan.iter().map(ToString::to_string).collect(), Vec::new())
+            } else {
+                let failures = failures.join("; ");
+                // Its device is there, and it is not carried any more.
+                if self.tunnels.remove(&name).is_some() {
+                    self.remains.insert(name.clone(), Remains::because(failures.clone()));
+                }
+                Outcome::Failed(format!("{name}: {failures}"))
+            };
+            done.insert(name, outcome);
+        }
+        // What is no tunnel may be what is left of one; and who is named twice is gone the second time.
+        let of_name =
+            |name: &DeviceName| done.remove(name).unwrap_or_else(|| self.delete(name, false).into());
+        names.iter().map(of_name).collect()
+    }
+
+    /// Takes the devices of carried tunnels away in one step, as far as that can be had: one by one each takes the
+    /// kernel some 18 ms.
+    fn delete_devices(&self, names: &[DeviceName]) {
+        /// Fewer are not worth it.
+        const FEW: usize = 3;
+        if names.len() < FEW {
+            return;
+        }
+        let Ok(links) = self.netlink.links() else { return };
+        let taken = links.iter().map(|link| link.group).collect::<HashSet<_>>();
+        // Any that nobody has; it is gone a moment later with all that is in it.
+        let Some(group) = (0x6772_0000..0x6772_ffff).find(|group| !taken.contains(group)) else { return };
+        let by_index = links.into_iter().map(|link| (link.index, link)).collect::<HashMap<_, _>>();
+        let mut any = false;
+        for live in names.iter().filter_map(|name| self.tunnels.get(name)) {
+            // As `device::delete_known`: a device that was moved or exchanged is not taken for ours.
+            let is_it = |index: &u32| {
+                let link = by_index.get(index);
+                link.is_some_and(|link| {
+                    live.peer.is_some() && link.peer_index == live.peer && link.link_netns_id.is_none()
+                })
+            };
+            let Some(index) = Some(live.index).filter(is_it) else { continue };
+            any |= self
+                .netlink
+                .change_link(index, &LinkChange { group: Some(group), ..LinkChange::default() })
+                .is_ok();
+        }
+        // Whatever is still there is deleted by itself, and told of then.
+        if any && let Err(error) = self.netlink.delete_group(group) {
+            tracing::debug!(%error, "devices are deleted one by one");
+        }
+    }
+
+    /// Whether a look that concerns all tunnels is put off; `name` is that of the tunnel that asks for it.
+    pub(super) fn put_off(&mut self, name: &DeviceName) -> bool {
+        let Some(together) = &mut self.together else { return false };
+        together.places.insert(name.clone());
+        true
+    }
+
+    /// Waits until a device passes packets that was just set up, at once or with the others.
+    pub(super) fn wait_until_running(&mut self, name: &DeviceName, index: u32) {
+        if let Some(together) = &mut self.together {
+            return together.up.push((name.clone(), index));
+        }
+        device::wait_until_running(&self.netlink, index);
+        // Until then the ends drop what is sent, and no queue is to blame.
+        if let Some(live) = self.tunnels.get_mut(name) {
+            live.lost_before = Between::now(&self.netlink, index, live.peer);
+        }
+    }
+
+    /// Reads the addresses of this host again, of several tunnels once.
+    pub(super) fn look_at_addresses_once(&mut self) {
+        if self.together.as_mut().is_none_or(|together| !std::mem::replace(&mut together.addresses, true)) {
+            self.look_at_addresses();
+        }
+    }
+
+    /// A tunnel has other ends now.
+    pub(super) fn note_identity(&mut self, spec: &TunnelSpec) {
+        if let Some(known) = self.together.as_mut().and_then(|together| together.by_identity.as_mut()) {
+            known.entry(identity(spec)).or_default().push(spec.name.clone());
+        }
+    }
+
+    /// Why a tunnel cannot be beside those that are there.
+    pub(super) fn conflict(&mut self, spec: &TunnelSpec) -> Option<String> {
+        let conflict = |other: &TunnelSpec| {
+            (other.name != spec.name)
+                .then(|| spec.conflicts(other))
+                .flatten()
+                .map(|conflict| conflict.to_string())
+        };
+        let Some(together) = &mut self.together else {
+            return self.tunnels.values().find_map(|live| conflict(live.spec()));
+        };
+        let known = together.by_identity.get_or_insert_with(|| {
+            let mut known = HashMap::<Identity, Vec<DeviceName>>::new();
+            for live in self.tunnels.values() {
+                known.entry(identity(live.spec())).or_default().push(live.spec().name.clone());
+            }
+            known
+        });
+        let candidates = known.get(&identity(spec)).into_iter().flatten();
+        candidates.filter_map(|name| self.tunnels.get(name)).find_map(|live| conflict(live.spec()))
+    }
+
+    /// Refuses a tunnel whose packets a tunnel of the kernel's takes. These are asked for once.
+    pub(super) fn refuse_kernel_tunnel(&mut self, spec: &TunnelSpec) -> Result<(), String> {
+        let current = self.tunnels.get(&spec.name).map(Live::spec);
+        // Who cannot list devices cannot make one either, and is told so then.
+        let read = || self.netlink.kernel_tunnels().unwrap_or_default();
+        let tunnels = || match &mut self.together {
+            Some(together) => together.kernel_tunnels.get_or_insert_with(read).clone(),
+            None => read(),
+        };
+        kernel_tunnels::refuse(tunnels, spec, current)
+    }
+
+    /// The tables of ours that are there, of several tunnels asked for once. `None`: each asks for itself.
+    pub(super) fn tables_seen(&mut self) -> Option<Option<&Tables>> {
+        let nftables = self.nftables.as_ref();
+        let read = || Some(Tables::of(&nftables?.base_chains().ok()?));
+        self.together.as_mut().map(|together| together.chains.get_or_insert_with(read).as_ref())
+    }
+
+    /// Whether there are tables that greway made for a tunnel of this name.
+    pub(super) fn has_tables(&mut self, name: &DeviceName) -> bool {
+        let Some(together) = &mut self.together else { return !self.marked_tables(name).is_empty() };
+        let nftables = self.nftables.as_ref();
+        let read = || super::tables::all_of_ours(nftables);
+        together.tables.get_or_insert_with(read).contains(&device::table(name))
+    }
+}
+
+impl From<Result<Reply, String>> for Outcome {
+    fn from(result: Result<Reply, String>) -> Self {
+        match result {
+            Ok(Reply::Done { actions, warnings }) => Self::done(actions, warnings),
+            Ok(_) => Self::done(Vec::new(), Vec::new()),
+            Err(why) => Self::Failed(why),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Many tunnels in one daemon: they come in bulk, one bad one among them, outlive the daemon, carry, and go.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::fs;
+
+use greway_testbed::{PingOptions, guide, ping, poll_until, privilege, require};
+use support::{Lab, Node, SOON, two_hosts};
+
+/// More than have sockets of their own, and more than are attached to by links.
+const TUNNELS: usize = 150;
+/// Its checksums are userspace's, and it comes late: its packets come out of sockets that it shares.
+const SHARES: usize = 140;
+/// The same, with sockets of its own.
+const OWN: usize = 3;
+/// Its route is another tunnel's already.
+const BAD: usize = 77;
+
+/// A directory of files, one a tunnel. Every fifth is userspace's alone.
+fn directory(node: &Node) -> String {
+    let [local, remote] = guide::OUTER;
+    for number in 0..TUNNELS {
+        let own = match number {
+            SHARES | OWN => "csum = true\n",
+            _ if number % 5 == 0 => "datapath = \"userspace\"\n",
+            _ => "",
+        };
+        let routes = if matches!(number, BAD | 12) { "routes = [\"10.77.0.0/16\"]\n" } else { "" };
+        let text = format!(
+            "local = \"{local}\"\nremote = \"{remote}\"\nkey = {number}\n{own}\n[inner]\n\
+             address = \"10.60.{number}.1\"\npeer = \"10.60.{number}.2/30\"\n{routes}"
+        );
+        node.file(&format!("many/t{number:03}.toml"), &text);
+    }
+    format!("{}/", node.folder().join("many").display())
+}
+
+/// The other end of two of them.
+fn other_ends(lab: &Lab) {
+    let [remote, local] = guide::OUTER;
+    for number in [OWN, SHARES] {
+        lab.two
+            .words(&format!("tunnel add t{number:03} local {local} remote {remote} key {number} csum"))
+            .ok();
+        let address = format!("10.60.{number}.2 peer 10.60.{number}.1/30");
+        lab.guide.linux2.address(&format!("t{number:03}"), &address).unwrap();
+        lab.guide.linux2.set_up(&format!("t{number:03}")).unwrap();
+    }
+}
+
+fn assert_carries(lab: &Lab) {
+    for number in [OWN, SHARES] {
+        let peer = format!("10.60.{number}.2").parse().unwrap();
+        let options = PingOptions { count: 20, ..PingOptions::default() };
+        let report = ping(&lab.guide.linux1, peer, &options).unwrap();
+        assert!(report.complete(), "t{number:03}: {report:?}");
+    }
+}
+
+/// The names of the tunnels that are there.
+fn carried(node: &Node) -> Vec<String> {
+    let status = node.status();
+    let names = status["tunnels"].as_array().unwrap().iter();
+    names.map(|tunnel| tunnel["spec"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn many_tunnels_come_stay_and_go() {
+    require!(privilege::check());
+    let lab = two_hosts();
+    let before = lab.one.belongings();
+    let daemon = lab.one.daemon();
+    let _other = lab.two.daemon();
+    let files = directory(&lab.one);
+    let bad = format!("t{BAD:03}");
+
+    // One of them cannot be had: it is named, and the others are there.
+    let told = lab.one.words(&format!("up {files}"));
+    let failed = format!("1 of {TUNNELS} tunnels failed");
+    let told = told.refused(&[&format!("{bad}.toml"), "such a route by another way", &failed]);
+    assert_eq!(told.code, Some(1), "{told}");
+    assert_eq!(told.stderr.matches("everything before it was taken back").count(), 1, "{told}");
+    let wanted = (0..TUNNELS).filter(|number| *number != BAD).map(|number| format!("t{number:03}"));
+    let wanted = wanted.collect::<Vec<_>>();
+    assert_eq!(carried(&lab.one), wanted);
+    assert!(lab.one.link(&bad).is_none() && lab.one.link(&format!("gw-{bad}")).is_none());
+    assert!(!lab.one.state_files().contains(&format!("{bad}.json")));
+    lab.one.words(&format!("tunnel show {}", wanted[9])).ok().says(&["key 9"]);
+    other_ends(&lab);
+    assert_carries(&lab);
+
+    // Once more changes nothing, and the exit code is that of the bad one.
+    let again = lab.one.words(&format!("up {files}")).refused(&[&bad]);
+    assert_eq!(again.stdout.matches("nothing to do").count(), TUNNELS - 1, "{again}");
+    // Mended, it comes alone.
+    lab.one.file(&format!("many/{bad}.toml"), "remote = \"192.0.2.7\"\nkey = 7\n");
+    let mended = lab.one.words(&format!("up {files}")).ok();
+    assert!(mended.stdout.contains(&format!("create device {bad}")), "{mended}");
+    assert_eq!(carried(&lab.one).len(), TUNNELS);
+
+    // The next daemon has all of them, also where the last one was killed and the kernel is still closing its sockets.
+    daemon.terminate();
+    let daemon = lab.one.daemon();
+    assert_eq!(carried(&lab.one).len(), TUNNELS);
+    assert_carries(&lab);
+    daemon.kill();
+    let _daemon = lab.one.daemon();
+    assert_eq!(carried(&lab.one).len(), TUNNELS);
+    assert_carries(&lab);
+
+    let down = lab.one.words(&format!("down {files}")).ok();
+    assert_eq!(down.stdout.matches("delete device").count(), TUNNELS, "{down}");
+    assert_eq!(lab.one.belongings(), before);
+    let down = lab.one.words(&format!("down {files}")).ok();
+    assert_eq!(down.stdout.matches("is not up").count(), TUNNELS, "{down}");
+    // Nobody holds sockets for what is gone.
+    let packet = || lab.one.run(|| fs::read_to_string("/proc/thread-self/net/packet").unwrap());
+    poll_until(SOON, "the end of the sockets", || (packet().lines().count() == 1).then_some(())).unwrap();
+}
