@@ -4,6 +4,8 @@
 //! path in the folder and removes the folder when this process goes away; /run is the daemon's own.
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -16,7 +18,7 @@ use serde_json::Value;
 use super::programs::Programs;
 
 /// How long a daemon may take until it answers.
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 
 /// The folder of all daemons, and who clears it away.
 pub(super) struct Folder {
@@ -87,6 +89,12 @@ impl Greway {
 
     /// The same with more patience.
     pub(super) fn run_daemon_within(&mut self, host: &Host, patience: Duration) -> anyhow::Result<()> {
+        self.launch(host)?;
+        self.is_ready(host, patience)
+    }
+
+    /// Starts the daemon.
+    pub(super) fn launch(&mut self, host: &Host) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c"]);
@@ -97,12 +105,18 @@ impl Greway {
         command.env("GREWAY_BPFFS", self.bpffs.path());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.daemon = Some(host.spawn(&mut command)?);
+        Ok(())
+    }
+
+    /// Waits until the daemon that was launched answers.
+    pub(super) fn is_ready(&mut self, host: &Host, patience: Duration) -> anyhow::Result<()> {
         let what = format!("an answer of the daemon on {}", host.name());
         poll_until(patience, &what, || {
             let ended = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten());
             match ended {
                 Some(status) => Some(Err(anyhow::anyhow!("it ended: {status}"))),
-                None => self.say(host, "tunnel show").is_ok().then_some(Ok(())),
+                // A verb that only reads would answer without a daemon.
+                None => (greeted(&self.socket, patience) == self.pid()).then_some(Ok(())),
             }
         })
         .map_err(anyhow::Error::from)
@@ -169,6 +183,18 @@ impl Greway {
     }
 }
 
+/// The process that answers a greeting at a socket.
+fn greeted(socket: &Path, patience: Duration) -> Option<u32> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(patience)).ok()?;
+    stream.write_all(b"{\"method\":\"io.greway.Hello\"}\0").ok()?;
+    let mut reply = Vec::new();
+    BufReader::new(stream).read_until(0, &mut reply).ok()?;
+    reply.pop();
+    let reply: Value = serde_json::from_slice(&reply).ok()?;
+    reply["parameters"]["hello"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
+}
+
 /// A daemon that was killed and may not be gone yet.
 pub(super) struct Shot(Option<Child>);
 
@@ -232,6 +258,28 @@ mod unit {
         assert!(error.starts_with("status says that userspace carries and not ebpf: "), "{error}");
         assert!(error.contains("no BPF"), "{error}");
         assert!(carried_by(&json!({ "tunnels": [] }), "ebpf").is_err());
+    }
+
+    #[test]
+    fn who_answers_a_greeting_is_known_by_its_number() {
+        let socket = std::env::temp_dir().join(format!("greway-greeted-{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let pid = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (stream, _) = listener.accept().unwrap();
+                let mut request = Vec::new();
+                BufReader::new(&stream).read_until(0, &mut request).unwrap();
+                assert_eq!(request, b"{\"method\":\"io.greway.Hello\"}\0");
+                (&stream)
+                    .write_all(b"{\"parameters\":{\"hello\":{\"version\":\"1\",\"pid\":42}}}\0")
+                    .unwrap();
+            });
+            greeted(&socket, SOON)
+        });
+        drop(listener);
+        let nobody = greeted(&socket, SOON);
+        fs::remove_file(&socket).unwrap();
+        assert_eq!((pid, nobody), (Some(42), None));
     }
 
     #[test]

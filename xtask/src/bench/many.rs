@@ -59,12 +59,12 @@ const ROWS: &[Row] = &[
     row("resident memory of the daemon", "resident", Unit::Bytes, |s, _| Some(s.resident as f64))
         .at_most(150e6),
     row("… a tunnel", "resident-each", Unit::Bytes, |s, tunnels| {
-        Some(s.resident.saturating_sub(s.resident_before) as f64 / tunnels)
+        each(s.resident.saturating_sub(s.resident_before), tunnels, 100.0)
     }),
     row("memory of the kernel, a tunnel", "kernel-each", Unit::Bytes, |s, tunnels| {
-        Some(s.kernel as f64 / tunnels)
+        each(s.kernel, tunnels, 1000.0)
     }),
-    row("… of it in slabs", "slab-each", Unit::Bytes, |s, tunnels| Some(s.slab as f64 / tunnels)),
+    row("… of it in slabs", "slab-each", Unit::Bytes, |s, tunnels| each(s.slab, tunnels, 1000.0)),
     row("descriptors of the daemon", "descriptors", Unit::Count, |s, _| Some(s.descriptors as f64)),
     row("processor time of an idle daemon", "idle", Unit::Share, |s, _| Some(s.idle)),
     row("ended by SIGTERM", "ended", Unit::Seconds, |s, _| Some(s.ended)),
@@ -74,6 +74,11 @@ const ROWS: &[Row] = &[
     row("rate through one, beside alone", "rate-ratio", Unit::Ratio, |s, _| s.rate_ratio().map(|s| s.median))
         .at_least(0.95),
 ];
+
+/// A share of what `total` is more than before; of fewer than `from` tunnels it says nothing about one.
+fn each(total: u64, tunnels: f64, from: f64) -> Option<f64> {
+    (tunnels >= from).then_some(total as f64 / tunnels)
+}
 
 const fn row(
     title: &'static str,
@@ -197,8 +202,11 @@ fn table(all: &[Ran], plane: Peer) -> Vec<Vec<String>> {
     let heads = heads.chain(runs.iter().map(|ran| tunnels_of(ran.tunnels))).chain(["floor".to_owned()]);
     let mut rows = vec![heads.collect()];
     for row in ROWS {
-        let figure =
-            |ran: &&Ran| row.of(ran).map_or_else(|| "none".to_owned(), |value| row.unit.write(value));
+        let figure = |ran: &&Ran| match (row.of(ran), &ran.found) {
+            (Some(value), _) => row.unit.write(value),
+            (None, Ok(_)) => "–".to_owned(),
+            (None, Err(_)) => "none".to_owned(),
+        };
         let most = runs.iter().find(|ran| Some(&ran.tunnels) == COUNTS.last());
         let floor = most.and_then(|ran| row.verdict(ran)).unwrap_or_default();
         let cells = [row.title.to_owned()].into_iter().chain(runs.iter().map(figure)).chain([floor]);
@@ -294,7 +302,7 @@ fn panels(all: &[Ran]) -> Vec<Panel> {
             Bar {
                 label: format!("{plane}, {}", tunnels_of(ran.tunnels)),
                 value: spread,
-                text: value.map_or_else(|| "no figure".to_owned(), |value| row.unit.write(value)),
+                text: value.map_or_else(|| "–".to_owned(), |value| row.unit.write(value)),
                 colour: Colour::Ours,
             }
         };
@@ -336,7 +344,7 @@ mod unit {
             "{text}"
         );
         assert!(line(&text, "resident").ends_with("≤ 150.0 MB: passed by 40 %"), "{text}");
-        assert!(line(&text, "… a tunnel").ends_with("80.0 MB          8.0 kB"), "{text}");
+        assert!(line(&text, "… a tunnel").ends_with("–          8.0 kB"), "{text}");
         assert!(line(&text, "rate through").ends_with("0.98  ≥ 0.95: passed by 3 %"), "{text}");
         let few = table(&[ran(1, 30.0)], Peer::Userspace);
         assert_eq!(few[1].last().map(String::as_str), Some(""), "no floor for one tunnel");

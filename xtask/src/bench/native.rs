@@ -165,7 +165,7 @@ fn start_ups(programs: &Programs, folder: &Folder, times: usize, rigs: &[Rig], r
 fn restarts(programs: &Programs, quick: bool, times: usize, rigs: &mut [Rig], results: &mut Results) {
     let stream = Stream {
         rate: 100_000,
-        milliseconds: if quick { 2000 } else { 3000 },
+        milliseconds: 3000,
         kill_after: Duration::from_millis(if quick { 200 } else { 500 }),
         restart_after: Duration::from_millis(if quick { 100 } else { 500 }),
     };

@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use greway_testbed::ovs::{OpenVswitch, Tunnel};
 use greway_testbed::{Host, LinkOptions, PingOptions, link, ping, poll_until};
 
-use super::daemon::{Folder, Greway};
+use super::daemon::{Folder, Greway, SOON};
 use super::measures::{Measure, Run, Sizes};
 use super::peers::{NOT_HERE, Peer};
 use super::programs::Programs;
@@ -23,8 +23,6 @@ use super::programs::Programs;
 const UNDERLAY: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
 /// Of `tun0` and `tun1`, left and right.
 const OVERLAY: [[&str; 2]; 2] = [["10.1.0.1", "10.1.0.2"], ["10.2.0.1", "10.2.0.2"]];
-/// How long a new path may take until it carries.
-const SOON: Duration = Duration::from_secs(10);
 /// How long a measurement may take. Each has patience of its own; this is for what nobody thought of.
 const LONG: Duration = Duration::from_secs(60);
 /// Outer IPv4, GRE and the inner Ethernet header, off 1500.
@@ -273,10 +271,9 @@ impl Rig {
         std::thread::sleep(stream.kill_after);
         self.daemons.iter_mut().flatten().for_each(Greway::kill);
         std::thread::sleep(stream.restart_after);
-        for (greway, end) in self.daemons.iter_mut().flatten().zip(&self.ends) {
-            greway.run_daemon(end.host())?;
-        }
-        Ok(())
+        let mut both: Vec<_> = self.daemons.iter_mut().flatten().zip(&self.ends).collect();
+        both.iter_mut().try_for_each(|(greway, end)| greway.launch(end.host()))?;
+        both.iter_mut().try_for_each(|(greway, end)| greway.is_ready(end.host(), SOON))
     }
 
     fn load(&self, programs: &Programs, back: bool, address: &str, words: &str) -> Command {
