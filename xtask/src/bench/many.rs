@@ -15,7 +15,7 @@ use crate::shell;
 
 /// How many tunnels; the floors are for the last.
 const COUNTS: [usize; 3] = [1, 100, 10_000];
-const QUICK_COUNTS: [usize; 2] = [1, 100];
+const QUICK_COUNTS: [usize; 1] = [100];
 const PLANES: [Peer; 2] = [Peer::Userspace, Peer::Ebpf];
 
 /// A run of [`super::scale`], or why there is none.

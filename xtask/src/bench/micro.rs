@@ -33,13 +33,15 @@ struct Found {
 /// Runs them all.
 pub(super) fn run(about: &About, options: &Options) -> anyhow::Result<Outcome> {
     let start = SystemTime::now();
-    // Seconds of warming up and measuring, each.
-    let (warm_up, time) = if options.quick { ("0.1", "0.2") } else { ("0.5", "2") };
+    // Seconds of warming up and measuring each, and how hard the interval is thought about.
+    let [warm_up, time, resamples] =
+        if options.quick { ["0.05", "0.1", "1001"] } else { ["0.5", "2", "100000"] };
     for [package, bench] in BENCHES {
         eprintln!("bench: {package}: functions");
         let words = ["bench", "--quiet", "--package", package, "--bench", bench, "--", "--noplot"];
         let mut cargo = shell::cargo(&words);
         cargo.args(["--warm-up-time", warm_up, "--measurement-time", time, "--sample-size", "20"]);
+        cargo.args(["--nresamples", resamples]);
         run_showing_names(&mut cargo)?;
     }
     let all = collect(&programs::target_directory()?.join("criterion"), start)?;
