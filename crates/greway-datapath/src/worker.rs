@@ -176,7 +176,7 @@ impl Worker {
                     }
                     ICMP => self.heed(Family::Ipv4, now_ms),
                     ICMP_V6 => self.heed(Family::Ipv6, now_ms),
-                    token if token >= SHARED && token < SHARED + Shared::SOURCES => {
+                    token if (SHARED..SHARED + Shared::SOURCES).contains(&token) => {
                         self.send_shared((token - SHARED) as usize, now_ms);
                     }
                     token if token < FIRST_PORT => {

@@ -10,7 +10,7 @@ mod why_not;
 
 pub(super) use why_not::is_for_programs;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -281,7 +281,7 @@ impl FastPath {
 
     /// Takes tunnels out at once, known by the peer ends of their pairs: what is known of them is right no more.
     pub(super) fn forget(&mut self, peers: impl IntoIterator<Item = u32>) {
-        let peers = peers.into_iter().collect::<HashSet<_>>();
+        let peers = peers.into_iter().collect::<BTreeSet<_>>();
         self.without.retain(|peer, _| !peers.contains(peer));
         let Some(programs) = &mut self.programs else { return };
         let mut keys = HashMap::<u32, Vec<IngressKey>>::new();
