@@ -7,21 +7,13 @@ mod pair;
 mod support;
 
 use std::net::UdpSocket;
-use std::process::Command;
 
 use greway_linux::sockopt;
 use greway_testbed::{
-    Capture, CapturedPacket, Host, LinkOptions, PingOptions, link, ping, poll_until, privilege, require,
+    Capture, CapturedPacket, LinkOptions, PingOptions, link, ping, poll_until, privilege, require,
 };
 use pair::Pair;
-use support::SOON;
-
-/// Runs a script on a host; it must succeed.
-#[track_caller]
-fn sh(host: &Host, script: &str) {
-    let output = host.output(Command::new("/bin/sh").args(["-c", script])).unwrap();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-}
+use support::{SOON, sh};
 
 /// A pair with a second cable, alt0, whose MTU is smaller; the ends of the tunnel are on neither, and lead over wan0
 /// unless a rule for mark 5 says otherwise.

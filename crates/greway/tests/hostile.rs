@@ -25,7 +25,7 @@ use greway_linux::signal::Signal;
 use greway_linux::unix;
 use greway_testbed::{Guide, poll_until, privilege, require};
 use rustix::fs::{CWD, FileType, Mode};
-use support::{Node, Output, SOON};
+use support::{Node, Output, SOON, parent};
 
 const ADD: &str = "tunnel add tun0 mode gre local 100.0.1.100 remote 100.0.2.100";
 
@@ -46,13 +46,6 @@ fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 fn daemon_pid(node: &Node) -> u32 {
     u32::try_from(node.status()["daemon"]["pid"].as_u64().unwrap()).unwrap()
-}
-
-/// The process that started another.
-fn parent(pid: u32) -> u32 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
-    line.trim().parse().unwrap()
 }
 
 /// Has the daemon that a verb started in the background go away with the test, and its supervisor.

@@ -20,7 +20,7 @@ use greway_testbed::{
     require,
 };
 use greway_wire::gre::GreHeader;
-use support::{Lab, Node, SOON, in_vain, inner, two_hosts};
+use support::{Lab, Node, SOON, gone, in_vain, inner, parent, two_hosts};
 
 const ADD: &str = "tunnel add tun0 mode gre local 100.0.1.100 remote 100.0.2.100";
 
@@ -68,21 +68,6 @@ impl Verb {
     fn succeeds(mut self) {
         let ended = poll_until(2 * SOON, &self.words, || self.child.try_wait().unwrap()).unwrap();
         assert!(ended.success(), "{}: {}", self.words, self.said());
-    }
-}
-
-/// The process that started another, and what it runs as.
-fn parent(pid: u32) -> u32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name in parentheses may hold anything; what follows are numbers.
-    let after = stat.rsplit_once(") ").unwrap().1;
-    after.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-fn gone(pid: u32) -> Option<()> {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat.rsplit_once(") ")?.1.starts_with('Z').then_some(()),
-        Err(_) => Some(()),
     }
 }
 
@@ -414,7 +399,7 @@ fn t10_a_verb_starts_the_daemon_of_its_namespace_and_stop_leaves_nothing() {
         node.words("daemon --stop").ok().remarks(&["no daemon runs here"]);
     }
     for pid in processes {
-        poll_until(SOON, &format!("the end of process {pid}"), || gone(pid)).unwrap();
+        poll_until(SOON, &format!("the end of process {pid}"), || gone(pid).then_some(())).unwrap();
     }
 }
 
@@ -438,7 +423,7 @@ fn killed_tunnels_are_found_again_by_any_verb() {
     node.words("tunnel show tun0").ok().says(&["key 5"]);
     node.words("daemon --stop").ok();
     assert_eq!(node.belongings(), before);
-    poll_until(SOON, "the end of the daemon", || gone(pid)).unwrap();
+    poll_until(SOON, "the end of the daemon", || gone(pid).then_some(())).unwrap();
 }
 
 #[test]
@@ -494,7 +479,7 @@ fn a_verb_over_a_kill_9_is_answered_by_the_next_daemon() {
     node.words("tunnel show tun0").ok().says(&["ttl 10"]);
     node.words("daemon --stop").ok();
     assert_eq!(node.belongings(), before);
-    poll_until(SOON, "the end of the daemon", || gone(supervisor)).unwrap();
+    poll_until(SOON, "the end of the daemon", || gone(supervisor).then_some(())).unwrap();
 }
 
 #[test]
@@ -517,7 +502,7 @@ fn verbs_at_the_same_time_start_one_daemon() {
     node.watch(pid);
     node.words("daemon --stop").ok();
     assert_eq!(node.belongings(), before);
-    poll_until(SOON, "the end of the daemon", || gone(pid)).unwrap();
+    poll_until(SOON, "the end of the daemon", || gone(pid).then_some(())).unwrap();
 }
 
 #[test]
@@ -582,7 +567,7 @@ fn t09_a_daemon_that_a_verb_starts_outlives_the_verbs_surroundings() {
     node.words("tunnel change tun0 key 3").ok();
     assert_eq!(node.mtu("tun0"), 1472);
     node.words("daemon --stop").ok();
-    poll_until(SOON, "the end of the daemon", || gone(pid)).unwrap();
+    poll_until(SOON, "the end of the daemon", || gone(pid).then_some(())).unwrap();
 }
 
 /// Adds a tunnel from a mount namespace of its own that ends with the command; gives the daemon's process.

@@ -15,8 +15,8 @@ use greway_testbed::tcp::transfer;
 use greway_testbed::{Capture, CapturedPacket, PingOptions, poll_until, privilege, require};
 use greway_wire::gre::GreHeader;
 use greway_wire::ipv4::Ipv4Header;
-use lan::{Lan, inner, outer, outer6, sh};
-use support::SOON;
+use lan::{Lan, inner, outer, outer6};
+use support::{SOON, sh};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
 const GRE: u8 = 47;

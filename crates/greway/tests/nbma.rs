@@ -16,8 +16,8 @@ use greway_testbed::build::{self, ethernet};
 use greway_testbed::tcp::transfer;
 use greway_testbed::{Capture, Host, PingOptions, inject, ping, poll_until, privilege, require};
 use greway_wire::gre::GreHeader;
-use lan::{Lan, inner, outer, outer6, sh};
-use support::{GREWAY, Node, SOON, in_vain};
+use lan::{Lan, inner, outer, outer6};
+use support::{GREWAY, Node, SOON, in_vain, sh};
 
 const MIB: u64 = 1 << 20;
 const GRE: u8 = 47;

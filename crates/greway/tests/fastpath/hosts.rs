@@ -10,7 +10,6 @@ use std::fs;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::process::Command;
 
 use greway_linux::netns;
 use greway_testbed::{Host, LinkOptions, PingOptions, ping, poll_until};
@@ -19,6 +18,7 @@ use serde_json::Value;
 
 use crate::pair::{self, OUTER, Pair};
 use crate::support::SOON;
+pub(crate) use crate::support::sh;
 
 /// The outer IPv6 addresses of left and right.
 pub(crate) const OUTER6: [Ipv6Addr; 2] =
@@ -210,15 +210,6 @@ pub(crate) fn answers_in_the_end(from: &Host, to: &str, what: &str) {
     let answered =
         poll_until(SOON, what, || ping(from, to.parse().unwrap(), &once).unwrap().complete().then_some(()));
     assert!(answered.is_ok(), "{what}: {} to {to}: no answer", from.name());
-}
-
-/// Runs a script on a host; it must succeed. Gives what it wrote.
-#[track_caller]
-pub(crate) fn sh(host: &Host, script: &str) -> String {
-    let output = host.output(Command::new("/bin/sh").args(["-c", script])).unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {script}: {errors}", host.name());
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// What tc has on a device: its qdisc of filters and the filters.

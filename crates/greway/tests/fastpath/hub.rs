@@ -12,10 +12,10 @@ use greway_testbed::{PingOptions, PingReport, ping, poll_until, privilege, requi
 use serde_json::Value;
 
 use crate::hosts::{left, left_in_all};
-use crate::lan::{Lan, outer, sh};
+use crate::lan::{Lan, outer};
 use crate::pair::{intact, tunnel};
 use crate::stream::Stream;
-use crate::support::SOON;
+use crate::support::{SOON, sh};
 
 const FAR: [u8; 4] = [172, 17, 0, 2];
 const NEAR: [u8; 4] = [172, 16, 0, 1];

@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::fs;
 use std::process::Command;
 
 use greway_linux::process;
@@ -13,7 +12,7 @@ use greway_testbed::{PingOptions, poll_until, privilege, require};
 use crate::hosts::{self, Carrier, wait_for_datapath};
 use crate::pair::{Pair, inner};
 use crate::stream::Stream;
-use crate::support::{GREWAY, SOON};
+use crate::support::{GREWAY, SOON, gone, parent};
 
 /// Runs greway on left as people do in a namespace with a name. The name is one of a mount namespace of its own.
 fn exec(pair: &Pair, carrier: &Carrier, arguments: &str) {
@@ -29,18 +28,6 @@ fn exec(pair: &Pair, carrier: &Carrier, arguments: &str) {
     command.env("NAMESPACE", pair.left.path()).env("GREWAY", GREWAY).env("ARGUMENTS", arguments);
     command.env("GREWAY_SOCKET", pair.nodes[0].socket()).envs(carrier.environment());
     pair.nodes[0].execute(command).ok();
-}
-
-fn parent(pid: u32) -> u32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.rsplit_once(") ").unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// Ended with all its threads, the last of which closes its sockets; whether or not somebody has asked how.
-fn gone(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')) && threads <= 1
 }
 
 /// The daemon that a verb has started, and its supervisor.

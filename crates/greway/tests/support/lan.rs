@@ -10,12 +10,11 @@
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "helpers of tests, not all used by each")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::Command;
 
 use greway_testbed::{Host, LinkOptions, PingOptions, link, ping, poll_until};
 use serde_json::Value;
 
-use super::support::{Daemon, Node, SOON, in_vain};
+use super::support::{Daemon, Node, SOON, in_vain, sh};
 
 /// The three hosts. Fields drop in this order: daemons before the hosts they run in.
 pub struct Lan {
@@ -116,13 +115,4 @@ impl Lan {
         let reached = poll_until(SOON, reason, || (self.drops(host, reason) >= count).then_some(()));
         assert!(reached.is_ok(), "{reason}: {}", self.status(host)["drops"]);
     }
-}
-
-/// Runs a script on a host; it must succeed. Gives what it wrote.
-#[track_caller]
-pub fn sh(host: &Host, script: &str) -> String {
-    let output = host.output(Command::new("/bin/sh").args(["-c", script])).unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {script}: {errors}", host.name());
-    String::from_utf8(output.stdout).unwrap()
 }

@@ -460,6 +460,30 @@ impl Lab {
     }
 }
 
+/// Runs a script on a host; it must succeed. Gives what it wrote.
+#[track_caller]
+pub(crate) fn sh(host: &Host, script: &str) -> String {
+    let output = host.output(Command::new("/bin/sh").args(["-c", script])).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {script}: {errors}", host.name());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The process that started another, and what it runs as.
+pub(crate) fn parent(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name in parentheses may hold anything; what follows are numbers.
+    let after = stat.rsplit_once(") ").unwrap().1;
+    after.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Ended with all its threads, the last of which closes its sockets; whether or not somebody has asked how.
+pub(crate) fn gone(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')) && threads <= 1
+}
+
 /// The inner address of linux1 (0) or linux2 (1).
 pub(crate) fn inner(end: usize) -> IpAddr {
     greway_testbed::guide::INNER[end].into()
