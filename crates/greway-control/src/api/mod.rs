@@ -59,6 +59,9 @@ pub enum Request {
     UpAll {
         /// What they should be.
         specs: Vec<TunnelSpec>,
+        /// Others follow at once: that devices pass packets is waited for with the last of them.
+        #[serde(default)]
+        more: bool,
     },
     /// Carry a tunnel by a veth pair that somebody else made under its names.
     #[serde(rename = "io.greway.Claim")]

@@ -44,7 +44,9 @@ impl Handler for Answerer {
             Request::Add { spec } => self.changing()?.add(valid(spec)?),
             Request::Change { spec } => self.changing()?.change(valid(spec)?),
             Request::Up { spec, dry_run } => self.changing()?.up(valid(spec)?, *dry_run),
-            Request::UpAll { specs } => Ok(self.changing()?.up_all(specs.iter().map(valid).collect())),
+            Request::UpAll { specs, more } => {
+                Ok(self.changing()?.up_all(specs.iter().map(valid).collect(), *more))
+            }
             Request::Claim { spec } => self.changing()?.claim(valid(spec)?),
             Request::Delete { name, dry_run } => self.changing()?.delete(name, *dry_run),
             Request::DeleteAll { names } => Ok(Reply::Several(self.changing()?.delete_these(names))),

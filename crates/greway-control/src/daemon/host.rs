@@ -56,6 +56,8 @@ pub(super) struct Host {
     pub(super) fast: FastPath,
     /// What is put off while several tunnels are changed as one.
     pub(super) together: Option<Together>,
+    /// Devices that were set up and are waited for with others that follow, each with its tunnel.
+    pub(super) set_up: Vec<(DeviceName, u32)>,
     /// Which devices below spread what they receive over CPUs.
     pub(super) steering: Steering,
     /// Why the daemon's options are not those that somebody wrote.
@@ -126,6 +128,7 @@ impl Host {
             quiet: Quiet::default(),
             fast: FastPath::new(&options.fast_path),
             together: None,
+            set_up: Vec::new(),
             steering: Steering::new(state),
             doubt: None,
         };

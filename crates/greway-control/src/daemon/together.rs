@@ -39,8 +39,8 @@ const MANY: usize = 64;
 pub(super) struct Together {
     /// Where these are is to be looked at.
     places: BTreeSet<DeviceName>,
-    /// Devices that were set up, each with its tunnel.
-    up: Vec<(DeviceName, u32)>,
+    /// What was set up is waited for later.
+    more: bool,
     /// The addresses of this host were read.
     addresses: bool,
     /// Who has which ends.
@@ -63,8 +63,11 @@ impl Host {
         let outcome = work(self);
         self.fast.waits = waited;
         let done = self.together.take().unwrap_or_default();
-        for (name, index) in done.up {
-            self.wait_until_running(&name, index);
+        if !done.more {
+            // The kernel tells of carriers once a second (linux net/core/link_watch.c), so that is waited for once.
+            for (name, index) in std::mem::take(&mut self.set_up) {
+                self.wait_until_running(&name, index);
+            }
         }
         self.keep_peers_quiet(None);
         self.look_at_reverse_paths();
@@ -77,8 +80,9 @@ impl Host {
     }
 
     /// Brings tunnels to what their specs say, each as [`Host::up`] does.
-    pub(super) fn up_all(&mut self, specs: Vec<Result<TunnelSpec, String>>) -> Reply {
+    pub(super) fn up_all(&mut self, specs: Vec<Result<TunnelSpec, String>>, more: bool) -> Reply {
         let outcomes = self.together(|host| {
+            host.together.iter_mut().for_each(|together| together.more = more);
             let up = |spec: Result<TunnelSpec, String>| {
                 if host.heart.is_due() {
                     host.heart.beat();
@@ -202,8 +206,8 @@ impl Host {
 
     /// Waits until a device passes packets that was just set up, at once or with the others.
     pub(super) fn wait_until_running(&mut self, name: &DeviceName, index: u32) {
-        if let Some(together) = &mut self.together {
-            return together.up.push((name.clone(), index));
+        if self.together.is_some() {
+            return self.set_up.push((name.clone(), index));
         }
         device::wait_until_running(&self.netlink, index);
         // Until then the ends drop what is sent, and no queue is to blame.

@@ -58,8 +58,10 @@ fn several(
     request: &Request,
     names: &[&str],
 ) -> anyhow::Result<Option<Vec<Outcome>>> {
-    let [first, .., last] = names else { return Ok(None) };
-    let what = format!("{} tunnels, {first} to {last}", names.len());
+    let what = match names {
+        [first, .., last] => format!("{} tunnels, {first} to {last}", names.len()),
+        _ => daemon_at(location),
+    };
     match output::waiting(&what, || start::ask(client, location, request)) {
         Ok(Reply::Several(outcomes)) => Ok(Some(outcomes)),
         Ok(_) => Err(client.unexpected()).context("several tunnels were asked for"),

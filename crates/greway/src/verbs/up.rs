@@ -84,10 +84,10 @@ pub(crate) fn run(args: &UpArgs, location: &Location) -> anyhow::Result<ExitCode
             },
         }
         if together.is_full() {
-            together.bring_up(&mut batch, &mut client, location);
+            together.bring_up(true, &mut batch, &mut client, location);
         }
     }
-    together.bring_up(&mut batch, &mut client, location);
+    together.bring_up(false, &mut batch, &mut client, location);
     Ok(batch.finish())
 }
 
@@ -215,6 +215,8 @@ struct Together {
     waiting: Vec<Waiting>,
     tunnels: usize,
     bytes: usize,
+    /// Some were asked for whose devices nobody has waited for yet.
+    unawaited: bool,
 }
 
 enum Waiting {
@@ -245,9 +247,10 @@ impl Together {
         self.tunnels >= Self::MOST || self.bytes >= Self::MOST_BYTES
     }
 
-    /// Brings them up and tells what became of each.
-    fn bring_up(&mut self, batch: &mut Batch, client: &mut Option<Client>, location: &Location) {
-        let waiting = std::mem::take(self).waiting;
+    /// Brings them up and tells what became of each; `more` are asked for next.
+    fn bring_up(&mut self, more: bool, batch: &mut Batch, client: &mut Option<Client>, location: &Location) {
+        let Self { waiting, unawaited, .. } = std::mem::take(self);
+        self.unawaited = more;
         let defined = waiting.iter().filter_map(|waiting| match waiting {
             Waiting::Defined(definition) => definition.result.as_ref().ok().map(|file| (definition, file)),
             Waiting::Settled(_) => None,
@@ -258,7 +261,10 @@ impl Together {
         });
         let specs = specs.collect::<Vec<_>>();
         // One by itself is asked for as ever; so are all of a daemon that knows no other way.
-        let together = if specs.len() > 1 { all_up(specs, client, location) } else { Ok(None) };
+        let together = match specs.len() > 1 || unawaited {
+            true => all_up(specs, more, client, location),
+            false => Ok(None),
+        };
         let mut answers = match together {
             Ok(answers) => answers.map(Vec::into_iter),
             Err(error) => {
@@ -292,6 +298,7 @@ impl Together {
 /// Asks for several tunnels; `None`: the daemon is of a version that takes one at a time.
 fn all_up(
     specs: Vec<TunnelSpec>,
+    more: bool,
     client: &mut Option<Client>,
     location: &Location,
 ) -> anyhow::Result<Option<Vec<api::Outcome>>> {
@@ -301,7 +308,7 @@ fn all_up(
     };
     let names = specs.iter().map(|spec| spec.name.to_string()).collect::<Vec<_>>();
     let names = names.iter().map(String::as_str).collect::<Vec<_>>();
-    super::several(client, location, &Request::UpAll { specs }, &names)
+    super::several(client, location, &Request::UpAll { specs, more }, &names)
 }
 
 /// What the daemon said of one of several tunnels.
