@@ -21,7 +21,7 @@ use super::place::{Ends, Way};
 use super::quiet::Quiet;
 use super::reverse_path;
 use super::steering::Steering;
-use super::together::Together;
+use super::together::{Coming, Together};
 use super::underlay::Remains;
 use crate::api::{Outcome, Reply};
 use crate::apply;
@@ -56,8 +56,8 @@ pub(super) struct Host {
     pub(super) fast: FastPath,
     /// What is put off while several tunnels are changed as one.
     pub(super) together: Option<Together>,
-    /// Devices that were set up and are waited for with others that follow, each with its tunnel.
-    pub(super) set_up: Vec<(DeviceName, u32)>,
+    /// What is put off further, since others follow.
+    pub(super) coming: Coming,
     /// Which devices below spread what they receive over CPUs.
     pub(super) steering: Steering,
     /// Why the daemon's options are not those that somebody wrote.
@@ -128,7 +128,7 @@ impl Host {
             quiet: Quiet::default(),
             fast: FastPath::new(&options.fast_path),
             together: None,
-            set_up: Vec::new(),
+            coming: Coming::default(),
             steering: Steering::new(state),
             doubt: None,
         };

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use greway_linux::process;
 use greway_netlink::{KernelTunnel, LinkChange};
@@ -33,6 +34,20 @@ fn identity(spec: &TunnelSpec) -> Identity {
 
 /// With so many tunnels at once the lists of what is there took memory that nobody needs any more.
 const MANY: usize = 64;
+
+/// How long others may take to follow that were promised.
+const SOON: Duration = Duration::from_secs(3);
+
+/// What is put off until the last of many tunnels that come in several requests is there: looks that concern all of
+/// them, and the wait for carriers, of which the kernel tells once a second (linux net/core/link_watch.c).
+#[derive(Debug, Default)]
+pub(super) struct Coming {
+    places: BTreeSet<DeviceName>,
+    /// Devices that were set up, each with its tunnel.
+    set_up: Vec<(DeviceName, u32)>,
+    /// Others are waited for no longer.
+    until: Option<Instant>,
+}
 
 /// What was put off, and what is asked of the kernel once.
 #[derive(Debug, Default)]
@@ -62,21 +77,40 @@ impl Host {
         let waited = std::mem::replace(&mut self.fast.waits, true);
         let outcome = work(self);
         self.fast.waits = waited;
-        let done = self.together.take().unwrap_or_default();
+        let mut done = self.together.take().unwrap_or_default();
+        self.coming.places.append(&mut done.places);
+        self.coming.until = done.more.then(|| Instant::now() + SOON);
         if !done.more {
-            // The kernel tells of carriers once a second (linux net/core/link_watch.c), so that is waited for once.
-            for (name, index) in std::mem::take(&mut self.set_up) {
-                self.wait_until_running(&name, index);
-            }
+            self.all_have_come();
         }
+        outcome
+    }
+
+    fn all_have_come(&mut self) {
+        let Coming { places, set_up, .. } = std::mem::take(&mut self.coming);
         self.keep_peers_quiet(None);
         self.look_at_reverse_paths();
         self.look_at_forwarding();
-        self.look_at_places_of(&done.places);
-        if done.places.len() >= MANY {
+        for (name, index) in set_up {
+            self.wait_until_running(&name, index);
+        }
+        self.look_at_places_of(&places);
+        if places.len() >= MANY {
             process::give_memory_back();
         }
-        outcome
+    }
+
+    /// Whether more tunnels follow at once, and what the kernel tells of those that came is looked at with them. Who had
+    /// promised some and went away keeps nobody waiting.
+    pub(super) fn more_follow(&mut self) -> bool {
+        match self.coming.until {
+            None => false,
+            Some(until) if Instant::now() < until => true,
+            Some(_) => {
+                self.all_have_come();
+                false
+            }
+        }
     }
 
     /// Brings tunnels to what their specs say, each as [`Host::up`] does.
@@ -207,7 +241,7 @@ impl Host {
     /// Waits until a device passes packets that was just set up, at once or with the others.
     pub(super) fn wait_until_running(&mut self, name: &DeviceName, index: u32) {
         if self.together.is_some() {
-            return self.set_up.push((name.clone(), index));
+            return self.coming.set_up.push((name.clone(), index));
         }
         device::wait_until_running(&self.netlink, index);
         // Until then the ends drop what is sent, and no queue is to blame.

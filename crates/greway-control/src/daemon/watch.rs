@@ -115,7 +115,6 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
             thread::sleep(STEP.min(rest.saturating_duration_since(Instant::now())));
             unseen.extend(monitor.drain().unwrap_or_else(|_| vec![Event::Overrun]));
         }
-        let happened = std::mem::take(&mut unseen);
         let mut host = locked(host);
         let began = Instant::now();
         if host.ending {
@@ -143,7 +142,13 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
         let mut own = BTreeSet::new();
         // A changed `rp_filter` tells nobody; a changed route tells at once.
         let mut routes = looked_back.elapsed() >= look_back;
-        let news = News::of(happened);
+        let (now, later) = match host.more_follow() {
+            true => unseen.into_iter().partition(|event| matches!(event, Event::Firewall | Event::Xfrm)),
+            false => (unseen, Vec::new()),
+        };
+        unseen = later;
+        routes &= unseen.is_empty();
+        let news = News::of(now);
         let devices = host.by_device(|index| news.links.contains_key(&index));
         for (index, name) in &news.links {
             match name {
