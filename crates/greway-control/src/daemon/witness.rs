@@ -4,7 +4,7 @@
 //! It has maps, sockets and an end of the data plane of its own and never waits for the host's lock, so that a rule that
 //! appears is felt while the daemon is busy. Without it, and without the daemon, the last verdict holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -270,7 +270,8 @@ impl Attendant {
 
     fn watch_over(&mut self, subjects: Vec<Subject>, now_ms: u64) {
         let mut maps = held(&self.maps);
-        let gone = |peer: &u32| !subjects.iter().any(|subject| subject.peer == *peer);
+        let there = subjects.iter().map(|subject| subject.peer).collect::<HashSet<_>>();
+        let gone = |peer: &u32| !there.contains(peer);
         for peer in maps.watched().unwrap_or_default().iter().filter(|peer| gone(peer)) {
             if let Err(error) = maps.forget(*peer) {
                 tracing::warn!(error = %with_causes(&error), "fast path: a verdict stays");

@@ -190,8 +190,11 @@ impl Openings {
         let Some(maps) = &self.maps else { return };
         let mut maps = held(maps);
         // A watch may have begun meanwhile.
-        let forgotten = maps.watched().map(|watched| watched.contains(&peer));
-        let forgotten = forgotten.and_then(|watched| if watched { Ok(()) } else { maps.forget(peer) });
+        let watched = |verdict: Verdict| verdict.secret != [0; 16];
+        let forgotten = maps.verdict(peer).and_then(|verdict| match verdict.is_some_and(watched) {
+            true => Ok(()),
+            false => maps.forget(peer),
+        });
         if let Err(error) = forgotten {
             tracing::warn!(error = %with_causes(&error), "fast path: a leave stays");
         }
