@@ -53,10 +53,12 @@ fn open() -> Result<Monitor, NetlinkError> {
 const SELDOM: u32 = 50;
 /// A look is followed by a rest of so many times its length; short ones by none.
 const REST: u32 = 3;
-const SHORT: Duration = Duration::from_millis(10);
+const SHORT: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_secs(2);
 /// What the kernel tells is taken this often meanwhile, or it would have to leave something out.
 const STEP: Duration = Duration::from_millis(5);
+/// What was put off is asked about this often.
+const PUT_OFF: Duration = Duration::from_millis(50);
 
 /// What happened, each thing once.
 #[derive(Debug, Default)]
@@ -80,6 +82,11 @@ impl News {
         }
         news
     }
+}
+
+/// Whether it may be that packets must not pass any more that do.
+fn is_of_rules(event: &Event) -> bool {
+    matches!(event, Event::Firewall | Event::Xfrm)
 }
 
 /// Why the host is no longer followed.
@@ -110,9 +117,11 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
             vec![Event::Overrun]
         });
         unseen.extend(happened);
-        // Where a look takes long there is much to look at, and whatever makes so many changes has more of them.
-        while Instant::now() < rest {
-            thread::sleep(STEP.min(rest.saturating_duration_since(Instant::now())));
+        // Where a look takes long there is much to look at, and whatever makes so many changes has more of them. Rules hold
+        // from the moment they are there, also those of which nobody tells.
+        while Instant::now() < rest && looked.elapsed() < LOOK && !unseen.iter().any(is_of_rules) {
+            // Told of something it looks at once whether that is a rule.
+            let _ = poller.wait(&mut events, Some(STEP.min(rest.saturating_duration_since(Instant::now()))));
             unseen.extend(monitor.drain().unwrap_or_else(|_| vec![Event::Overrun]));
         }
         let mut host = locked(host);
@@ -142,8 +151,8 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
         let mut own = BTreeSet::new();
         // A changed `rp_filter` tells nobody; a changed route tells at once.
         let mut routes = looked_back.elapsed() >= look_back;
-        let (now, later) = match host.more_follow() {
-            true => unseen.into_iter().partition(|event| matches!(event, Event::Firewall | Event::Xfrm)),
+        let (now, later) = match host.more_follow() || Instant::now() < rest {
+            true => unseen.into_iter().partition(is_of_rules),
             false => (unseen, Vec::new()),
         };
         unseen = later;
@@ -217,7 +226,7 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
             host.look_at_rules();
             looked = Instant::now();
         }
-        wait = host.open_fast_path().unwrap_or(LOOK);
+        wait = host.open_fast_path().unwrap_or(if unseen.is_empty() { LOOK } else { PUT_OFF });
         let took = began.elapsed();
         if routes {
             look_back = LOOK_BACK.max(SELDOM * took);
