@@ -7,6 +7,7 @@
 mod pair;
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -195,16 +196,28 @@ fn tables_of_ours_without_a_tunnel_are_remains() {
     node.words(ADD).ok();
 }
 
-/// The descriptors that a process has open.
-fn descriptors(pid: u32) -> u64 {
-    u64::try_from(fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()).unwrap()
+/// The descriptors that a process has open while it does nothing: what it looks at by itself takes some for a moment.
+fn descriptors(pid: u32) -> BTreeSet<u64> {
+    const LOOKS: u32 = 20;
+    let mut same = (BTreeSet::new(), 0);
+    poll_until(SOON, "a daemon that rests", || {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let now = entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
+        let now = now.collect::<BTreeSet<u64>>();
+        same.1 = if now == same.0 { same.1 + 1 } else { 0 };
+        same.0 = now;
+        (same.1 == LOOKS).then(|| same.0.clone())
+    })
+    .unwrap()
 }
 
-/// A daemon that may have so many more descriptors than it has.
-fn allow(daemon: &Daemon, spare: u64) {
+/// A daemon that may have so many more descriptors than it has. What is limited is their number and not how many there
+/// are, and some of a daemon's have high ones.
+fn allow(daemon: &Daemon, spare: usize) {
+    let taken = descriptors(daemon.pid());
+    let last = (0..).filter(|number| !taken.contains(number)).nth(spare - 1).unwrap();
     let pid = Pid::from_raw(i32::try_from(daemon.pid()).unwrap());
-    let limit = descriptors(daemon.pid()) + spare;
-    let limit = Rlimit { current: Some(limit), maximum: Some(4096) };
+    let limit = Rlimit { current: Some(last + 1), maximum: Some(4096) };
     rustix::process::prlimit(pid, Resource::Nofile, limit).unwrap();
 }
 
