@@ -264,6 +264,8 @@ impl Host {
             && names.clone().eq(self.rules.tunnels.iter().map(String::as_str));
         // Nothing that a tunnel's decision comes from is another: ten thousand are not asked.
         if !read && same && !self.rules.unheeded {
+            // The kernel's module for GRE comes and goes without a change of rules.
+            self.keep_peers_quiet(None);
             return;
         }
         self.rules.ours = ours.collect();
