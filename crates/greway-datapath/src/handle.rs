@@ -218,9 +218,7 @@ impl Datapath {
         self.wake.wake();
         Ok(())
     }
-}
 
-impl Datapath {
     /// Stops the worker and closes all sockets, of many tunnels side by side: a process that ends closes them one after
     /// the other. Nothing can be asked of it any more.
     pub fn stop(&mut self) {

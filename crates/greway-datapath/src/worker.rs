@@ -1,7 +1,9 @@
 //! The thread that carries packets.
 //!
-//! It waits for all sockets at once and gives each that has something one batch a round, so that a
+//! It waits for all sockets at once and gives each that has something one turn a round, so that a
 //! busy tunnel cannot starve another.
+
+mod change;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -11,13 +13,11 @@ use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
-use greway_engine::{
-    DropReason, Endpoint, Reorder, SequenceCounters, TunnelCounters, TunnelIndex, TunnelTable, frame,
-};
+use greway_engine::{DropReason, Reorder, SequenceCounters, TunnelIndex, TunnelTable, frame};
 use greway_linux::batch::{ReceiveBatch, SendStorage};
 use greway_linux::event::{Events, Interest, Poller, Waker};
 use greway_linux::{clock, errno, process};
-use greway_spec::{DeviceName, SeqMode, TunnelSpec};
+use greway_spec::DeviceName;
 
 use crate::backlog::{Backlog, Waiting};
 use crate::close::close;
@@ -29,8 +29,7 @@ use crate::icmp::{Family, Icmp, IcmpReport};
 use crate::local::LocalAddresses;
 use crate::lull::{BusyPoll, Lull, Next};
 use crate::news::Newsroom;
-use crate::overlay::{Overlay, Tap};
-use crate::port::{Port, PortSpec};
+use crate::port::Port;
 use crate::receive::{self, Context, Desk, Strangers};
 use crate::reverse_path::ReversePaths;
 use crate::send::Sender;
@@ -206,12 +205,13 @@ impl Worker {
 
     /// Waits until there is something to do.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        if !self.backlog.is_empty() {
+            self.lull.end();
+            return self.poller.wait(events, Some(Duration::ZERO)).map(drop);
+        }
         loop {
             // Without an end while nothing is held: an idle worker sleeps.
-            let timeout = match self.backlog.is_empty() {
-                true => self.holders.timeout(&self.ports),
-                false => Some(Duration::ZERO),
-            };
+            let timeout = self.holders.timeout(&self.ports);
             match self.lull.go_on(clock::monotonic_nanos) {
                 Next::Look => {
                     if self.poller.wait(events, Some(Duration::ZERO))? > 0 {
@@ -283,7 +283,7 @@ impl Worker {
     /// soon, all of it is taken out and put into lines of its own.
     fn receive(&mut self, inlet: Inlet, now_ms: u64) -> bool {
         // A tunnel that is alone makes nobody wait.
-        let is_late = !self.backlog.is_empty() || self.ports.len() > 1 && self.underlay.is_behind(inlet);
+        let is_late = !self.backlog.is_empty() || self.positions.len() > 1 && self.underlay.is_behind(inlet);
         if !is_late {
             return self.receive_batch(inlet, now_ms, false) > 0;
         }
@@ -374,6 +374,9 @@ impl Worker {
             Ok(_) => {}
             Err(error) => {
                 tracing::debug!(%error, "on tunnel devices");
+                if lost_a_packet(&error) {
+                    self.strangers.underlay.record_drop(DropReason::UnsplittableOffload);
+                }
                 return true;
             }
         }
@@ -401,53 +404,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    /// Has the sockets ready that a tunnel shares which is to have none of its own.
-    fn share(&mut self, name: &DeviceName, tap: Tap) -> Result<bool, DatapathError> {
-        if tap != Tap::Declined || self.positions.len() - self.sharing.len() < shared::OWN {
-            return Ok(false);
-        }
-        if self.shared.is_none() {
-            let opened = Shared::open();
-            let opened = opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?;
-            for (token, source) in (SHARED..).zip(opened.sources()) {
-                let watched = self.poller.add(source, token, Interest::Readable);
-                watched.map_err(|source| DatapathError::Watch { name: name.clone(), source })?;
-            }
-            self.shared = Some(opened);
-        }
-        Ok(true)
-    }
-
-    /// Closes what tunnels shared when none does any more.
-    fn end_sharing(&mut self) {
-        if !self.sharing.is_empty() {
-            return;
-        }
-        let Some(shared) = self.shared.take() else { return };
-        for source in shared.sources() {
-            let _ = self.poller.remove(source);
-        }
-        // As those of a tunnel, it takes the kernel a while.
-        drop(thread::Builder::new().name("close".into()).spawn(move || drop(shared)));
-    }
-
-    /// A tunnel has other sockets than it had.
-    fn note_sharing(&mut self, index: usize) {
-        self.sharing.retain(|_, known| *known != index);
-        let shares = self.ports[index].as_ref().and_then(|port| port.inside.shares());
-        self.sharing.extend(shares.map(|peer| (peer, index)));
-        self.end_sharing();
-        self.look_past_own();
-    }
-
-    /// Keeps packets that come to a tunnel's own sockets out of those that others share.
-    fn look_past_own(&self) {
-        let Some(shared) = &self.shared else { return };
-        let own = self.ports.iter().flatten().filter(|port| port.inside.shares().is_none());
-        let own = own.filter_map(|port| port.inside.peer()).take(shared::OWN).collect::<Vec<_>>();
-        shared.look_past(&own);
     }
 
     /// Runs `attempt` with a function that carries all that waits in one direction.
@@ -523,136 +479,6 @@ impl Worker {
         true
     }
 
-    fn add(&mut self, port: PortSpec, counters: Arc<TunnelCounters>) -> Result<(), DatapathError> {
-        let name = port.spec.name.clone();
-        let inlet = Inlet { over_ipv6: port.spec.mode.over_ipv6(), way: port.receive };
-        self.open(&name, inlet)?;
-        let index = self.free.first().copied().unwrap_or(self.ports.len());
-        let tap = match &port.overlay {
-            Overlay::Veth { tap, .. } => *tap,
-            Overlay::Tun(_) => Tap::Everything,
-        };
-        let shares = self.share(&name, tap).inspect_err(|_| self.close_unused())?;
-        let shared = self.shared.as_ref().filter(|_| shares);
-        let opened = Port::open(port, counters, shared)
-            .map_err(|source| DatapathError::Open { name: name.clone(), source })
-            .and_then(|port| {
-                watch(&self.poller, index, &port)?;
-                Ok(port)
-            });
-        let port = opened.inspect_err(|_| self.close_unused())?;
-        match self.ports.get_mut(index) {
-            Some(slot) => *slot = Some(port),
-            None => self.ports.push(Some(port)),
-        }
-        self.free.remove(&index);
-        self.positions.insert(name, index);
-        let shares = self.ports[index].as_ref().and_then(|port| port.inside.shares());
-        self.sharing.extend(shares.map(|peer| (peer, index)));
-        // The first of those that share makes the sockets look past all others; one of its own comes to those.
-        if self.sharing.len() == 1 || shares.is_none() {
-            self.look_past_own();
-        }
-        self.enter(index);
-        Ok(())
-    }
-
-    fn change(&mut self, spec: TunnelSpec, bound_to: Option<u32>) -> Result<(), DatapathError> {
-        let name = spec.name.clone();
-        let unknown = || DatapathError::Unknown(name.clone());
-        let port = self.port(&name).ok_or_else(unknown)?;
-        if port.tunnel.puts_in_order() && !(spec.iseq && spec.seq_mode == SeqMode::Rfc2890) {
-            // What waits would wait for nothing.
-            port.state.reorder.give_up(port.tunnel.counters().sequence());
-            self.let_go(clock::monotonic_millis(), |_, _| ());
-        }
-        let index = self.position(&name)?;
-        self.leave(index);
-        if let Some(port) = &mut self.ports[index] {
-            port.change(spec, bound_to);
-        }
-        self.enter(index);
-        Ok(())
-    }
-
-    fn remove(&mut self, name: &DeviceName) -> Result<(), DatapathError> {
-        self.position(name)?;
-        self.remove_all(std::slice::from_ref(name));
-        Ok(())
-    }
-
-    fn remove_all(&mut self, names: &[DeviceName]) {
-        let mut insides = Vec::with_capacity(names.len());
-        for name in names {
-            let Ok(index) = self.position(name) else { continue };
-            self.leave(index);
-            self.positions.remove(name);
-            self.free.insert(index);
-            let Some(port) = self.ports[index].take() else { continue };
-            // They are closed later, and the token may be another tunnel's by then.
-            for source in port.inside.sources() {
-                let _ = self.poller.remove(source);
-            }
-            port.inside.shares().map(|peer| self.sharing.remove(&peer));
-            insides.push(port.inside);
-        }
-        self.end_sharing();
-        close(insides);
-        self.icmp.open_and_close(&self.poller, [ICMP, ICMP_V6]);
-        self.groups.follow_rest(&self.ports, &self.local_addresses);
-        self.close_unused();
-    }
-
-    fn receive_by(&mut self, name: &DeviceName, way: Receive) -> Result<(), DatapathError> {
-        let index = self.position(name)?;
-        let Some(before) = self.ports[index].as_ref().map(Port::inlet).filter(|inlet| inlet.way != way)
-        else {
-            return Ok(());
-        };
-        let after = Inlet { way, ..before };
-        let was_open = self.underlay.is_open(after);
-        self.open(name, after)?;
-        let now_ms = clock::monotonic_millis();
-        if was_open {
-            // Tunnels change one after the other: what it has of those before is compared while that is remembered,
-            // and what it has of this one the old socket brought or brings.
-            self.empty(after, now_ms);
-        }
-        self.strangers.handover.begin(number(index), way, now_ms);
-        // Emptied, it has nothing that the new one has not got as well.
-        self.empty(before, now_ms);
-        if let Some(port) = &mut self.ports[index] {
-            port.receive = way;
-        }
-        self.close_unused();
-        Ok(())
-    }
-
-    fn tap(&mut self, name: &DeviceName, tap: Tap) -> Result<(), DatapathError> {
-        let index = self.position(name)?;
-        let shares = self.share(name, tap)?;
-        let Some(port) = &mut self.ports[index] else { return Ok(()) };
-        let opened = port.inside.tapped(tap, self.shared.as_ref().filter(|_| shares));
-        let Some(inside) = opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?
-        else {
-            return Ok(());
-        };
-        // What came before comes before, and what comes now comes by the new sockets alone.
-        port.inside.deafen();
-        self.send_all(index, clock::monotonic_millis());
-        if let Some(port) = &mut self.ports[index] {
-            for source in port.inside.sources() {
-                let _ = self.poller.remove(source);
-            }
-            port.stirred = true;
-            port.count_spilled();
-            close(vec![std::mem::replace(&mut port.inside, inside)]);
-            watch(&self.poller, index, port)?;
-        }
-        self.note_sharing(index);
-        Ok(())
-    }
-
     /// Carries all that waits in one of a tunnel's sources.
     fn empty_source(&mut self, index: usize, source: usize, now_ms: u64) {
         for _ in 0..MOST_BATCHES {
@@ -694,93 +520,11 @@ impl Worker {
     fn position(&self, name: &DeviceName) -> Result<usize, DatapathError> {
         self.positions.get(name).copied().ok_or_else(|| DatapathError::Unknown(name.clone()))
     }
-
-    /// Opens a receiving socket that a tunnel needs.
-    fn open(&mut self, name: &DeviceName, inlet: Inlet) -> Result<(), DatapathError> {
-        let opened = self.underlay.need(inlet);
-        let opened = opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?;
-        if !opened {
-            return Ok(());
-        }
-        let token = FIRST_INLET + inlet.index() as u64;
-        let socket = self.underlay.socket(inlet);
-        let watched = socket.map_or(Ok(()), |socket| self.poller.add(socket, token, Interest::Readable));
-        watched.map_err(|source| {
-            // Nobody would read it.
-            self.underlay.release(inlet);
-            DatapathError::Watch { name: name.clone(), source }
-        })
-    }
-
-    /// Closes receiving sockets that no tunnel needs: an unread one fills up, and a raw one that is
-    /// full makes the kernel answer "protocol unreachable".
-    fn close_unused(&mut self) {
-        for inlet in Inlet::ALL {
-            let needed = || self.ports.iter().flatten().any(|port| port.inlet() == inlet);
-            if self.underlay.is_open(inlet) && !needed() {
-                self.count_spilled_by(inlet);
-                self.underlay.release(inlet);
-            }
-        }
-    }
-
-    fn look_at_ends(&mut self) {
-        for port in self.ports.iter_mut().flatten() {
-            port.look_at_ends(&self.local_addresses);
-        }
-    }
-
-    /// Has a tunnel's packets and what concerns it find it. What is done here is done for each of many tunnels: the
-    /// others are not looked at.
-    fn enter(&mut self, index: usize) {
-        let Some(port) = self.ports.get_mut(index).and_then(Option::as_mut) else { return };
-        enter_table(&mut self.table, &self.reverse_paths, index, port);
-        port.look_at_ends(&self.local_addresses);
-        self.icmp.enter(number(index), port);
-        self.icmp.open_and_close(&self.poller, [ICMP, ICMP_V6]);
-        self.groups.follow_one(&self.ports, index, &self.local_addresses);
-    }
-
-    /// The opposite, before a tunnel is changed or removed.
-    fn leave(&mut self, index: usize) {
-        let Some(port) = self.ports.get(index).and_then(Option::as_ref) else { return };
-        self.table.remove(number(index), &Endpoint::of(&port.spec));
-        self.icmp.leave(number(index), port);
-    }
-
-    /// Makes the lookup table anew: what belongs to a VRF has changed.
-    fn index(&mut self) {
-        self.table = TunnelTable::default();
-        for (index, port) in self.ports.iter().enumerate() {
-            port.iter().for_each(|port| enter_table(&mut self.table, &self.reverse_paths, index, port));
-        }
-    }
-}
-
-/// Waits for all that comes out of a tunnel device.
-fn watch(poller: &Poller, index: usize, port: &Port) -> Result<(), DatapathError> {
-    let first = FIRST_PORT + index as u64 * SOURCES;
-    for (token, source) in (first..).zip(port.inside.sources()) {
-        let watched = poller.add(source, token, Interest::Readable);
-        watched.map_err(|source| DatapathError::Watch { name: port.name.clone(), source })?;
-    }
-    Ok(())
 }
 
 /// There are never more ports than fit 32 bits: names have 15 bytes, memory ends sooner.
 fn number(index: usize) -> TunnelIndex {
     TunnelIndex(index as u32)
-}
-
-/// A packet comes in by a device of the VRF that a tunnel is bound to, and by the VRF where the stack had it first.
-fn enter_table(table: &mut TunnelTable, reverse_paths: &ReversePaths, index: usize, port: &Port) {
-    let endpoint = Endpoint::of(&port.spec);
-    match port.bound_to {
-        None => table.insert(number(index), &endpoint, None),
-        Some(dev) => {
-            reverse_paths.devices_of(dev).for_each(|dev| table.insert(number(index), &endpoint, Some(dev)))
-        }
-    }
 }
 
 /// Whether an error of a receiving socket stands for a packet: a packet socket gives up one that its
