@@ -22,7 +22,6 @@ use greway_wire::gre::GreHeader;
 use greway_wire::icmp;
 use greway_wire::transport::Transport;
 use pair::{Pair, counted, intact};
-use rustix::process::{Pid, Signal, kill_process};
 use support::{Lab, SOON, in_vain, two_hosts};
 
 const TEB: u16 = 0x6558;
@@ -232,14 +231,12 @@ fn a_super_frame_of_a_vlan_is_split_and_put_together() {
     let config = Config { ifindex, vnet_header: true, ..Config::default() };
     let socket = pair.left.run(|| PacketSocket::open(&config)).unwrap().unwrap();
     // All of it is there when right's daemon looks.
-    let daemon = pair.daemons[1].as_ref().unwrap().pid();
-    let daemon = Pid::from_raw(daemon.cast_signed()).unwrap();
-    kill_process(daemon, Signal::STOP).unwrap();
+    let halted = pair.daemons[1].as_ref().unwrap().halt();
     rustix::net::send(&socket, &frame, rustix::net::SendFlags::empty()).unwrap();
     let segment =
         |packet: &CapturedPacket| inside(packet).is_some_and(|frame| frame[12..16] == [0x81, 0, 0, 5]);
     let segments = wire.wait_for_count(SOON, "six segments in VLAN 5", 6, segment);
-    kill_process(daemon, Signal::CONT).unwrap();
+    drop(halted);
     let segments = segments.unwrap();
     assert_eq!(segments.len(), 6);
     for (number, packet) in segments.iter().enumerate() {

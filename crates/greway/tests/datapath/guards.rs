@@ -10,7 +10,6 @@ use greway_testbed::{
     Capture, CapturedPacket, LinkOptions, PingOptions, build, inject, ping, poll_until, privilege, require,
 };
 use greway_wire::gre::GreHeader;
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::pair::{INNER, OUTER, Pair, drops, inner, is_unreachable, mac, seen, udp, unreachable};
 use crate::support::SOON;
@@ -179,8 +178,7 @@ fn a_flood_on_a_daemon_that_stands_still_is_not_answered() {
         let pair = Pair::new(&format!("underlay {underlay}"));
         pair.answers(&PingOptions::default());
         let cable = Capture::start(&pair.right, "wan0").unwrap();
-        let daemon = pair.daemons[0].as_ref().unwrap().pid();
-        signal(daemon, Signal::STOP);
+        let halted = pair.daemons[0].as_ref().unwrap().halt();
         let sender = udp(&pair.right, inner(1));
         let sent = poll_until(SOON, "a full buffer", || {
             for _ in 0..1000 {
@@ -190,7 +188,7 @@ fn a_flood_on_a_daemon_that_stands_still_is_not_answered() {
         });
         assert!(ping(&pair.right, OUTER[0].into(), &PingOptions::default()).unwrap().complete());
         let answers = seen(cable, is_unreachable);
-        signal(daemon, Signal::CONT);
+        drop(halted);
         sent.unwrap();
         assert_eq!(answers, 0, "{underlay}");
         poll_until(SOON, "life after the flood", || {
@@ -198,10 +196,6 @@ fn a_flood_on_a_daemon_that_stands_still_is_not_answered() {
         })
         .unwrap();
     }
-}
-
-fn signal(process: u32, signal: Signal) {
-    kill_process(Pid::from_raw(process as i32).unwrap(), signal).unwrap();
 }
 
 /// Packets that left's receiving socket had no room for.

@@ -18,7 +18,6 @@ use greway_testbed::{
 use greway_wire::gre::GreHeader;
 use greway_wire::transport::Transport;
 use rustix::net::SendFlags;
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::pair::{INNER, OUTER, Pair, drops, mac};
 use crate::support::{Node, SOON};
@@ -50,15 +49,7 @@ fn burst(pair: &Pair, packets: &[(Option<u32>, Vec<u8>)]) {
     let socket =
         pair.right.run(|| PacketSocket::open(&Config { ifindex, ..Config::default() })).unwrap().unwrap();
     let cable = Capture::start(&pair.left, "wan0").unwrap();
-    let process = pair.daemons[0].as_ref().unwrap().pid();
-    let daemon = Pid::from_raw(process.cast_signed()).unwrap();
-    kill_process(daemon, Signal::STOP).unwrap();
-    // One thread takes the signal and has the others stopped.
-    let stands = |task: &PathBuf| {
-        std::fs::read_to_string(task.join("status")).is_ok_and(|status| status.contains("State:\tT"))
-    };
-    poll_until(SOON, "a daemon that stands still", || tasks(process).iter().all(stands).then_some(()))
-        .unwrap();
+    let halted = pair.daemons[0].as_ref().unwrap().halt();
     for (number, payload) in packets {
         let header = GreHeader { protocol_type: 0x0800, sequence_number: *number, ..GreHeader::default() };
         let outer = build::ipv4_header(OUTER[1], OUTER[0], build::GRE);
@@ -68,7 +59,7 @@ fn burst(pair: &Pair, packets: &[(Option<u32>, Vec<u8>)]) {
     }
     let came = |packet: &CapturedPacket| !packet.outgoing && packet.gre().is_some();
     let all = cable.wait_for_count(SOON, "all on the cable", packets.len(), came);
-    kill_process(daemon, Signal::CONT).unwrap();
+    drop(halted);
     all.unwrap();
 }
 

@@ -3,14 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::fs;
 use std::net::UdpSocket;
 use std::process::Command;
 
 use greway_linux::sockopt;
 use greway_testbed::impair::{Counts, Impairment, Part};
 use greway_testbed::{Host, LinkOptions, poll_until, privilege, require};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::bytes::{all_drops, path};
@@ -55,19 +53,8 @@ fn dropped(pair: &Pair, node: usize, reason: &str) -> u64 {
 
 /// Halts a node's daemon while `work` is done: its sockets fill up.
 pub(crate) fn halted(pair: &Pair, node: usize, work: impl FnOnce()) {
-    let daemon = pair.daemons[node].as_ref().unwrap().pid();
-    let daemon = Pid::from_raw(daemon.cast_signed()).unwrap();
-    kill_process(daemon, Signal::STOP).unwrap();
-    // Each of its threads goes on until it has heard.
-    let threads = format!("/proc/{}/task", daemon.as_raw_nonzero());
-    let stopped = |thread: fs::DirEntry| {
-        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
-    };
-    let all = || fs::read_dir(&threads).unwrap().all(|thread| stopped(thread.unwrap())).then_some(());
-    poll_until(SOON, "a daemon that is halted", all).unwrap();
+    let _halted = pair.daemons[node].as_ref().unwrap().halt();
     work();
-    kill_process(daemon, Signal::CONT).unwrap();
 }
 
 fn tc(host: &Host, words: &str) {

@@ -30,10 +30,11 @@ use greway_linux::process;
 use greway_linux::signal::Signal;
 use greway_netlink::nftables::{Nftables, TableId};
 use greway_testbed::{Guide, Host, PingOptions, PingReport, ping, poll_until};
+use rustix::process::{Pid, kill_process};
 use serde_json::Value;
 
 /// How long anything may take that should happen at once: generous, for a loaded machine.
-pub(crate) const SOON: Duration = Duration::from_secs(8);
+pub(crate) const SOON: Duration = Duration::from_secs(16);
 
 /// The binary under test.
 pub(crate) const GREWAY: &str = env!("CARGO_BIN_EXE_greway");
@@ -388,6 +389,22 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Halts it until what is given is dropped: its sockets fill up. All of its threads stand still on return.
+    pub(crate) fn halt(&self) -> Halted {
+        let process = Pid::from_raw(self.pid().cast_signed()).unwrap();
+        kill_process(process, rustix::process::Signal::STOP).unwrap();
+        let halted = Halted(process);
+        // One thread takes the signal, and each of the others goes on until it has heard.
+        let stands = |thread: fs::DirEntry| {
+            let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            status.contains("State:\tT")
+        };
+        let threads = format!("/proc/{}/task", self.pid());
+        let all = || fs::read_dir(&threads).unwrap().all(|thread| stands(thread.unwrap())).then_some(());
+        poll_until(SOON, "a daemon that stands still", all).unwrap();
+        halted
+    }
+
     /// Ends it by kill -9.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
@@ -404,6 +421,15 @@ impl Daemon {
     /// Waits until it has ended by itself; gives its exit code.
     pub(crate) fn ended(mut self) -> Option<i32> {
         poll_until(SOON, "the end of the daemon", || self.child.try_wait().unwrap()).unwrap().code()
+    }
+}
+
+/// A daemon that stands still, and goes on when this is dropped.
+pub(crate) struct Halted(Pid);
+
+impl Drop for Halted {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, rustix::process::Signal::CONT);
     }
 }
 

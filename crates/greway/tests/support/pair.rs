@@ -232,7 +232,7 @@ pub fn inner(end: usize) -> IpAddr {
 /// Sends a bulk by TCP; it must arrive as it was sent.
 #[track_caller]
 pub fn intact(from: &Host, to: &Host, address: IpAddr, bytes: u64, what: &str) -> TransferReport {
-    let within = Duration::from_secs(14);
+    let within = Duration::from_secs(40);
     let report = transfer(from, to, SocketAddr::new(address, 0), bytes, within)
         .unwrap_or_else(|error| panic!("{what}: from {} to {}: {error}", from.name(), to.name()));
     assert!(report.intact(), "{what}: {report:?}");
@@ -246,11 +246,19 @@ pub fn tunnel(text: &str, name: &str) -> Value {
     tunnels.iter().find(|tunnel| tunnel["spec"]["name"] == name).unwrap_or_else(|| panic!("{text}")).clone()
 }
 
-/// Nothing may have been dropped, but for what a queue of the kernel had no room for: a veth's holds 256 packets, and one
-/// that is not emptied in time is full whatever greway does. TCP sends such packets again.
+/// Nothing may have been dropped, but for what a queue had no room for: a veth's holds 256 packets, a socket what its
+/// host lets it, and one that is not emptied in time is full on a machine that does other things. TCP sends such packets
+/// again.
 #[track_caller]
 pub fn none_dropped(drops: &Value, what: &str) {
-    const FULL: [&str; 3] = ["host-queue-full", "device-queue-full", "kernel-queue"];
+    const FULL: [&str; 6] = [
+        "host-queue-full",
+        "device-queue-full",
+        "kernel-queue",
+        "queue-full",
+        "receive-queue-full",
+        "underlay-socket-overflow",
+    ];
     let others = |drop: &&Value| !FULL.contains(&drop["reason"].as_str().unwrap());
     assert_eq!(drops.as_array().unwrap().iter().filter(others).count(), 0, "{what}: {drops}");
 }
