@@ -20,6 +20,8 @@ use crate::socket::{ListenSocket, Message, Messages};
 /// RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE
 /// (include/uapi/linux/rtnetlink.h).
 const ROUTE_GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
+/// RTNLGRP_NEIGH.
+const NEIGHBOUR_GROUP: u32 = 3;
 /// NFNLGRP_NFTABLES (include/uapi/linux/netfilter/nfnetlink.h).
 const NFTABLES_GROUP: u32 = 7;
 /// XFRMNLGRP_POLICY (include/uapi/linux/xfrm.h).
@@ -29,6 +31,8 @@ const RECEIVE_BUFFER: u32 = 1 << 20;
 
 const IFINFOMSG: usize = 16;
 const IFADDRMSG: usize = 8;
+const NDMSG: usize = 12;
+const NDA_DST: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -64,6 +68,13 @@ pub enum Event {
         /// `false` when it went.
         added: bool,
     },
+    /// A neighbour came or went, or changed its state or its hardware address.
+    Neighbour {
+        /// The link it is on.
+        index: u32,
+        /// Its address.
+        address: IpAddr,
+    },
     /// One or more routes changed.
     Route,
     /// One or more policy routing rules changed.
@@ -83,6 +94,8 @@ pub struct Sources {
     pub firewall: bool,
     /// xfrm policies; needs `CAP_NET_ADMIN`.
     pub xfrm: bool,
+    /// Neighbours: on a large link there is always something new of them.
+    pub neighbours: bool,
 }
 
 /// A subscription to the changes of one network namespace.
@@ -90,6 +103,7 @@ pub struct Sources {
 pub struct Monitor {
     epoll: OwnedFd,
     sockets: Vec<(Kind, ListenSocket)>,
+    neighbours: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +121,9 @@ impl Monitor {
     /// # Errors
     /// [`NetlinkError::Open`]; `is_permission` for xfrm without the capability.
     pub fn open(sources: Sources) -> Result<Self, NetlinkError> {
-        let route = ListenSocket::open(NETLINK_ROUTE, "route", &ROUTE_GROUPS, RECEIVE_BUFFER)?;
+        let mut groups = ROUTE_GROUPS.to_vec();
+        groups.extend(sources.neighbours.then_some(NEIGHBOUR_GROUP));
+        let route = ListenSocket::open(NETLINK_ROUTE, "route", &groups, RECEIVE_BUFFER)?;
         let mut sockets = vec![(Kind::Route, route)];
         let optional = [
             (sources.firewall, Kind::Firewall, NETLINK_NETFILTER, "netfilter", NFTABLES_GROUP),
@@ -123,13 +139,13 @@ impl Monitor {
             }
         }
         let epoll = watch(&sockets).map_err(|source| NetlinkError::Open { family: "monitor", source })?;
-        Ok(Self { epoll, sockets })
+        Ok(Self { epoll, sockets, neighbours: sources.neighbours })
     }
 
     /// What is listened to beside links, addresses, routes and rules.
     pub fn sources(&self) -> Sources {
         let has = |wanted| self.sockets.iter().any(|(kind, _)| *kind == wanted);
-        Sources { firewall: has(Kind::Firewall), xfrm: has(Kind::Xfrm) }
+        Sources { firewall: has(Kind::Firewall), xfrm: has(Kind::Xfrm), neighbours: self.neighbours }
     }
 
     /// All events so far, without waiting. Runs of `Route`, `Rule`, `Firewall`, `Xfrm` and `Overrun` are told once.
@@ -193,6 +209,7 @@ fn route_event(message: &Message<'_>) -> Option<Event> {
     match message.kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK => link_event(message),
         libc::RTM_NEWADDR | libc::RTM_DELADDR => address_event(message),
+        libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => neighbour_event(message),
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => Some(Event::Route),
         libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Event::Rule),
         _ => None,
@@ -221,12 +238,24 @@ fn address_event(message: &Message<'_>) -> Option<Event> {
     let index = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
     let attributes = Attributes::new(&message.payload[IFADDRMSG..]);
     let value = attributes.find(IFA_LOCAL).or_else(|| attributes.find(IFA_ADDRESS))?.value;
-    let address = match value.len() {
-        4 => IpAddr::from(*value.first_chunk::<4>()?),
-        16 => IpAddr::from(*value.first_chunk::<16>()?),
-        _ => return None,
-    };
+    let address = address(value)?;
     Some(Event::Address { index, address, added: message.kind == libc::RTM_NEWADDR })
+}
+
+fn neighbour_event(message: &Message<'_>) -> Option<Event> {
+    let header = message.payload.first_chunk::<NDMSG>()?;
+    // Entries of bridges' tables are of family AF_BRIDGE and have no address.
+    let index = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
+    let address = address(Attributes::new(&message.payload[NDMSG..]).find(NDA_DST)?.value)?;
+    Some(Event::Neighbour { index, address })
+}
+
+fn address(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => Some(IpAddr::from(*value.first_chunk::<4>()?)),
+        16 => Some(IpAddr::from(*value.first_chunk::<16>()?)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -38,13 +38,24 @@ pub struct ResolvedRoute {
     pub mtu: Option<u32>,
     /// The path MTU was learned from a router, and the kernel will forget it again.
     pub mtu_learned: bool,
+    /// The route wraps packets into something else on their way (`encap`, a lightweight tunnel).
+    pub wraps: bool,
     /// The table the route is from.
     pub table: u32,
 }
 
 impl ResolvedRoute {
     fn dead_end(kind: RouteKind) -> Self {
-        Self { kind, ifindex: 0, via: None, source: None, mtu: None, mtu_learned: false, table: 0 }
+        Self {
+            kind,
+            ifindex: 0,
+            via: None,
+            source: None,
+            mtu: None,
+            mtu_learned: false,
+            wraps: false,
+            table: 0,
+        }
     }
 
     fn from_message(message: &RouteMessage) -> Self {
@@ -58,6 +69,7 @@ impl ResolvedRoute {
                 RouteAttribute::PrefSource(address) => route.source = ip(address),
                 RouteAttribute::Metrics(metrics) => route.mtu = mtu(metrics),
                 RouteAttribute::CacheInfo(cache) => route.mtu_learned = cache.expires != 0,
+                RouteAttribute::EncapType(_) => route.wraps = true,
                 RouteAttribute::Table(table) => route.table = *table,
                 _ => {}
             }

@@ -68,7 +68,7 @@ fn firewall_changes_are_told() {
             Err(error) => return eprintln!("not run: firewall_changes_are_told: {error}"),
             Ok(nftables) => nftables,
         };
-        let monitor = Monitor::open(Sources { firewall: true, xfrm: true }).unwrap();
+        let monitor = Monitor::open(Sources { firewall: true, xfrm: true, neighbours: false }).unwrap();
         assert!(monitor.sources().firewall);
         nftables.apply(&accept_only("test", &[Hook::Input], &[47])).unwrap();
         assert!(readable(&monitor));

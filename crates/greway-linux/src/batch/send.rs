@@ -206,15 +206,37 @@ impl<'data> SendBatch<'_, 'data> {
         target: Target,
         control: Control,
     ) -> Result<(), Full> {
+        self.push_with_prefixes([prefix, &[]], slices, target, control)
+    }
+
+    /// Adds a packet made of copies of two prefixes, one behind the other, and of `slices` behind them.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`].
+    ///
+    /// # Panics
+    ///
+    /// With more than [`MAX_SLICES`] slices or prefixes of more than [`PREFIX_BYTES`] together.
+    pub fn push_with_prefixes(
+        &mut self,
+        [first, second]: [&[u8]; 2],
+        slices: &[&'data [u8]],
+        target: Target,
+        control: Control,
+    ) -> Result<(), Full> {
         if self.is_full() {
             return Err(Full);
         }
         let index = self.len;
         let mut count = 0;
-        if !prefix.is_empty() {
-            self.storage.prefixes.as_mut_slice()[index][..prefix.len()].copy_from_slice(prefix);
+        let prefix = first.len() + second.len();
+        if prefix > 0 {
+            let room = &mut self.storage.prefixes.as_mut_slice()[index][..prefix];
+            room[..first.len()].copy_from_slice(first);
+            room[first.len()..].copy_from_slice(second);
             let base = self.storage.prefixes.address(index).cast();
-            self.storage.iovs.as_mut_slice()[index][0] = IoVec { base, len: prefix.len() };
+            self.storage.iovs.as_mut_slice()[index][0] = IoVec { base, len: prefix };
             count = 1;
         }
         assert!(slices.len() <= MAX_SLICES, "a packet of {} slices", slices.len());
