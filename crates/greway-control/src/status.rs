@@ -177,6 +177,10 @@ pub struct Carried {
     pub underlay: String,
     /// Why this underlay.
     pub why: String,
+    /// The neighbour that userspace sends to past the IP stack, by hardware address and device; `None` where the IP stack
+    /// sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<String>,
 }
 
 /// Packets and bytes of payload packets.
@@ -481,6 +485,7 @@ mod tests {
                 overlay: "veth".to_owned(),
                 underlay: "raw".to_owned(),
                 why: String::new(),
+                exit: None,
             },
             counters: Counters::default(),
             last_received_seconds: None,

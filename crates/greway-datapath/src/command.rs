@@ -6,6 +6,7 @@ use std::sync::mpsc::SyncSender;
 use greway_engine::{TunnelCounters, UnderlaySnapshot, UnmatchedEntry};
 use greway_spec::{DeviceName, TunnelSpec};
 
+use crate::exit::Exit;
 use crate::handle::DatapathError;
 use crate::icmp::IcmpReport;
 use crate::local::LocalAddresses;
@@ -48,6 +49,10 @@ pub(crate) enum Command {
     Mtu {
         name: DeviceName,
         mtu: u32,
+    },
+    Exit {
+        name: DeviceName,
+        exit: Option<Exit>,
     },
     LocalAddresses(LocalAddresses),
     ReversePaths(ReversePaths),

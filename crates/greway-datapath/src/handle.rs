@@ -12,6 +12,7 @@ use greway_linux::event::Waker;
 use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::command::Command;
+use crate::exit::Exit;
 use crate::icmp::IcmpReport;
 use crate::local::LocalAddresses;
 use crate::lull::BusyPoll;
@@ -142,6 +143,12 @@ impl Datapath {
     pub fn set_mtu(&self, name: &DeviceName, mtu: u32) {
         // A worker that is gone needs no MTU.
         let _ = self.tell(Command::Mtu { name: name.clone(), mtu });
+    }
+
+    /// Tells by which short way a tunnel's packets may leave, or that there is none; a change of the tunnel takes it
+    /// away, too.
+    pub fn set_exit(&self, name: &DeviceName, exit: Option<Exit>) {
+        let _ = self.tell(Command::Exit { name: name.clone(), exit });
     }
 
     /// Tells which addresses are this host's: only packets to them are for its tunnels.

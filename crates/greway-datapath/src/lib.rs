@@ -25,6 +25,7 @@ mod arrived;
 mod backlog;
 mod close;
 mod command;
+mod exit;
 mod groups;
 mod handle;
 mod handover;
@@ -47,6 +48,7 @@ mod underlay;
 mod witness;
 mod worker;
 
+pub use exit::Exit;
 pub use handle::{Datapath, DatapathError, Traffic};
 pub use icmp::{Answers, IcmpReport, TunnelIcmp};
 pub use local::LocalAddresses;

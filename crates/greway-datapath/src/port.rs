@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use greway_engine::{
-    DropReason, Endpoints, Heard, LinkErrors, Tunnel, TunnelCounters, TunnelState, clamp_mss,
+    DropReason, Endpoints, Heard, LinkErrors, Train, Tunnel, TunnelCounters, TunnelState, clamp_mss,
 };
 use greway_linux::{MacAddr, OpenError};
 use greway_spec::{DeviceName, TunnelSpec};
 
+use crate::exit::{Leave, ShortWay};
 use crate::icmp::TunnelIcmp;
 use crate::local::LocalAddresses;
 use crate::overlay::{Inside, Overlay};
@@ -65,6 +66,8 @@ pub(crate) struct Port {
     pub(crate) paths: Paths,
     /// The endpoints of a tunnel without a remote.
     pub(crate) endpoints: Option<Endpoints>,
+    /// By which packets leave past the IP stack, where some may.
+    pub(crate) short_way: Option<ShortWay>,
     /// It was said that the kernel allows no flow label.
     pub(crate) unlabelled: bool,
     /// Why nothing may be sent, if nothing may.
@@ -108,6 +111,7 @@ impl Port {
             device_mtu: port.device_mtu,
             paths: Paths::unknown(),
             endpoints,
+            short_way: None,
             unlabelled: false,
             barred: None,
             errors: LinkErrors::default(),
@@ -154,6 +158,7 @@ impl Port {
         self.tunnel.set_segment_limit(self.device_mtu);
         self.state.change(&before, &self.tunnel);
         self.bound_to = bound_to;
+        self.short_way = None;
         self.paths = Paths::unknown();
         self.endpoints = endpoints(&self.tunnel, &spec, self.endpoints.take());
         self.spec = spec;
@@ -181,6 +186,14 @@ impl Port {
     /// How a packet to `endpoint` leaves; to the tunnel's remote, where it has one.
     pub(crate) fn way(&self, endpoint: Option<IpAddr>) -> Way {
         Way { endpoint, bound_to: self.bound_to, mark: self.spec.fwmark }
+    }
+
+    /// How a train leaves.
+    pub(crate) fn leave(&mut self, train: &Train, now_ms: u64) -> Leave {
+        match &mut self.short_way {
+            Some(way) => way.leave(train, now_ms),
+            None => Leave::ByStack { dont_fragment: train.outer().dont_fragment },
+        }
     }
 
     /// Takes another MTU of the tunnel device in bytes.

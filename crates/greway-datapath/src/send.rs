@@ -11,6 +11,7 @@ use greway_engine::{
 use greway_linux::batch::{Control, Packet, ReceiveBatch, SendBatch, SendStorage};
 use greway_linux::{errno, vnet};
 
+use crate::exit::Leave;
 use crate::overlay::{Fresh, Inside, Payload};
 use crate::port::Port;
 use crate::turn::Turn;
@@ -98,8 +99,9 @@ impl Sender {
         let Self { train, storage, packets, fragments, beside, odd_error, .. } = self;
         let mut out = storage.start();
         packets.clear();
-        // Segments with and without DF take different sockets; a change sends what is waiting.
-        let mut with_df = true;
+        // Segments with and without DF take different sockets, and so do those that pass by the stack; a change sends
+        // what is waiting.
+        let mut leave = Leave::ByStack { dont_fragment: true };
         for received in received {
             if received.meta.truncated {
                 // Larger than any super-packet that can be described, and its end is not here.
@@ -134,7 +136,7 @@ impl Sender {
                 Fit::Fits => {}
                 Fit::Fragment { mtu } => {
                     // What came before goes before.
-                    flush(&mut out, packets, port, underlay, with_df, now_ms, odd_error);
+                    flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
                     let mut pieces = Pieces { train, fragments, storage: beside, packets, odd_error };
                     pieces.send(port, underlay, &payload, mtu, now_ms);
                     continue;
@@ -147,14 +149,14 @@ impl Sender {
             if !fill(port, &payload, train) {
                 continue;
             }
-            let df = train.outer().dont_fragment;
-            if df != with_df || out.len() + train.len() > MESSAGES {
-                flush(&mut out, packets, port, underlay, with_df, now_ms, odd_error);
-                with_df = df;
+            let its = port.leave(train, now_ms);
+            if its != leave || out.len() + train.len() > MESSAGES {
+                flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
+                leave = its;
             }
-            push(&mut out, packets, train, payload.packet, port.bound_to);
+            push(&mut out, packets, train, payload.packet, port.bound_to, leave);
         }
-        flush(&mut out, packets, port, underlay, with_df, now_ms, odd_error);
+        flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
     }
 
     /// The same for a TUN device, which gives one packet a read.
@@ -195,9 +197,9 @@ impl Sender {
             }
             let mut out = storage.start();
             packets.clear();
-            push(&mut out, packets, train, payload.packet, port.bound_to);
-            let df = train.outer().dont_fragment;
-            flush(&mut out, packets, port, underlay, df, now_ms, odd_error);
+            let leave = port.leave(train, now_ms);
+            push(&mut out, packets, train, payload.packet, port.bound_to, leave);
+            flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
             if Turn::is_over(taken) {
                 break;
             }
@@ -306,19 +308,19 @@ impl Pieces<'_> {
         }
         let mut out = storage.start();
         packets.clear();
-        let mut df = true;
+        let mut leave = Leave::ByStack { dont_fragment: true };
         for packet in fragments.iter() {
             let piece = Payload { packet, offload: Offload::NONE, ..*payload };
             if !fill(port, &piece, train) {
                 continue;
             }
-            df = train.outer().dont_fragment;
+            leave = Leave::ByStack { dont_fragment: train.outer().dont_fragment };
             if out.len() + train.len() > MESSAGES {
-                flush(&mut out, packets, port, underlay, df, now_ms, odd_error);
+                flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
             }
-            push(&mut out, packets, train, packet, port.bound_to);
+            push(&mut out, packets, train, packet, port.bound_to, leave);
         }
-        flush(&mut out, packets, port, underlay, df, now_ms, odd_error);
+        flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
     }
 }
 
@@ -348,13 +350,26 @@ fn push<'a>(
     train: &Train,
     packet: &'a [u8],
     bound_to: Option<u32>,
+    leave: Leave,
 ) {
-    let (target, control) = underlay::address(&train.outer(), bound_to);
+    let outer = train.outer();
+    let (target, control) = match leave {
+        Leave::ByStack { .. } => underlay::address(&outer, bound_to),
+        Leave::By(exit) => (exit.target(), Control::NONE),
+    };
     for segment in train.segments() {
-        let pushed = out.push_with_prefix(segment.header, &[&packet[segment.payload]], target, control);
+        let total = segment.total_len();
+        let payload = &packet[segment.payload];
+        let pushed = match leave {
+            Leave::ByStack { .. } => out.push_with_prefix(segment.header, &[payload], target, control),
+            Leave::By(exit) => {
+                let header = exit.header(&outer, total);
+                out.push_with_prefixes([&header, segment.header], &[payload], target, control)
+            }
+        };
         debug_assert!(pushed.is_ok(), "there was room for the whole train");
     }
-    let endpoint = Some(train.outer().destination);
+    let endpoint = Some(outer.destination);
     packets.push(Waiting { messages: train.len(), bytes: packet.len(), endpoint });
 }
 
@@ -365,7 +380,7 @@ fn flush(
     packets: &mut Vec<Waiting>,
     port: &mut Port,
     underlay: &mut Underlay,
-    with_df: bool,
+    leave: Leave,
     now_ms: u64,
     odd_error: &mut Option<i32>,
 ) {
@@ -376,11 +391,18 @@ fn flush(
     let total = out.len();
     let mut tally = Tally { packets: packets.as_slice(), position: 0, begin: 0, lost: 0, counters, now_ms };
     let mut too_big = None;
-    let socket = match underlay.sender(port.tunnel.over_ipv6(), with_df, port.spec.fwmark) {
+    let mark = port.spec.fwmark;
+    let socket = match leave {
+        Leave::ByStack { dont_fragment } => underlay.sender(port.tunnel.over_ipv6(), dont_fragment, mark),
+        Leave::By(_) => underlay.past_the_stack(mark),
+    };
+    let socket = match socket {
         Ok(socket) => socket,
         Err(error) => {
             note_odd(&error, port, odd_error);
             (0..packets.len()).for_each(|_| counters.record_drop(DropReason::SendFailed));
+            // Without the short way the next ones leave by the other.
+            port.short_way = None;
             out.clear();
             return packets.clear();
         }

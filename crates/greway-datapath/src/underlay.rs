@@ -8,7 +8,8 @@
 //!
 //! Sending is the same for both: a raw socket, which also keeps the kernel from answering GRE with
 //! "protocol unreachable". There is only one of each address family, since each is given a copy of every GRE packet
-//! that arrives. Those of IPv6 are there as long as a tunnel over IPv6 is.
+//! that arrives. Those of IPv6 are there as long as a tunnel over IPv6 is. What may pass by the IP stack
+//! ([`crate::Exit`]) leaves by one packet socket for all.
 
 use std::io;
 use std::net::IpAddr;
@@ -98,6 +99,16 @@ pub(crate) struct Underlay {
     lost: [u32; Inlet::ALL.len()],
     ipv4: Outlet,
     ipv6: Option<Outlet>,
+    /// What leaves past the IP stack; there from the first packet that may.
+    short: Option<ShortOutlet>,
+}
+
+/// A packet socket that sends.
+#[derive(Debug)]
+struct ShortOutlet {
+    socket: PacketSocket,
+    /// The mark that what it sends has now.
+    mark: u32,
 }
 
 /// A socket that sends.
@@ -157,6 +168,7 @@ impl Underlay {
             lost: [0; Inlet::ALL.len()],
             ipv4: Outlet::over_ipv4()?,
             ipv6: None,
+            short: None,
         })
     }
 
@@ -250,6 +262,22 @@ impl Underlay {
         }
         Ok(outlet.socket.as_fd())
     }
+
+    /// The socket that sends past the IP stack, with this mark, which the device's queue and its filters see.
+    ///
+    /// # Errors
+    /// There is no such socket to be had, or no mark.
+    pub(crate) fn past_the_stack(&mut self, mark: u32) -> io::Result<BorrowedFd<'_>> {
+        let outlet = match &mut self.short {
+            Some(outlet) => outlet,
+            none => none.insert(ShortOutlet { socket: open_short()?, mark: 0 }),
+        };
+        if outlet.mark != mark {
+            sockopt::set_mark(outlet.socket.as_fd(), mark)?;
+            outlet.mark = mark;
+        }
+        Ok(outlet.socket.as_fd())
+    }
 }
 
 /// How the kernel is told the outer header. `bound_to`: the device to leave by, which is also the one that a
@@ -284,6 +312,11 @@ fn open_packet(over_ipv6: bool) -> Result<PacketSocket, OpenError> {
         filter: Some(if over_ipv6 { &ipv6[..] } else { &ipv4[..] }),
         ..Config::default()
     })
+}
+
+fn open_short() -> io::Result<PacketSocket> {
+    let config = Config { kind: Kind::Dgram, send_buffer: Some(SEND_BUFFER), ..Config::default() };
+    PacketSocket::open(&config).map_err(|error| error.source)
 }
 
 fn open_raw(over_ipv6: bool) -> Result<RawSocket, OpenError> {

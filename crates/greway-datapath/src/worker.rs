@@ -22,6 +22,7 @@ use greway_spec::DeviceName;
 use crate::backlog::{Backlog, Waiting};
 use crate::close::close;
 use crate::command::Command;
+use crate::exit::ShortWay;
 use crate::groups::Groups;
 use crate::handle::DatapathError;
 use crate::held::Holders;
@@ -443,6 +444,11 @@ impl Worker {
                 Command::Mtu { name, mtu } => {
                     if let Some(port) = self.port(&name) {
                         port.set_mtu(mtu);
+                    }
+                }
+                Command::Exit { name, exit } => {
+                    if let Some(port) = self.port(&name) {
+                        port.short_way = exit.map(ShortWay::new);
                     }
                 }
                 Command::LocalAddresses(addresses) => {

@@ -134,6 +134,8 @@ impl Host {
         if let Some(live) = self.tunnels.get_mut(&spec.name) {
             live.decision = decision;
             live.bound_to = bound_to;
+            // The data plane has forgotten it with what the tunnel was.
+            (live.exit, live.exit_by) = (None, None);
             device::tell(&self.netlink, live.index, spec)?;
         }
         self.note_identity(spec);

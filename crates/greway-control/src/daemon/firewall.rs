@@ -1,9 +1,9 @@
 //! Which sockets a tunnel's packets may take, so that the host's rules hold for them.
 //!
-//! A packet socket sees packets before INPUT and PREROUTING. So the short path is open only while
-//! no such rules can exist: no base chain on those hooks, no iptables-legacy table, no IPsec policy
+//! A packet socket sees packets before INPUT and PREROUTING, and sends behind OUTPUT and POSTROUTING. So the short path
+//! is open only while no such rules can exist: no base chain on those hooks, no iptables-legacy table, no IPsec policy
 //! that covers the outer flow; and only where it is worth it: of a tunnel that the programs carry little is left, and
-//! the raw socket costs the host's other traffic nothing. What userspace sends always takes the kernel's whole way. The programs may carry past
+//! the raw socket costs the host's other traffic nothing. The programs may carry past
 //! rules, never past IPsec, while witness packets show that the rules would let the packets pass (`witness.rs`).
 
 use std::collections::BTreeSet;
@@ -50,6 +50,8 @@ pub(super) fn own_table(spec: &TunnelSpec) -> Option<String> {
 pub(super) struct Decision {
     pub(super) receive: Receive,
     pub(super) why: String,
+    /// What userspace sends may leave past the IP stack (`exits.rs`): neither rules nor policies are on its way.
+    pub(super) past_the_stack: bool,
     /// Why the fast path, which passes by all that is on the kernel's way, may not carry it.
     pub(super) withheld: Option<String>,
     /// Why it may carry it only while witness packets come through.
@@ -104,7 +106,11 @@ impl Rules {
             (None, FirewallPolicy::Honour) => self.filtered(spec).or_else(|| self.filtered_on_arrival()),
             _ => None,
         };
-        Decision { receive, why, withheld, witnessed }
+        // Who asks for a packet socket to receive by asked for no more than that.
+        let past_the_stack = receive == Receive::Packet
+            && !spec.mode.over_ipv6()
+            && (spec.firewall == FirewallPolicy::Bypass || self.filtered(spec).is_none());
+        Decision { receive, why, past_the_stack, withheld, witnessed }
     }
 
     /// Which socket a tunnel receives by, and why.
@@ -249,6 +255,7 @@ mod tests {
         };
         assert_eq!(nothing().decide(&spec, false).receive, Receive::Packet);
         assert_eq!(nothing().decide(&spec, true).receive, Receive::Raw);
+        assert!(nothing().decide(&spec, false).past_the_stack);
         let unread = [
             Rules { chains: None, ..nothing() },
             Rules { legacy: None, ..nothing() },
@@ -258,6 +265,7 @@ mod tests {
             let decision = rules.decide(&spec, false);
             assert_eq!(decision.receive, Receive::Raw, "{rules:?}");
             assert!(decision.why.contains("the host's rules cannot be read"), "{}", decision.why);
+            assert!(!decision.past_the_stack, "{rules:?}");
         }
         // What can be read is found out by witnesses, unless the socket would be in front of the rules.
         let legacy = Rules { legacy: Some(vec!["filter".to_owned()]), ..nothing() };
@@ -265,7 +273,9 @@ mod tests {
         assert_eq!((decision.receive, decision.withheld), (Receive::Raw, None));
         assert!(decision.witnessed.is_some_and(|why| why.contains("iptables-legacy table filter")));
         let packet = TunnelSpec { underlay: UnderlayChoice::Packet, ..spec.clone() };
-        assert!(legacy.decide(&packet, false).withheld.is_some());
+        let decision = legacy.decide(&packet, false);
+        assert!(decision.withheld.is_some() && decision.receive == Receive::Packet);
+        assert!(!decision.past_the_stack, "OUTPUT rules hold for what is sent");
         assert_eq!(nothing().decide(&spec, false).witnessed, None);
         for rules in &unread {
             let decision = rules.decide(&spec, false);

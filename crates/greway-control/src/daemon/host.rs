@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 
-use greway_datapath::{Datapath, LocalAddresses, PortSpec, ReversePaths, Traffic};
+use greway_datapath::{Datapath, Exit, LocalAddresses, PortSpec, ReversePaths, Traffic};
+use greway_fastpath::NextHop;
 use greway_linux::MacAddr;
 use greway_netlink::nftables::Nftables;
 use greway_netlink::{Netlink, NetlinkError};
@@ -86,6 +87,10 @@ pub(super) struct Live {
     pub(super) mtu_by_path: Option<u32>,
     /// Where its delivery packets go.
     pub(super) way: Way,
+    /// The next hop of the short way that its packets may leave by, where userspace carries them.
+    pub(super) exit_by: Option<NextHop>,
+    /// That way as the data plane was told of it; it needs the neighbour's address.
+    pub(super) exit: Option<Exit>,
     /// The ends of its pair, where it has one in sight.
     pub(super) ends: Option<Ends>,
     /// What the kernel had lost between them before this daemon carried the tunnel, or before they could carry at all.
@@ -288,6 +293,7 @@ impl Host {
         }
         if changed {
             self.follow_fast_path();
+            self.look_at_exits();
         }
         if self.rules.chains.is_some() {
             self.put_back_tables();
@@ -563,6 +569,8 @@ impl Host {
             trouble: None,
             mtu_by_path,
             way,
+            exit_by: None,
+            exit: None,
             ends,
             lost_before: Between::now(&self.netlink, index, peer),
         };

@@ -12,6 +12,7 @@ mod between;
 mod claim;
 mod counted;
 pub(crate) mod device;
+mod exits;
 mod fastpath;
 mod firewall;
 mod forwarding;

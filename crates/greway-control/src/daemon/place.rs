@@ -80,6 +80,8 @@ pub(super) fn way(devices: &mut Devices<'_>, spec: &TunnelSpec, bound_to: Option
         Some(format!("the route to {remote} leads into the tunnel {}", link.name))
     } else if devices.is_in_a_vrf(&link) {
         Some(format!("{} belongs to a VRF", link.name))
+    } else if route.wraps {
+        Some(format!("the route to {remote} wraps packets into something else (encap)"))
     } else if link.loopback() {
         Some(format!("{} is the loopback device", link.name))
     } else {

@@ -126,6 +126,7 @@ fn tunnel(
             overlay: if live.peer.is_some() { "veth" } else { "tun" }.to_owned(),
             underlay: live.decision.receive.word().to_owned(),
             why: live.decision.why.clone(),
+            exit: exit(host, live),
         },
         counters: Counters {
             received_packets: counted.rx_packets + fast.rx_packets - lost_by_programs,
@@ -153,6 +154,13 @@ fn tunnel(
     };
     (tunnel.state, tunnel.verdict) = Facts { tunnel: &tunnel, unmatched }.verdict();
     tunnel
+}
+
+/// The neighbour that userspace sends a tunnel's packets to.
+fn exit(host: &Host, live: &Live) -> Option<String> {
+    let exit = live.exit?;
+    let link = host.netlink.link_by_index(exit.ifindex).ok().flatten()?;
+    Some(format!("{} on {}", exit.neighbour, link.name))
 }
 
 fn device(netlink: &Netlink, link: &Link) -> Device {

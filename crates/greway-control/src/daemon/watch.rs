@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -43,9 +44,9 @@ pub(super) fn start(host: Arc<Mutex<Host>>, end: Sender<Ended>, heart: Heart) ->
 
 /// All sources where they can be had; links and addresses in any case.
 fn open() -> Result<Monitor, NetlinkError> {
-    Monitor::open(Sources { firewall: true, xfrm: true })
-        .or_else(|_| Monitor::open(Sources { firewall: true, xfrm: false }))
-        .or_else(|_| Monitor::open(Sources::default()))
+    Monitor::open(Sources { firewall: true, xfrm: true, neighbours: true })
+        .or_else(|_| Monitor::open(Sources { firewall: true, xfrm: false, neighbours: true }))
+        .or_else(|_| Monitor::open(Sources { neighbours: true, ..Sources::default() }))
 }
 
 /// Where nothing was told of, everything is looked at after so many times as long as that takes: of ten thousand
@@ -65,6 +66,7 @@ const PUT_OFF: Duration = Duration::from_millis(50);
 struct News {
     /// The last of each device: its name, or that it is gone.
     links: BTreeMap<u32, Option<String>>,
+    neighbours: BTreeSet<(u32, IpAddr)>,
     others: Vec<Event>,
 }
 
@@ -76,6 +78,7 @@ impl News {
             match event {
                 Event::LinkRemoved { index, .. } => drop(news.links.insert(index, None)),
                 Event::LinkChanged { index, name, .. } => drop(news.links.insert(index, Some(name))),
+                Event::Neighbour { index, address } => drop(news.neighbours.insert((index, address))),
                 other if news.others.iter().any(|known| same_kind(known, &other)) => {}
                 other => news.others.push(other),
             }
@@ -221,6 +224,9 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
             host.look_at_steering();
         } else if !own.is_empty() {
             host.look_at_places_of(&own);
+        }
+        if !news.neighbours.is_empty() {
+            host.neighbours_changed(&news.neighbours);
         }
         if rules {
             host.look_at_rules();

@@ -66,6 +66,9 @@ fn print_tunnel(tunnel: &TunnelStatus) {
             carried.datapath, carried.overlay, carried.underlay, carried.why
         ),
     );
+    if let Some(neighbour) = &carried.exit {
+        fact("sends", &format!("past the IP stack, to {neighbour}"));
+    }
     if let Some(why) = &carried.not_ebpf {
         fact("not ebpf", why);
     }

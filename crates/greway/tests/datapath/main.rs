@@ -14,4 +14,5 @@ mod in_order;
 mod live_change;
 mod outer;
 mod overlay;
+mod short_way;
 mod tcpdump;

@@ -115,6 +115,7 @@ pub(super) mod tests {
                 overlay: "veth".to_owned(),
                 underlay: "raw".to_owned(),
                 why: String::new(),
+                exit: None,
             },
             counters: Counters { sent_packets: 3, ..Counters::default() },
             last_received_seconds: None,

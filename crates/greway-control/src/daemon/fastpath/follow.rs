@@ -42,11 +42,12 @@ impl Host {
         }
     }
 
-    /// Looks where all tunnels are, and tells the programs what is new.
+    /// Looks where all tunnels are, and tells the programs and userspace what is new.
     pub(in crate::daemon) fn look_at_places(&mut self) {
         if self.fast.waits {
             return;
         }
+        self.look_at_exits();
         let mut devices = Devices::new(&self.netlink);
         let ways = self.tunnels.iter().filter(|(_, live)| live.is_candidate());
         let ways = ways.map(|(name, live)| {
@@ -67,6 +68,7 @@ impl Host {
         if self.fast.waits {
             return;
         }
+        self.look_at_exits_of(&BTreeSet::from([name.clone()]));
         if let Some(live) = self.tunnels.get_mut(name).filter(|live| live.is_candidate()) {
             live.way = place::way(&mut Devices::new(&self.netlink), &live.stored.spec, live.bound_to);
             live.ends = live.peer.and_then(|peer| place::ends(&self.netlink, live.index, peer));
@@ -79,6 +81,7 @@ impl Host {
         if self.fast.waits {
             return;
         }
+        self.look_at_exits_of(names);
         let mut devices = Devices::new(&self.netlink);
         for name in names {
             if let Some(live) = self.tunnels.get_mut(name).filter(|live| live.is_candidate()) {

@@ -166,6 +166,7 @@ impl Tunnel {
                 overlay: "simulated".to_owned(),
                 underlay: "simulated".to_owned(),
                 why: "no network namespace".to_owned(),
+                exit: None,
             },
             counters: Counters {
                 received_packets: counted.rx_packets,

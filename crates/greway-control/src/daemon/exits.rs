@@ -1,0 +1,84 @@
+//! The short way out of tunnels that userspace carries: past the IP stack, to a neighbour whose hardware address the
+//! kernel knows.
+//!
+//! The kernel's routing and neighbour table say where it leads, and are asked again when they change; nothing is
+//! worked out here. A tunnel has none where a rule or a policy may be on the longer way ([`super::firewall`]), and none
+//! where the programs carry it: what they leave is little.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use greway_datapath::Exit;
+use greway_fastpath::NextHop;
+use greway_linux::MacAddr;
+use greway_netlink::{NeighbourState, Netlink};
+use greway_spec::DeviceName;
+
+use super::host::{Host, Live};
+use super::place::{self, Devices, Way};
+
+/// With more tunnels than this all leave by the IP stack: each change of a route would have each of them asked about.
+const MOST: usize = 64;
+
+impl Host {
+    /// Looks by which way packets of all tunnels leave, and tells the data plane what is new.
+    pub(in crate::daemon) fn look_at_exits(&mut self) {
+        self.look_at_exits_where(|_| true);
+    }
+
+    /// The same for some.
+    pub(in crate::daemon) fn look_at_exits_of(&mut self, names: &BTreeSet<DeviceName>) {
+        self.look_at_exits_where(|live| names.contains(&live.spec().name));
+    }
+
+    /// The same for those whose packets leave by one of these neighbours.
+    pub(in crate::daemon) fn neighbours_changed(&mut self, changed: &BTreeSet<(u32, IpAddr)>) {
+        self.look_at_exits_where(|live| {
+            live.exit_by.is_some_and(|NextHop { ifindex, address }| changed.contains(&(ifindex, address)))
+        });
+    }
+
+    fn look_at_exits_where(&mut self, concerned: impl Fn(&Live) -> bool) {
+        let few = self.tunnels.len() <= MOST;
+        let mut devices = Devices::new(&self.netlink);
+        for live in self.tunnels.values_mut().filter(|live| concerned(live)) {
+            let way = match few && live.decision.past_the_stack {
+                true => place::way(&mut devices, live.spec(), live.bound_to),
+                false => Way::default(),
+            };
+            live.exit_by = way.next_hop;
+            let exit = exit(&self.netlink, live, &way);
+            if exit != live.exit {
+                live.exit = exit;
+                self.datapath.set_exit(&live.stored.spec.name, exit);
+            }
+        }
+    }
+}
+
+fn exit(netlink: &Netlink, live: &Live, way: &Way) -> Option<Exit> {
+    let ipv4 = |address: Option<IpAddr>| match address? {
+        IpAddr::V4(address) => Some(address).filter(|address| *address != Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => None,
+    };
+    let hop = way.next_hop?;
+    Some(Exit {
+        ifindex: hop.ifindex,
+        neighbour: neighbour(netlink, hop)?,
+        source: ipv4(way.source)?,
+        destination: ipv4(live.spec().remote)?,
+        path_mtu: way.path_mtu,
+    })
+}
+
+/// The hardware address of a neighbour that the kernel would send to at once. `None`, too, on devices that have no
+/// such addresses.
+fn neighbour(netlink: &Netlink, hop: NextHop) -> Option<MacAddr> {
+    let usable = |state| {
+        use NeighbourState::{Delay, Permanent, Probe, Reachable, Stale};
+        matches!(state, Delay | Permanent | Probe | Reachable | Stale)
+    };
+    let known = netlink.neighbours(hop.ifindex).ok()?;
+    let known = known.into_iter().find(|known| known.address == hop.address && usable(known.state))?;
+    known.link_address.map(MacAddr::new)
+}
