@@ -126,6 +126,19 @@ fn our_own_words() {
 }
 
 #[test]
+fn a_switch_has_no_value() {
+    let error = |words: &str| draft(Verb::Add, words).unwrap_err().to_string();
+    assert_eq!(
+        error("tun1 mode gre remote 9.9.9.9 direct on"),
+        "tunnel tun1: direct takes no value, \"on\" is wrong: direct alone turns it on, and nodirect off"
+    );
+    assert!(error("tun1 remote 9.9.9.9 csum off").contains("csum takes no value, \"off\" is wrong"));
+    // Elsewhere it is a word like others, and a tunnel may be called so.
+    assert!(error("tun1 remote 9.9.9.9 on").contains("unknown word \"on\""));
+    assert_eq!(draft(Verb::Add, "seq on remote 9.9.9.9").unwrap().name.unwrap().value.as_str(), "on");
+}
+
+#[test]
 fn g34_change() {
     let present = tun1("csum seq");
     let change = |words| draft(Verb::Change, words).unwrap().overlay_on(&present).unwrap();

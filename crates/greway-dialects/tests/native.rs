@@ -143,6 +143,8 @@ fn the_prefix_length_of_our_own_address_is_not_used() {
 
 #[test]
 fn refused_with_line_and_column() {
+    const OF_THE_HOST: &str =
+        "it is about the host and not about one tunnel; its place is /etc/greway/greway.toml";
     let cases = [
         ("remot = \"1.2.3.4\"", 1, 1, "unknown key \"remot\"", Some("is \"remote\" meant?")),
         (
@@ -158,6 +160,14 @@ fn refused_with_line_and_column() {
             1,
             "unknown key \"inner.routs\"",
             Some("is \"routes\" meant?"),
+        ),
+        ("remote = \"1.2.3.4\"\nbusy-poll = 5", 2, 1, "unknown key \"busy-poll\"", Some(OF_THE_HOST)),
+        (
+            "remote = \"1.2.3.4\"\n[daemon]\nsteer = \"rps\"",
+            2,
+            2,
+            "unknown key \"daemon\"",
+            Some(OF_THE_HOST),
         ),
         ("remote = \"1.2.3.4\"\nremote = \"1.2.3.5\"", 2, 1, "duplicate key", None),
         ("remote = \"1.2.3", 1, 16, "", None),
@@ -228,6 +238,7 @@ fn refused_with_line_and_column() {
             "inner route \"10.10.2.1/24\": has bits set beyond its prefix length; 10.10.2.0/24 is right",
             None,
         ),
+        ("[inner]\nroutes = [\"x\"]", 2, 11, "inner.routes \"x\" is wrong: a destination such as", None),
         ("[inner]\nroutes = \"10.0.0.0/8\"", 2, 10, "an array of routes is right", None),
         ("[inner]\nroutes = [{ via = \"1.1.1.1\" }]", 2, 11, "without to", None),
         (

@@ -60,6 +60,14 @@ pub enum WordProblem {
         /// One that resembles it.
         nearest: Option<&'static str>,
     },
+    /// A value behind a word that has none.
+    #[error("{word} takes no value, \"{value}\" is wrong: {word} alone turns it on, and no{word} off")]
+    Switch {
+        /// The word before.
+        word: &'static str,
+        /// The value.
+        value: String,
+    },
     /// A second name, or an unknown word taken for one.
     #[error("two names: \"{first}\" and \"{second}\"{}",
         nearest.map_or_else(String::new, |near| format!("; is \"{near}\" meant by \"{first}\"?")))]
@@ -300,6 +308,11 @@ impl<'w> Cursor<'w> {
 
     /// A word that is none of ours: the name, where one can stand.
     fn bare(&mut self, word: &str) -> Result<(), WordError> {
+        if self.draft.name.is_some()
+            && let Some(switch) = self.switched(word)
+        {
+            return Err(self.wrong(WordProblem::Switch { word: switch, value: word.to_owned() }));
+        }
         let near = nearest(word, &WORDS);
         let nameable = self.position == 1 || near.is_none() && word.parse::<DeviceName>().is_ok();
         match &self.draft.name {
@@ -309,6 +322,25 @@ impl<'w> Cursor<'w> {
             }
             _ => Err(self.wrong(WordProblem::Unknown { word: word.to_owned(), nearest: near })),
         }
+    }
+
+    /// The switch that a word looks like the value of, as files have them.
+    fn switched(&self, value: &str) -> Option<&'static str> {
+        const SWITCHES: [&str; 10] = [
+            "seq",
+            "iseq",
+            "oseq",
+            "csum",
+            "icsum",
+            "ocsum",
+            "pmtudisc",
+            "ignore-df",
+            "allow-localremote",
+            "direct",
+        ];
+        let before = self.position.checked_sub(2).and_then(|before| self.words.get(before))?;
+        let is_value = ["on", "off", "true", "false", "yes", "no"].contains(&value);
+        SWITCHES.into_iter().find(|switch| is_value && switch == before)
     }
 
     fn name(&mut self, text: &str) -> Result<(), WordError> {

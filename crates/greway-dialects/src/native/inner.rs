@@ -99,12 +99,13 @@ fn address(
     entry: &Entry<'_>,
     peer: Option<Entry<'_>>,
 ) -> Result<Given<DraftAddress>, Diagnostic> {
-    let (local, local_length) = prefix(reader, entry)?;
+    let right = "an address such as \"172.16.0.1\" or \"172.16.0.2/30\" is right";
+    let (local, local_length) = prefix(reader, entry, right)?;
     let Some(peer_entry) = peer else {
         let prefix_length = local_length.unwrap_or_else(|| full_length(local));
         return Ok(reader.given(entry, DraftAddress { local, peer: None, prefix_length }));
     };
-    let (peer, peer_length) = prefix(reader, &peer_entry)?;
+    let (peer, peer_length) = prefix(reader, &peer_entry, right)?;
     let prefix_length = peer_length.unwrap_or_else(|| full_length(peer));
     if let Some(unused) = local_length.filter(|length| *length != prefix_length) {
         let message = format!(
@@ -178,11 +179,12 @@ fn destination(reader: &Reader<'_>, entry: &Entry<'_>) -> Result<(IpAddr, u8), D
     if entry.value().as_str() == Some("default") {
         return Ok((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
     }
-    let (address, length) = prefix(reader, entry)?;
+    let right = "a destination such as \"10.10.2.0/24\", or \"default\", is right";
+    let (address, length) = prefix(reader, entry, right)?;
     Ok((address, length.unwrap_or_else(|| full_length(address))))
 }
 
-fn prefix(reader: &Reader<'_>, entry: &Entry<'_>) -> Result<(IpAddr, Option<u8>), Diagnostic> {
+fn prefix(reader: &Reader<'_>, entry: &Entry<'_>, right: &str) -> Result<(IpAddr, Option<u8>), Diagnostic> {
     let text = reader.string(entry)?.value;
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length.parse::<u8>())),
@@ -190,7 +192,7 @@ fn prefix(reader: &Reader<'_>, entry: &Entry<'_>) -> Result<(IpAddr, Option<u8>)
     };
     match (address.parse::<IpAddr>(), length.transpose()) {
         (Ok(address), Ok(length)) => Ok((address, length)),
-        _ => Err(reader.bad(entry, &text, "an address such as \"172.16.0.1\" or \"172.16.0.2/30\" is right")),
+        _ => Err(reader.bad(entry, &text, right)),
     }
 }
 

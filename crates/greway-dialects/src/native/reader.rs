@@ -63,12 +63,18 @@ impl<'t> Table<'t> {
 
     /// Refuses the first key of the file that is not among `known`.
     pub(super) fn only(&self, reader: &Reader<'_>, known: &[&'static str]) -> Result<(), Diagnostic> {
+        /// Tables and keys of greway.toml, which look at home in a tunnel's file.
+        const OF_THE_HOST: [&str; 7] =
+            ["daemon", "shim", "tools", "port_unreachable", "fast_path", "steer", "busy_poll"];
         let unknown = self.entries.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
         let Some(key) = unknown.min_by_key(|key| key.span().start) else { return Ok(()) };
         let word = key.get_ref();
         let message = format!("unknown key \"{}{word}\"", self.path);
         let diagnostic = reader.error_at(key.span(), message);
-        Err(match nearest(&word.replace('-', "_"), known) {
+        let word = word.replace('-', "_");
+        Err(match nearest(&word, known) {
+            _ if self.path.is_empty() && OF_THE_HOST.contains(&word.as_str()) => diagnostic
+                .help("it is about the host and not about one tunnel; its place is /etc/greway/greway.toml"),
             Some(near) => diagnostic.help(format!("is \"{near}\" meant?")),
             None => diagnostic.help(format!("the keys here are {}", known.join(", "))),
         })
