@@ -304,6 +304,22 @@ fn an_address_that_is_elsewhere_too_is_fine() {
 }
 
 #[test]
+fn a_tunnel_that_is_named_twice_goes_once() {
+    require!(privilege::check());
+    let lab = two_hosts();
+    let _daemon = lab.one.daemon();
+    for (name, remote) in [("tun0", "192.0.2.7"), ("tun1", "192.0.2.8")] {
+        lab.one.words(&format!("tunnel add {name} mode gre remote {remote}")).ok();
+    }
+    let down = lab.one.words("down tun0 tun1 tun0 tun2").ok();
+    assert_eq!(down.stdout.matches("delete device tun0").count(), 1, "{down}");
+    down.says(&["delete device tun1", "tun0 is not up", "tun2 is not up"]);
+    // As many as are asked for one by one.
+    lab.one.words("tunnel add tun0 mode gre remote 192.0.2.7").ok();
+    lab.one.words("down tun0 tun0").ok().says(&["delete device tun0", "tun0 is not up"]);
+}
+
+#[test]
 fn a_dry_run_prints_the_plan_and_does_nothing() {
     require!(privilege::check());
     let lab = two_hosts();

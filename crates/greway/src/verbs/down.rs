@@ -146,7 +146,9 @@ impl Running {
     fn take_these_down(&mut self, names: &[Named], dry_run: bool, location: &Location) -> Vec<Outcome> {
         let parsed = names.iter().map(|(name, _)| name.parse::<DeviceName>()).collect::<Vec<_>>();
         let is_up = |name: &DeviceName| self.has(name.as_str()) || left_over(name, location);
-        let up = parsed.iter().flatten().filter(|name| is_up(name)).cloned().collect::<Vec<_>>();
+        let mut seen = HashSet::new();
+        let up = parsed.iter().flatten().filter(|name| seen.insert(*name) && is_up(name));
+        let up = up.cloned().collect::<Vec<_>>();
         let together = match &mut self.client {
             Some(client) if up.len() > 1 && !dry_run => {
                 let names = up.iter().map(DeviceName::as_str).collect::<Vec<_>>();
@@ -154,13 +156,12 @@ impl Running {
             }
             _ => Ok(None),
         };
-        let mut answers = match together {
+        let mut answers: HashMap<_, _> = match together {
             Ok(None) => HashMap::new(),
-            Ok(Some(outcomes)) => up
-                .into_iter()
-                .zip(outcomes)
-                .map(|(name, outcome)| (name, super::up::answered(Some(outcome))))
-                .collect(),
+            Ok(Some(outcomes)) => {
+                let answers = outcomes.into_iter().map(|outcome| super::up::answered(Some(outcome)));
+                up.into_iter().zip(answers).collect()
+            }
             Err(error) => {
                 let why = crate::sentence(&error);
                 up.into_iter().map(|name| (name, Err(anyhow!("{why}")))).collect()
@@ -169,7 +170,7 @@ impl Running {
         let mut outcome_of =
             |parsed: Result<DeviceName, greway_spec::name::InvalidName>, name: &String| match parsed {
                 Ok(parsed) => match answers.remove(&parsed) {
-                    Some(answer) => Self::told(&parsed, answer),
+                    Some(answer) => self.told(&parsed, answer),
                     None => self.take_down(&parsed, dry_run, location),
                 },
                 Err(error) => Outcome::of(name, None, State::Failed(error.to_string())),
@@ -177,10 +178,14 @@ impl Running {
         parsed.into_iter().zip(names).map(|(parsed, (name, _))| outcome_of(parsed, name)).collect()
     }
 
-    fn told(name: &DeviceName, answer: anyhow::Result<super::up::Answer>) -> Outcome {
+    /// What became of one. Who is named twice is not up the second time.
+    fn told(&mut self, name: &DeviceName, answer: anyhow::Result<super::up::Answer>) -> Outcome {
         let outcome = |state| Outcome::of(name.as_str(), None, state);
         match answer {
-            Ok((actions, warnings)) => Outcome { actions, warnings, ..outcome(State::Done) },
+            Ok((actions, warnings)) => {
+                self.by_name.remove(name.as_str());
+                Outcome { actions, warnings, ..outcome(State::Done) }
+            }
             Err(error) => outcome(State::Failed(crate::sentence(&error))),
         }
     }
@@ -200,7 +205,8 @@ impl Running {
             return outcome(State::Unchanged(format!("{name} is not up")));
         };
         let request = Request::Delete { name: name.clone(), dry_run };
-        Self::told(name, super::up::ask(client, location, &request))
+        let answer = super::up::ask(client, location, &request);
+        self.told(name, answer)
     }
 
     /// The daemon, where one runs.
