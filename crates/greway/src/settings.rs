@@ -157,8 +157,11 @@ impl Settings {
         let settings: Self = toml::from_str(text).map_err(|error| {
             let before = &text[..error.span().map_or(0, |span| span.start).min(text.len())];
             let line = before.matches('\n').count() + 1;
-            let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
-            format!("{line}:{column}: {}", error.message())
+            let begun = before.rsplit('\n').next().unwrap_or_default();
+            let column = begun.chars().count() + 1;
+            // A value by itself says little.
+            let key = begun.trim_end().strip_suffix('=').map(|key| format!("{}: ", key.trim()));
+            format!("{line}:{column}: {}{}", key.unwrap_or_default(), error.message())
         })?;
         match settings.tools.iter().find(|(_, path)| !path.is_absolute()) {
             None => Ok(settings),
@@ -230,13 +233,18 @@ mod tests {
             "{}",
             wrong("[shim]\nbackend = \"tun\"")
         );
-        assert_eq!(wrong("[daemon]\nsteer = \"xdp\""), "2:9: unknown variant `xdp`, expected `off` or `rps`");
+        assert_eq!(
+            wrong("[daemon]\nsteer = \"xdp\""),
+            "2:9: steer: unknown variant `xdp`, expected `off` or `rps`"
+        );
         assert!(wrong("[daemon]\nsteer = true").starts_with("2:9: "), "{}", wrong("[daemon]\nsteer = true"));
         for (value, named) in [("0", "integer `0`"), ("1001", "integer `1001`"), ("\"on\"", "string \"on\"")]
         {
             assert_eq!(
                 wrong(&format!("[daemon]\nbusy-poll = {value}")),
-                format!("2:13: invalid value: {named}, expected \"auto\", \"off\" or 1 to 1000 microseconds")
+                format!(
+                    "2:13: busy-poll: invalid value: {named}, expected \"auto\", \"off\" or 1 to 1000 microseconds"
+                )
             );
         }
         assert!(wrong("[shim]\nbakend = \"auto\"").contains("bakend"));

@@ -60,13 +60,21 @@ fn options() -> Options {
             fast_path: fast_path(true),
             steer: Steer::Off,
             busy_poll: BusyPoll::Adaptive,
-            doubt: Some(format!(
-                "{}: the daemon goes on without its settings, does not answer packets that match no tunnel and steers \
-                 nothing",
-                crate::sentence(&error)
-            )),
+            doubt: Some(without_settings(&error)),
         },
     }
+}
+
+fn without_settings(error: &anyhow::Error) -> String {
+    format!(
+        "{}: the daemon goes on without its settings, does not answer packets that match no tunnel and steers nothing",
+        crate::sentence(error)
+    )
+}
+
+/// What a daemon that is started now has against greway.toml, for whoever starts it.
+pub(crate) fn doubt() -> Option<String> {
+    Settings::read().err().map(|error| without_settings(&error))
 }
 
 /// GREWAY_FAST_PATH (`on` or `off`) goes before the file, and GREWAY_BPFFS names the bpffs for pins.

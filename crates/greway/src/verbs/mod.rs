@@ -30,7 +30,7 @@ use crate::output;
 fn connect(location: &Location) -> anyhow::Result<Client> {
     let (client, started) = output::waiting(&daemon_at(location), || start::connect(location))?;
     match started {
-        Started::Ran => {}
+        Started::Ran => return Ok(client),
         Started::Unit(unit) => {
             output::note(&format!("started the daemon as {unit}; its log: journalctl -u {unit}"));
         }
@@ -38,6 +38,9 @@ fn connect(location: &Location) -> anyhow::Result<Client> {
             "started a daemon in the background (pid {pid}, log {}); `greway daemon --stop` ends it",
             log.display()
         )),
+    }
+    if let Some(doubt) = daemon::doubt() {
+        output::note(&format!("warning: {doubt}"));
     }
     Ok(client)
 }
