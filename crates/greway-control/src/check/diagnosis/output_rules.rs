@@ -20,7 +20,8 @@ pub(super) fn find(facts: &Facts) -> Outcome {
     }
     let refused = facts.probes.trace.as_ref().is_ok_and(|trace| trace.refused);
     let (total, now) = facts.drops("firewall-refused");
-    let measured = refused || now > 0 || (total > 0 && !facts.was_heard());
+    let lately = refused || now > 0;
+    let measured = lately || (total > 0 && !facts.was_heard());
     let ruleset = match facts.host.ruleset_for(remote) {
         Ok(ruleset) => ruleset,
         Err(reason) if measured => {
@@ -53,10 +54,11 @@ pub(super) fn find(facts: &Facts) -> Outcome {
                 false => Outcome::NotLooked(format!("{place} has a condition that is not known here")),
             };
         }
-        (Fate::Accepted, true) => {
+        // What was refused once counts for ever; rules that are gone refuse nothing.
+        (Fate::Accepted, true) if lately => {
             return Some(base(remote).seen(evidence(total, now)).cure("nft list ruleset")).into();
         }
-        (Fate::Accepted, false) => return Outcome::Fine,
+        (Fate::Accepted, _) => return Outcome::Fine,
     };
     let mut finding = base(remote).seen(place.to_string());
     if measured {
@@ -76,4 +78,40 @@ fn evidence(total: u64, now: u64) -> String {
     format!(
         "the kernel refused to send GRE: {total} packets dropped, firewall-refused, {now} during this check"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use greway_netlink::{Netlink, RouteOptions};
+
+    use super::*;
+    use crate::check::diagnosis::tests::{facts, ids};
+    use crate::check::facts::{Daemon, Device, Trace};
+    use crate::status::Drop;
+
+    #[test]
+    fn what_was_refused_before_the_rules_went_is_no_finding() {
+        let mut facts = facts();
+        // Any way that there is will do.
+        let way = Netlink::open().unwrap().route_to([127, 0, 0, 1].into(), &RouteOptions::default()).unwrap();
+        facts.host.free_way = Some(way);
+        facts.host.devices =
+            Arc::new(vec![Device { index: way.ifindex, name: "eth0".to_owned(), ..Device::default() }]);
+        let Daemon::Answers { after, .. } = &facts.daemon else { panic!("it answers") };
+        let mut status = (**after).clone();
+        status.tunnels[0].drops.push(Drop {
+            reason: "firewall-refused".to_owned(),
+            direction: "transmit".to_owned(),
+            packets: 9,
+            explanation: String::new(),
+        });
+        let status = Arc::new(status);
+        facts.daemon = Daemon::Answers { before: Arc::clone(&status), after: status };
+        // No rule is there any more, and none of the nine was refused during this look.
+        assert_eq!(ids(find(&facts)), [""; 0]);
+        facts.probes.trace = Ok(Trace { refused: true, ..Trace::default() });
+        assert_eq!(ids(find(&facts)), ["output-drops-gre"]);
+    }
 }
