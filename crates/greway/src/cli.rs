@@ -117,15 +117,22 @@ pub(crate) struct Words {
 }
 
 const WORDS: &str = "\
-Words of `ip tunnel`:
-  mode gre          remote ADDR    local ADDR     dev DEVICE
-  key|ikey|okey K   csum icsum ocsum              seq iseq oseq
-  ttl N|inherit     tos N|inherit  [no]pmtudisc
+Words of `ip tunnel` and `ip link`:
+  mode gre|gretap|ip6gre|ip6gretap       remote ADDR|any   local ADDR|any   dev DEVICE
+  key|ikey|okey K                        csum icsum ocsum  seq iseq oseq
+  ttl N|inherit     tos N|inherit        [no]pmtudisc      [no]ignore-df    fwmark N
+  mtu BYTES|auto
+  over IPv6 also:   encaplimit N|none    flowlabel N|inherit    dscp inherit    [no]allow-localremote
 Words of greway:
-  [no]ignore-df     mtu N          datapath auto|ebpf|userspace
-  underlay auto|packet|raw         overlay auto|veth|tun
-  firewall honour|bypass           mss auto|off|BYTES
-  seq-mode linux|rfc2890           [no]direct";
+  datapath auto|ebpf|userspace   who carries packets: eBPF programs where they can, they alone, never they
+  underlay auto|packet|raw       the socket that userspace receives by
+  overlay auto|veth|tun          the kind of device
+  firewall honour|bypass         whether the host's INPUT rules hold for GRE
+  seq-mode linux|rfc2890         what is late is dropped, or waited for
+  mss auto|off|BYTES             the largest segment that TCP connections through it announce
+  [no]direct                     eBPF takes packets before tcpdump on the device sees them; about 4 % faster
+With `change` also:
+  nokey noikey nookey   nocsum noicsum noocsum   noseq noiseq nooseq   nodev   nodscp";
 
 /// `greway status`
 #[derive(Debug, Default, Args)]

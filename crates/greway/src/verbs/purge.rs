@@ -21,8 +21,8 @@ use crate::output;
 /// `greway purge`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-/etc/greway stays unless --config is given. What is not greway's is not touched: other tunnels, other tables, links
-that somebody else made by a name of ours.")]
+/etc/greway stays unless --config is given. What is not greway's is not touched: other tunnels, other
+tables, links that somebody else made by a name of ours.")]
 pub(crate) struct PurgeArgs {
     /// Print what would be done and change nothing
     #[arg(long)]

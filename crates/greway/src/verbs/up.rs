@@ -58,6 +58,7 @@ const EXAMPLES: &str = "\
 Examples:
   greway up tun0                                    as its file says, wherever that lies
   greway up ./ifcfg-tun0 --dry-run
+  greway up ./tunnels/                              its files, but those that are not to start at boot
   greway up --all                                   what starts at boot, now";
 
 /// Runs the verb.
