@@ -143,19 +143,14 @@ mod tests {
         let mut place = Place {
             peer: 7,
             device: Some(6),
-            hand_over: false,
             device_mtu: 1476,
             device_mac: [2; 6],
             peer_mac: [4; 6],
-            dev: None,
-            via: None,
             source: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
             next_hop: Some(NextHop { ifindex: 3, address: IpAddr::V4(REMOTE) }),
             neighbour_known: true,
             path_mtu: 1500,
-            forwards: false,
-            withheld: false,
-            witnessed: false,
+            ..Place::default()
         };
         change(&mut place);
         let spec = spec();

@@ -8,7 +8,9 @@ use greway_ebpf_abi::{EgressEntry, HEADER_MAX, IngressEntry, IngressKey, egress,
 use greway_spec::{FlowLabel, MssClamp, OverlayChoice, Ttl, TunnelSpec};
 
 /// What the programs need to know of a tunnel beside its definition. Most of it follows routes, links and addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// The default is nowhere: no device and no way that leads anywhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// Index of the peer end of the tunnel's pair.
     pub peer: u32,
@@ -344,19 +346,13 @@ mod tests {
         Place {
             peer: 7,
             device: Some(8),
-            hand_over: false,
             device_mtu: 1476,
             device_mac: [2, 0, 0, 0, 0, 1],
             peer_mac: [2, 0, 0, 0, 0, 2],
-            dev: None,
-            via: None,
-            source: None,
             next_hop: Some(NextHop { ifindex: 3, address: Ipv4Addr::new(192, 0, 2, 254).into() }),
             neighbour_known: true,
             path_mtu: 1500,
-            forwards: false,
-            withheld: false,
-            witnessed: false,
+            ..Place::default()
         }
     }
 

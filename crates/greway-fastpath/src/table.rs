@@ -125,19 +125,14 @@ mod tests {
         Place {
             peer,
             device: Some(peer + 100),
-            hand_over: false,
             device_mtu: 1476,
             device_mac: [2; 6],
             peer_mac: [4; 6],
             dev,
-            via: None,
             source: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
-            next_hop: None,
             neighbour_known: true,
             path_mtu: 1500,
-            forwards: false,
-            withheld: false,
-            witnessed: false,
+            ..Place::default()
         }
     }
 

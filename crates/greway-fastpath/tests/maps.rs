@@ -17,20 +17,13 @@ fn spec(remote: u8) -> TunnelSpec {
 fn place(peer: u32) -> Place {
     Place {
         peer,
-        device: None,
-        hand_over: false,
         device_mtu: 1476,
         device_mac: [2; 6],
         peer_mac: [4; 6],
-        dev: None,
-        via: None,
-        source: None,
         next_hop: Some(NextHop { ifindex: 1, address: Ipv4Addr::new(192, 0, 2, 254).into() }),
         neighbour_known: true,
         path_mtu: 1500,
-        forwards: false,
-        withheld: false,
-        witnessed: false,
+        ..Place::default()
     }
 }
 

@@ -96,20 +96,14 @@ pub(crate) fn place(peer: u32, spec: &TunnelSpec) -> Place {
     let source = if spec.mode.over_ipv6() { v6(0) } else { v4(0) };
     Place {
         peer,
-        device: None,
-        hand_over: false,
         device_mtu: 1476,
         device_mac: [2, 0, 0, 0, 1, 1],
         peer_mac: [2, 0, 0, 0, 2, 2],
-        dev: None,
-        via: None,
         source: spec.local.or(Some(source)),
         next_hop: Some(NextHop { ifindex: LO, address: v4(9) }),
         neighbour_known: true,
         path_mtu: 1500,
-        forwards: false,
-        withheld: false,
-        witnessed: false,
+        ..Place::default()
     }
 }
 

@@ -133,19 +133,13 @@ impl End {
         let place = Place {
             peer: pair.peer_index,
             device: Some(pair.index),
-            hand_over: false,
             device_mtu,
             device_mac,
             peer_mac,
-            dev: None,
-            via: None,
-            source: None,
             next_hop: Some(NextHop { ifindex: host.index("eth0").unwrap(), address }),
             neighbour_known: true,
             path_mtu: 1500,
-            forwards: false,
-            withheld: false,
-            witnessed: false,
+            ..Place::default()
         };
         let fastpath = host
             .run(|| {

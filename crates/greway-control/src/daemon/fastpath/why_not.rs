@@ -16,7 +16,7 @@ impl Host {
             Err(format!("{}: datapath ebpf cannot be honoured: {why}; use auto or userspace", spec.name))
         };
         if spec.datapath != DatapathChoice::Ebpf {
-            return match Entry::of(spec, &NOWHERE) {
+            return match Entry::of(spec, &Place::default()) {
                 Err(why) if spec.direct => {
                     Err(format!("{}: direct cannot be honoured: {why}; use nodirect", spec.name))
                 }
@@ -26,7 +26,7 @@ impl Host {
         if spec.underlay == UnderlayChoice::Raw {
             return refused("underlay raw is asked for as well, which is a socket of userspace");
         }
-        if let Err(why) = Entry::of(spec, &NOWHERE) {
+        if let Err(why) = Entry::of(spec, &Place::default()) {
             return refused(&why.to_string());
         }
         self.fast.load();
@@ -106,7 +106,7 @@ impl Host {
         if let Some(why) = self.fast.why_not.get(&peer) {
             return Some(why.to_string());
         }
-        if let Err(why) = Entry::of(live.spec(), &NOWHERE) {
+        if let Err(why) = Entry::of(live.spec(), &Place::default()) {
             return Some(why.to_string());
         }
         if !live.attached {
@@ -137,7 +137,7 @@ impl Host {
 
 /// Whether programs that are `attached` to a tunnel's pair carry it unless something is in the way for now.
 pub(in crate::daemon) fn is_for_programs(spec: &TunnelSpec, attached: bool) -> bool {
-    attached && may_be_carried(spec) && Entry::of(spec, &NOWHERE).is_ok()
+    attached && may_be_carried(spec) && Entry::of(spec, &Place::default()).is_ok()
 }
 
 /// What keeps a witnessed tunnel off the fast path, either way.
@@ -150,22 +150,3 @@ fn closed(ways: &[Standing; 2]) -> Option<String> {
     let closed = closed.collect::<Vec<_>>().join("; ");
     (!closed.is_empty()).then_some(closed)
 }
-
-/// A place for the question whether a program could carry a tunnel anywhere.
-const NOWHERE: Place = Place {
-    peer: 0,
-    device: None,
-    hand_over: false,
-    device_mtu: 0,
-    device_mac: [0; 6],
-    peer_mac: [0; 6],
-    dev: None,
-    via: None,
-    source: None,
-    next_hop: None,
-    neighbour_known: false,
-    path_mtu: 0,
-    forwards: false,
-    withheld: false,
-    witnessed: false,
-};
