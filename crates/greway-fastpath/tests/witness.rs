@@ -7,8 +7,6 @@ mod support;
 mod tunnel;
 
 use std::{
-    collections::BTreeMap,
-    fs,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
     process::Command,
@@ -26,7 +24,7 @@ use greway_linux::{
     raw::RawSocket,
 };
 use greway_spec::{Mode, Ttl, TunnelSpec};
-use greway_testbed::{Host, LinkOptions, PingOptions, ping, poll_until, tcp::transfer};
+use greway_testbed::{Host, LinkOptions, PingOptions, order, ping, poll_until, tcp::transfer};
 use rustix::net::{RecvFlags, recv};
 use support::not_run;
 use tunnel::{End, PATIENCE, Tunnel, hosts, inner4, inner6};
@@ -358,34 +356,13 @@ fn a_leave_waits_for_what_was_declined() {
     assert!(!pass());
 }
 
-/// Keeps this thread, and those it starts, on one CPU: packets of a pair of devices overtake each other when their
-/// sender changes CPUs, with and without a tunnel.
-fn on_one_cpu() {
-    let this = fs::read_link("/proc/thread-self").unwrap();
-    let output = Command::new("taskset").args(["-p", "1"]).arg(this.file_name().unwrap()).output().unwrap();
-    assert!(output.status.success(), "taskset: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Counters of /proc/net/netstat that are about order.
-fn out_of_order(host: &Host) -> u64 {
-    let text = host.run(|| fs::read_to_string("/proc/thread-self/net/netstat")).unwrap().unwrap();
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let all: BTreeMap<&str, u64> =
-        names.split(' ').zip(values.split(' ').map(|value| value.parse().unwrap())).collect();
-    ["TCPOFOQueue", "TCPSACKReorder", "TCPRenoReorder", "TCPTSReorder", "TCPSackRecovery"]
-        .map(|name| all[name])
-        .iter()
-        .sum()
-}
-
 /// A bulk transfer of which a witness is made all the time: no segment is out of order, and nothing of it is seen twice
 /// on the cable.
 #[test]
 fn a_bulk_transfer_is_not_reordered_and_not_seen_twice() {
     let name = "a_bulk_transfer_is_not_reordered_and_not_seen_twice";
     const BYTES: u64 = 60_000_000;
-    on_one_cpu();
+    order::on_one_cpu().unwrap();
     let whole = LinkOptions::default();
     // Split and merged again on the way.
     let merged = LinkOptions { tx_offload: false, gro: true, ..LinkOptions::default() };
@@ -401,7 +378,7 @@ fn a_bulk_transfer_is_not_reordered_and_not_seen_twice() {
         maps.set_verdict(right, &open(0)).unwrap();
         assert!(ping(&tunnel.left.host, to, &PingOptions::default()).unwrap().complete());
         let hosts = [&tunnel.left.host, &tunnel.right.host];
-        let before = hosts.map(out_of_order);
+        let before = hosts.map(|host| order::out_of_order(host).unwrap());
         let done = AtomicBool::new(false);
         let (report, asked, arrived, others) = thread::scope(|scope| {
             let asking = scope.spawn(|| {
@@ -424,7 +401,11 @@ fn a_bulk_transfer_is_not_reordered_and_not_seen_twice() {
         });
         let context = format!("{mode:?} {to} {options:?}");
         assert!(report.intact(), "{context}: {report:?}");
-        assert_eq!(hosts.map(out_of_order), before, "{context}: {asked} witnesses asked for");
+        assert_eq!(
+            hosts.map(|host| order::out_of_order(host).unwrap()),
+            before,
+            "{context}: {asked} witnesses asked for"
+        );
         assert!(arrived >= 10 && arrived + 1 >= asked as usize, "{context}: {arrived} of {asked}");
         assert_eq!(others, 0, "{context}: all but witnesses is carried");
         assert_eq!(tunnel.right.counters().declined, [0; Decline::COUNT], "{context}");

@@ -29,6 +29,7 @@ mod host;
 pub mod impair;
 mod link;
 pub mod load;
+pub mod order;
 pub mod ovs;
 pub mod pattern;
 pub mod pcap;

@@ -13,10 +13,9 @@ use std::os::fd::AsRawFd;
 use std::process::Command;
 
 use greway_linux::sysfs;
-use greway_testbed::{Host, LinkOptions, PingOptions, link, poll_until, privilege, require};
+use greway_testbed::{Host, LinkOptions, PingOptions, link, order, poll_until, privilege, require};
 use pair::{OUTER, Pair, inner};
 use rustix::net::sockopt::socket_incoming_cpu;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use support::{Node, SOON};
 
 /// Runs something with the root directory of a sysfs that shows the host's devices.
@@ -320,9 +319,7 @@ const IN_A_ROW: u32 = 6;
 /// A pair with a tunnel whose left end is steered, and flows through it. Before and behind the cable all is one CPU's,
 /// daemons too, so that only what is steered could get out of order.
 fn steered(words: &str) -> (Pair, Vec<Flow>) {
-    let mut one = CpuSet::new();
-    one.set(0);
-    sched_setaffinity(None, &one).unwrap();
+    order::on_one_cpu().unwrap();
     let mut pair = Pair::new(words);
     restart(&mut pair, Some("rps"));
     // Both neighbours are known from here on.

@@ -7,13 +7,11 @@
 mod pair;
 mod support;
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use greway_testbed::{
-    Capture, CapturedPacket, Host, LinkOptions, PingOptions, poll_until, privilege, require,
+    Capture, CapturedPacket, Host, LinkOptions, PingOptions, order, poll_until, privilege, require,
 };
 use serde_json::Value;
 
@@ -104,24 +102,6 @@ fn closed_packets(status: &Value) -> u64 {
     closed.map_or(0, |left| left["packets"].as_u64().unwrap())
 }
 
-/// Keeps this thread, and those it starts, on one CPU: packets of a pair of devices overtake each other when their
-/// sender changes CPUs, with and without a tunnel.
-fn on_one_cpu() {
-    let this = fs::read_link("/proc/thread-self").unwrap();
-    let output = Command::new("taskset").args(["-p", "1"]).arg(this.file_name().unwrap()).output().unwrap();
-    assert!(output.status.success(), "taskset: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Counters of /proc/net/netstat that are about order.
-fn out_of_order(host: &Host) -> u64 {
-    let text = host.run(|| fs::read_to_string("/proc/thread-self/net/netstat")).unwrap().unwrap();
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let values = values.split(' ').map(|value| value.parse::<u64>().unwrap());
-    let all: BTreeMap<&str, u64> = names.split(' ').zip(values).collect();
-    ["TCPOFOQueue", "TCPSACKReorder", "TCPRenoReorder", "TCPTSReorder"].map(|name| all[name]).iter().sum()
-}
-
 /// Open, every packet is on the cable once and no witness is; a bulk transfer is not reordered by them.
 #[test]
 fn what_the_rules_accept_is_carried_by_the_programs() {
@@ -149,11 +129,13 @@ fn what_the_rules_accept_is_carried_by_the_programs() {
             let [before, after] = [&before, &after].map(|status| status["counters"][count].as_u64().unwrap());
             assert_eq!(after - before, 60, "{count}: no witness is a packet of the tunnel");
         }
-        on_one_cpu();
-        let in_order = [&pair.left, &pair.right].map(out_of_order);
+        order::on_one_cpu().unwrap();
+        let hosts = [&pair.left, &pair.right];
+        let in_order = hosts.map(|host| order::out_of_order(host).unwrap());
         pair.bulk(150_000_000, "with witnesses");
         assert!(ebpf(&pair.status(0)), "{}", log(&pair));
-        assert_eq!([&pair.left, &pair.right].map(out_of_order), in_order, "none overtakes: {}", log(&pair));
+        let after = hosts.map(|host| order::out_of_order(host).unwrap());
+        assert_eq!(after, in_order, "none overtakes: {}", log(&pair));
     }
 }
 
