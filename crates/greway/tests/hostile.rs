@@ -44,13 +44,9 @@ fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-fn daemon_pid(node: &Node) -> u32 {
-    u32::try_from(node.status()["daemon"]["pid"].as_u64().unwrap()).unwrap()
-}
-
 /// Has the daemon that a verb started in the background go away with the test, and its supervisor.
 fn watch(node: &Node) -> u32 {
-    let pid = daemon_pid(node);
+    let pid = node.daemon_pid().unwrap();
     node.watch(parent(pid));
     node.watch(pid);
     pid
@@ -202,11 +198,8 @@ fn a_caller_that_ignores_the_end_of_children_has_a_supervisor_all_the_same() {
     let killed = watch(&node);
     let supervisor = parent(killed);
     process::kill(killed, Signal::Kill).unwrap();
-    let next = poll_until(SOON, "the next daemon", || {
-        let status = serde_json::from_str::<serde_json::Value>(&node.words("status --json --no-echo").stdout);
-        status.ok()?["daemon"]["pid"].as_u64().filter(|pid| *pid != 0 && *pid != u64::from(killed))
-    });
-    assert_eq!(parent(u32::try_from(next.unwrap()).unwrap()), supervisor);
+    let next = poll_until(SOON, "the next daemon", || node.daemon_pid().filter(|next| *next != killed));
+    assert_eq!(parent(next.unwrap()), supervisor);
     watch(&node);
     node.words("daemon --stop").ok();
 }

@@ -71,12 +71,6 @@ impl Verb {
     }
 }
 
-fn daemon_pid(node: &Node) -> Option<u32> {
-    let output = node.words("status --json --no-echo");
-    let status: serde_json::Value = serde_json::from_str(&output.stdout).ok()?;
-    status["daemon"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0)
-}
-
 #[test]
 fn after_kill_9_configuration_stays_and_connections_live_on() {
     require!(privilege::check());
@@ -154,7 +148,7 @@ fn the_socket_of_a_dead_daemon_is_no_obstacle() {
     // A second one does not take it from a living one.
     let second = node.words("daemon").refused(&["a greway daemon answers at", "already"]);
     assert_eq!(second.code, Some(75));
-    assert_eq!(daemon_pid(&node), Some(daemon.pid()));
+    assert_eq!(node.daemon_pid(), Some(daemon.pid()));
 }
 
 #[test]
@@ -353,7 +347,7 @@ fn t10_a_verb_starts_the_daemon_of_its_namespace_and_stop_leaves_nothing() {
                 "greway daemon --stop",
             ]);
         assert_eq!((started.stdout.as_str(), started.stderr.lines().count()), ("", 1), "{started}");
-        let daemon = daemon_pid(node).unwrap();
+        let daemon = node.daemon_pid().unwrap();
         assert!(started.stderr.contains(&format!("pid {daemon}")), "{started}");
         let supervisor = parent(daemon);
         node.watch(supervisor);
@@ -380,13 +374,13 @@ fn t10_a_verb_starts_the_daemon_of_its_namespace_and_stop_leaves_nothing() {
     let fast = PingOptions { count: 1, timeout: Duration::from_millis(20), ..PingOptions::default() };
     let answers = || ping(&guide.linux1, inner(1), &fast).unwrap().complete();
     poll_until(SOON, "an answer after kill -9", || {
-        let other = daemon_pid(&nodes[0]).filter(|pid| *pid != processes[1])?;
+        let other = nodes[0].daemon_pid().filter(|pid| *pid != processes[1])?;
         nodes[0].watch(other);
         answers().then_some(())
     })
     .unwrap();
     println!("carries again {} ms after kill -9", killed.elapsed().as_millis());
-    let restarted = daemon_pid(&nodes[0]).unwrap();
+    let restarted = nodes[0].daemon_pid().unwrap();
     assert_eq!(parent(restarted), processes[0], "by the same supervisor");
     processes.push(restarted);
 
@@ -414,10 +408,10 @@ fn killed_tunnels_are_found_again_by_any_verb() {
     daemon.kill();
     // Reading starts nothing, and says what waits.
     node.words("status").ok().says(&["1 tunnel(s) of a daemon that died are waiting"]);
-    assert!(daemon_pid(&node).is_none());
+    assert!(node.daemon_pid().is_none());
     // A change starts a daemon, which adopts.
     node.words("tunnel change tun0 key 5").ok().remarks(&["started a daemon in the background"]);
-    let pid = daemon_pid(&node).unwrap();
+    let pid = node.daemon_pid().unwrap();
     node.watch(parent(pid));
     node.watch(pid);
     node.words("tunnel show tun0").ok().says(&["key 5"]);
@@ -449,7 +443,7 @@ fn a_verb_over_a_kill_9_is_answered_by_the_next_daemon() {
     let node = Node::by_namespace(&guide.linux1);
     let before = node.belongings();
     node.words(ADD).ok();
-    let mut pid = daemon_pid(&node).unwrap();
+    let mut pid = node.daemon_pid().unwrap();
     node.watch(parent(pid));
     for (waiting, right_then) in [
         ("export ip tun0", "tunnel show tun0"),
@@ -469,7 +463,7 @@ fn a_verb_over_a_kill_9_is_answered_by_the_next_daemon() {
             node.words(right_then);
         }
         verb.succeeds();
-        let next = poll_until(SOON, "the next daemon", || daemon_pid(&node).filter(|next| *next != pid));
+        let next = poll_until(SOON, "the next daemon", || node.daemon_pid().filter(|next| *next != pid));
         pid = next.unwrap();
         // A change that finds none before the supervisor is there starts one with a supervisor of its own.
         node.watch(parent(pid));
@@ -497,7 +491,7 @@ fn verbs_at_the_same_time_start_one_daemon() {
         }
     });
     assert_eq!(node.words("tunnel show").ok().stdout.lines().count(), 4);
-    let pid = daemon_pid(&node).unwrap();
+    let pid = node.daemon_pid().unwrap();
     node.watch(parent(pid));
     node.watch(pid);
     node.words("daemon --stop").ok();
@@ -575,7 +569,7 @@ fn start_as_netns_exec_does(node: &Node) -> u32 {
     let mut command = Command::new("unshare");
     command.args(["--mount", support::GREWAY]).args(ADD.split(' ')).env("GREWAY_SOCKET", node.socket());
     node.execute(command).ok();
-    let pid = daemon_pid(node).unwrap();
+    let pid = node.daemon_pid().unwrap();
     node.watch(parent(pid));
     node.watch(pid);
     pid
@@ -601,5 +595,5 @@ fn noise_on_the_socket_harms_nobody() {
         assert!(answer.contains("no request that greway knows"), "{noise:?}: {answer}");
     }
     node.words("status --no-echo").ok().says(&["tun0 up"]);
-    assert_eq!(daemon_pid(&node), Some(daemon.pid()));
+    assert_eq!(node.daemon_pid(), Some(daemon.pid()));
 }

@@ -32,7 +32,7 @@ fn exec(pair: &Pair, carrier: &Carrier, arguments: &str) {
 
 /// The daemon that a verb has started, and its supervisor.
 fn processes(pair: &Pair) -> [u32; 2] {
-    let daemon = hosts::status(pair, 0)["daemon"]["pid"].as_u64().unwrap().try_into().unwrap();
+    let daemon = pair.nodes[0].daemon_pid().unwrap();
     let both = [parent(daemon), daemon];
     both.iter().for_each(|pid| pair.nodes[0].watch(*pid));
     both

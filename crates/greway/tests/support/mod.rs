@@ -236,6 +236,13 @@ impl Node {
         serde_json::from_str(&self.words("status --json").ok().stdout).unwrap()
     }
 
+    /// The process of the daemon that answers here; `None`: there is none.
+    pub(crate) fn daemon_pid(&self) -> Option<u32> {
+        let output = self.words("status --json --no-echo");
+        let status: Value = serde_json::from_str(&output.stdout).ok()?;
+        status["daemon"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0)
+    }
+
     /// The names of all links but `lo`, by index.
     pub(crate) fn links(&self) -> Vec<String> {
         let links = self.run(|| greway_netlink::Netlink::open().unwrap().links().unwrap());
