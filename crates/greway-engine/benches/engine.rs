@@ -7,6 +7,10 @@
     reason = "a bench: criterion's macros make functions, inputs are known"
 )]
 
+#[path = "../tests/rules/support.rs"]
+#[allow(dead_code, reason = "the tests need more of it")]
+mod support;
+
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -17,10 +21,7 @@ use greway_engine::{
     TunnelIndex, TunnelState, TunnelTable, UnderlayCounters, Unmatched, Verdict, coalesce, decapsulate,
     encapsulate,
 };
-use greway_spec::{Draft, TunnelSpec};
-use greway_wire::checksum;
-use greway_wire::ipv4::Ipv4Header;
-use greway_wire::transport::Transport;
+use greway_spec::TunnelSpec;
 
 const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
@@ -31,7 +32,7 @@ const IP_AND_TCP: usize = 20 + 32;
 
 /// A tunnel, by its name in the figures; the second one has a checksum and a key.
 fn tunnels(local: Ipv4Addr, remote: Ipv4Addr) -> [(&'static str, TunnelSpec); 2] {
-    let plain = Draft::new("tun0".parse().unwrap(), local, remote).into_spec().unwrap();
+    let plain = support::spec(local, remote);
     let full = TunnelSpec { ikey: Some(42), okey: Some(42), icsum: true, ocsum: true, ..plain.clone() };
     [("plain", plain), ("csum, key", full)]
 }
@@ -40,49 +41,20 @@ fn tunnel(spec: &TunnelSpec) -> Tunnel {
     Tunnel::new(spec, Arc::new(TunnelCounters::new()))
 }
 
-fn datagram(protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
-    let header = Ipv4Header {
-        tos: 0,
-        total_length: (20 + payload.len()) as u16,
-        identification: 7,
-        dont_fragment: true,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: 64,
-        protocol,
-        source,
-        destination,
-        options: &[],
-    };
-    let mut bytes = vec![0; 20];
-    header.emit(&mut bytes).unwrap();
-    bytes.extend(payload);
-    bytes
-}
-
 /// A TCP packet inside the tunnel, with a timestamp option and its checksum left to a device, as a host's stack makes it.
 fn tcp_packet(sequence: u32, payload: usize) -> (Vec<u8>, Partial) {
-    let mut tcp = vec![0; 32 + payload];
-    tcp[..4].copy_from_slice(&[0x9c, 0x40, 0x01, 0xbb]);
-    tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
-    tcp[12..14].copy_from_slice(&[0x80, 0x10]);
-    tcp[20..32].copy_from_slice(&[1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]);
-    tcp.iter_mut().skip(32).enumerate().for_each(|(index, byte)| *byte = (index * 31) as u8);
-    let mut packet = datagram(6, [172, 16, 0, 1].into(), [172, 16, 0, 2].into(), &tcp);
-    let found = Transport::locate(&packet).unwrap();
-    let sum = found.pseudo_header((found.end - found.offset) as u32).folded();
-    let at = found.checksum_at();
-    packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-    (packet, Partial { start: found.offset as u16, offset: (at - found.offset) as u16 })
+    const ACK: u8 = 0x10;
+    let payload: Vec<u8> = (0..payload).map(|index| (index * 31) as u8).collect();
+    let mut packet = support::ipv4(6, &support::tcp(ACK, sequence, &payload));
+    let found = support::leave_unfilled(&mut packet);
+    let offset = (found.checksum_at() - found.offset) as u16;
+    (packet, Partial { start: found.offset as u16, offset })
 }
 
 /// The same with its checksum filled in, as it comes off a wire.
 fn on_the_wire(sequence: u32, payload: usize) -> Vec<u8> {
-    let (mut packet, partial) = tcp_packet(sequence, payload);
-    let start = usize::from(partial.start);
-    let at = start + usize::from(partial.offset);
-    let sum = !checksum::sum(&packet[start..]);
-    packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    let (mut packet, _) = tcp_packet(sequence, payload);
+    support::fill(&mut packet);
     packet
 }
 
@@ -118,7 +90,7 @@ fn encapsulated(spec: &TunnelSpec, packet: &[u8]) -> Vec<u8> {
     encapsulate(&tunnel(spec), &mut state, IPV4, packet, Offload::NONE, None, &mut train).unwrap();
     let segment = train.segments().next().unwrap();
     let payload = [segment.header, &packet[segment.payload.clone()]].concat();
-    datagram(47, REMOTE, LOCAL, &payload)
+    support::datagram(0, REMOTE, LOCAL, 47, &payload)
 }
 
 /// What a packet weighs that is a packet alone, small and full.
