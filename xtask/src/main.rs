@@ -42,7 +42,10 @@ fn main() -> ExitCode {
     let rest = arguments.get(1..).unwrap_or_default();
     let done = match arguments.first().map(String::as_str) {
         Some("test") => test::run(rest),
-        Some("arch") => arch::run(),
+        Some("arch") => match rest.first() {
+            None => arch::run(),
+            Some(word) => Err(anyhow::anyhow!("\"{word}\" is unknown: arch takes no words")),
+        },
         Some("ebpf") => ebpf::run(rest),
         Some("bench") => bench::run(rest),
         Some("dist") => dist::run(rest),

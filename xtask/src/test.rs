@@ -21,38 +21,7 @@ use crate::{arch, bench, dist, ebpf, peers, shell};
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     let options = Options::parse(arguments)?;
     let mut report = Report::default();
-    let stages: &[(&str, Stage)] = &[
-        ("format", |_| shell::run(&mut shell::cargo(&["fmt", "--all", "--check"]))),
-        ("arch", |_| arch::run()),
-        ("ebpf digest", |_| ebpf::run(&["--check".to_owned()])),
-        ("lints", |_| {
-            let arguments = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
-            shell::run(&mut shell::cargo(&arguments))
-        }),
-        ("peers", |report| {
-            report.not_run.extend(peers::provide());
-            Ok(())
-        }),
-        ("tests", tests),
-        ("userspace alone", userspace_alone),
-        ("ebpf, built anew", fresh_ebpf),
-        ("docs", |_| {
-            let mut doc = shell::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
-            shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
-        }),
-        ("demo", demo),
-        ("demo, unprivileged", unprivileged_demo),
-        ("bench, one quick round", |report| {
-            report.not_run.extend(bench::smoke()?);
-            Ok(())
-        }),
-        ("dist", |report| {
-            report.not_run.extend(dist::check::run()?);
-            Ok(())
-        }),
-        ("machines", machines),
-    ];
-    for (name, stage) in stages {
+    for (name, stage) in STAGES {
         if options.only.as_deref().is_some_and(|only| !name.starts_with(only)) {
             continue;
         }
@@ -69,6 +38,39 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
 
 type Stage = fn(&mut Report) -> anyhow::Result<()>;
 
+/// What there is to run, in this order.
+const STAGES: &[(&str, Stage)] = &[
+    ("format", |_| shell::run(&mut shell::cargo(&["fmt", "--all", "--check"]))),
+    ("arch", |_| arch::run()),
+    ("ebpf digest", |_| ebpf::run(&["--check".to_owned()])),
+    ("lints", |_| {
+        let arguments = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+        shell::run(&mut shell::cargo(&arguments))
+    }),
+    ("peers", |report| {
+        report.not_run.extend(peers::provide());
+        Ok(())
+    }),
+    ("tests", tests),
+    ("userspace alone", userspace_alone),
+    ("ebpf, built anew", fresh_ebpf),
+    ("docs", |_| {
+        let mut doc = shell::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+        shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
+    }),
+    ("demo", demo),
+    ("demo, unprivileged", unprivileged_demo),
+    ("bench, one quick round", |report| {
+        report.not_run.extend(bench::smoke()?);
+        Ok(())
+    }),
+    ("dist", |report| {
+        report.not_run.extend(dist::check::run()?);
+        Ok(())
+    }),
+    ("machines", machines),
+];
+
 struct Options {
     require_all: bool,
     only: Option<String>,
@@ -79,9 +81,21 @@ impl Options {
         let mut options = Self { require_all: false, only: None };
         let mut rest = arguments.iter().map(String::as_str);
         while let Some(argument) = rest.next() {
-            match (argument, argument == "--require" || argument == "--only") {
-                ("--require", _) if rest.next() == Some("all") => options.require_all = true,
-                ("--only", _) => options.only = Some(rest.next().context("--only needs a stage")?.to_owned()),
+            match argument {
+                "--require" => match rest.next() {
+                    Some("all") => options.require_all = true,
+                    other => bail!("--require \"{}\": --require all is right", other.unwrap_or_default()),
+                },
+                "--only" => {
+                    let known = || {
+                        STAGES.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+                    };
+                    let stage = rest.next().with_context(|| format!("--only needs a stage: {}", known()))?;
+                    if !STAGES.iter().any(|(name, _)| name.starts_with(stage)) {
+                        bail!("there is no stage \"{stage}\": use the beginning of {}", known());
+                    }
+                    options.only = Some(stage.to_owned());
+                }
                 _ => bail!("\"{argument}\" is unknown: use --require all, --only STAGE"),
             }
         }
@@ -548,5 +562,12 @@ esac
         assert!(parse(&["--require", "all"]).unwrap().require_all);
         assert!(parse(&["--require", "some"]).is_err());
         assert!(parse(&["--quick"]).is_err());
+        assert_eq!(parse(&["--only", "bench"]).unwrap().only.as_deref(), Some("bench"));
+        // A stage that is misspelt runs nothing, and nothing would fail.
+        let error = parse(&["--only", "benches"]).err().unwrap().to_string();
+        assert!(
+            error.contains("there is no stage \"benches\"") && error.contains("\"userspace alone\""),
+            "{error}"
+        );
     }
 }

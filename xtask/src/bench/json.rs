@@ -20,6 +20,15 @@ pub(super) fn write(
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Whether such a file can be written: not to be found out after minutes of measuring. What is in it stays for now, and
+/// where there is none there is none afterwards.
+pub(super) fn try_to_write(path: &Path) -> anyhow::Result<()> {
+    let is_new = !path.exists();
+    let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    let tried = opened.and_then(|_| if is_new { std::fs::remove_file(path) } else { Ok(()) });
+    tried.with_context(|| format!("cannot write {}", path.display()))
+}
+
 fn value(about: &About, parts: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     let About { commit, day, kernel, processor } = about;
     let about = [("commit", commit), ("day", day), ("kernel", kernel), ("processor", processor)];
@@ -55,6 +64,18 @@ mod unit {
     use super::*;
 
     const PEERS: [Peer; 2] = [Peer::Bare, Peer::IpGre];
+
+    #[test]
+    fn where_a_file_cannot_be_is_told_before_and_one_that_is_there_stays() {
+        let folder = std::env::temp_dir().join(format!("greway-bench-json-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let (new, old) = (folder.join("new.json"), folder.join("old.json"));
+        std::fs::write(&old, "{}").unwrap();
+        let tried = [&new, &old, &folder.join("none/x.json"), &folder].map(|path| try_to_write(path).is_ok());
+        let left = (new.exists(), std::fs::read_to_string(&old).unwrap());
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!((tried, left), ([true, true, false, false], (false, "{}".to_owned())));
+    }
 
     #[test]
     fn a_cell_has_its_rounds_its_median_and_its_reason() {

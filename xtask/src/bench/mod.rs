@@ -56,9 +56,12 @@ struct Outcome {
 /// Runs `bench WORDS`.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     let options = Options::parse(arguments)?;
+    if let Some(path) = &options.json {
+        json::try_to_write(path)?;
+    }
     let start = Instant::now();
     let about = About::now();
-    let mut outcomes = Vec::new();
+    let mut parts = Vec::new();
     for part in &options.parts {
         let outcome = match part {
             Part::Userspace | Part::FastPath => compared(*part, &about, &measure(*part, &options)?),
@@ -70,13 +73,12 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         if options.record {
             record(&about, &outcome)?;
         }
-        outcomes.push(outcome);
+        parts.push(outcome.json);
+        if let Some(path) = &options.json {
+            json::write(path, &about, parts.iter().cloned())?;
+        }
     }
     println!("{:.0} s in all", start.elapsed().as_secs_f64());
-    if let Some(path) = &options.json {
-        let parts = outcomes.into_iter().map(|outcome| outcome.json);
-        json::write(path, &about, parts)?;
-    }
     Ok(())
 }
 

@@ -99,8 +99,12 @@ impl Options {
         while let Some(word) = rest.next() {
             match word {
                 "--rounds" => {
-                    let number = rest.next().and_then(|text| text.parse().ok()).filter(|n| *n > 0);
-                    options.rounds = Some(number.context("--rounds needs a number from 1")?);
+                    let text = rest.next().unwrap_or_default();
+                    let number = text.parse().ok().filter(|number| *number > 0);
+                    options.rounds = Some(
+                        number
+                            .with_context(|| format!("--rounds \"{text}\": a number from 1 on is right"))?,
+                    );
                 }
                 "--quick" => options.quick = true,
                 "--record" => options.record = true,
