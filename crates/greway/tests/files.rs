@@ -304,6 +304,19 @@ fn an_address_that_is_elsewhere_too_is_fine() {
 }
 
 #[test]
+fn a_tunnel_that_two_files_define_is_refused_once() {
+    require!(privilege::check());
+    let lab = two_hosts();
+    lab.one.file("two/tun0.toml", "remote = \"192.0.2.7\"\n");
+    lab.one.file("two/tun1.toml", "remote = \"192.0.2.8\"\n");
+    lab.one.file("two/tun2.toml", "name = \"tun0\"\nremote = \"192.0.2.9\"\n");
+    let files = lab.one.folder().join("two");
+    let up = lab.one.words(&format!("up {}/", files.display())).refused(&["1 of 2 tunnels failed"]);
+    assert_eq!(up.stderr.matches("tunnel tun0 is defined twice").count(), 1, "{up}");
+    up.says(&["create device tun1"]);
+}
+
+#[test]
 fn a_tunnel_that_is_named_twice_goes_once() {
     require!(privilege::check());
     let lab = two_hosts();

@@ -1,5 +1,6 @@
 //! `greway up`: tunnels as their files say, from whatever is there now.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -126,7 +127,13 @@ fn nothing_in(sources: &[String]) -> String {
     }
 }
 
-fn may_start(definitions: Vec<Definition>) -> Vec<Target> {
+/// Of a tunnel that several files define, all of which are refused, one is told.
+fn may_start(mut definitions: Vec<Definition>) -> Vec<Target> {
+    let mut refused = HashSet::new();
+    definitions.retain(|definition| match &definition.result {
+        Ok(_) => true,
+        Err(why) => refused.insert((definition.name.clone(), why.0.clone())),
+    });
     let target = |definition| Target::Defined(Box::new(definition), Asked::AsOneOfAll);
     definitions.into_iter().map(target).collect()
 }
