@@ -235,9 +235,10 @@ drop_reasons! {
     /// The tunnel device refused the packet for another reason.
     DeviceRefused, Receive, "device-refused", None,
         "the tunnel device refused the packet";
-    /// The socket that receives for all tunnels was full; whose packets they were cannot be told.
+    /// The socket that receives for all tunnels was full; whose packets they were cannot be told. The kernel counts in
+    /// the same place what a policy of IPsec keeps from a raw socket (linux net/ipv4/raw.c v6.18, `raw_rcv`).
     UnderlaySocketOverflow, Receive, "underlay-socket-overflow", None,
-        "the socket that receives for all tunnels was full: more came than this host carries";
+        "the socket that receives for all tunnels was full, or an IPsec policy refused what it would have got";
     /// The tunnel's own queue for what arrived was full, others having their turn too.
     ReceiveQueueFull, Receive, "receive-queue-full", None,
         "more came for this tunnel than its share of what this host carries";

@@ -7,7 +7,7 @@ mod support;
 use greway_netlink::LinkChange;
 use greway_testbed::{Guide, Host, PingOptions, guide, ping, privilege, require};
 use greway_wire::gre::GreHeader;
-use support::{Lab, Node, in_vain, inner, two_hosts};
+use support::{Lab, Node, in_vain, inner, parent, two_hosts};
 
 const ADD: &str = "tunnel add tun0 mode gre local 100.0.1.100 remote 100.0.2.100";
 
@@ -291,6 +291,8 @@ fn everyone_may_read_and_only_root_may_change() {
 
     let _daemon = node.daemon();
     node.nobody("status").ok().says(&["no tunnels"]);
+    let other = format!("--socket {} status", node.folder().join("other.sock").display());
+    node.words(&other).ok().says(&["the greway daemon of this network namespace has another socket"]);
     lab.tunnel_on_one();
     node.nobody("status").ok().says(&["tun0", "received 0"]);
     node.nobody("").ok().says(&["tun0"]);
@@ -326,4 +328,26 @@ fn without_a_daemon_there_are_no_tunnels_and_no_error() {
     assert!(!node.socket().exists());
     let _daemon = node.daemon();
     node.words("status tun9").refused(&["there is no tunnel tun9"]);
+}
+
+#[test]
+fn settings_that_are_wrong_are_told_to_whoever_starts_the_daemon_and_in_its_status() {
+    require!(privilege::check());
+    let guide = Guide::build().unwrap();
+    let node = Node::new(&guide.linux1);
+    let file = node.file("greway.toml", "[daemon]\nbusy-poll = 0\n");
+    let mut command = node.command(&ADD.split(' ').collect::<Vec<_>>());
+    command.env("GREWAY_CONFIG", &file).env("GREWAY_FAST_PATH", "no");
+    let told = node.execute(command).ok();
+    let pid = node.daemon_pid().unwrap();
+    node.watch(parent(pid));
+    node.watch(pid);
+    let doubts = [
+        "greway.toml:2:13: busy-poll: invalid value: integer `0`, expected \"auto\", \"off\" or 1 to 1000",
+        "the daemon goes on without its settings",
+        "GREWAY_FAST_PATH \"no\" is neither on nor off and has no effect",
+    ];
+    told.remarks(&doubts);
+    node.words("status --no-echo").ok().says(&doubts);
+    node.words("daemon --stop").ok();
 }

@@ -47,7 +47,7 @@ pub(crate) fn run(args: &DaemonArgs, location: &Location) -> anyhow::Result<Exit
 /// What /etc/greway/greway.toml says of the daemon. A file that is wrong is no reason to carry no tunnels; but then
 /// nobody knows whether strangers are to be answered, and they are not.
 fn options() -> Options {
-    match Settings::read() {
+    let options = match Settings::read() {
         Ok(settings) => Options {
             port_unreachable: settings.daemon.port_unreachable,
             fast_path: fast_path(settings.daemon.fast_path),
@@ -55,31 +55,36 @@ fn options() -> Options {
             busy_poll: settings.daemon.busy_poll,
             doubt: None,
         },
-        Err(error) => Options {
+        Err(_) => Options {
             port_unreachable: false,
             fast_path: fast_path(true),
             steer: Steer::Off,
             busy_poll: BusyPoll::Adaptive,
-            doubt: Some(without_settings(&error)),
+            doubt: None,
         },
-    }
+    };
+    Options { doubt: doubt(), ..options }
 }
 
-fn without_settings(error: &anyhow::Error) -> String {
-    format!(
-        "{}: the daemon goes on without its settings, does not answer packets that match no tunnel and steers nothing",
-        crate::sentence(error)
-    )
-}
-
-/// What a daemon that is started now has against greway.toml, for whoever starts it.
+/// What a daemon that is started here and now has against its settings, for itself and for whoever starts it.
 pub(crate) fn doubt() -> Option<String> {
-    Settings::read().err().map(|error| without_settings(&error))
+    let without = |error| {
+        format!(
+            "{}: the daemon goes on without its settings, does not answer packets that match no tunnel and steers nothing",
+            crate::sentence(&error)
+        )
+    };
+    let word = std::env::var_os(FAST_PATH).filter(|word| !word.is_empty() && word != "on" && word != "off");
+    let word = word.map(|word| format!("{FAST_PATH} {word:?} is neither on nor off and has no effect"));
+    let doubts = [Settings::read().err().map(without), word].into_iter().flatten().collect::<Vec<_>>();
+    (!doubts.is_empty()).then(|| doubts.join("; "))
 }
+
+const FAST_PATH: &str = "GREWAY_FAST_PATH";
 
 /// GREWAY_FAST_PATH (`on` or `off`) goes before the file, and GREWAY_BPFFS names the bpffs for pins.
 fn fast_path(asked: bool) -> FastPathOptions {
-    let on = match std::env::var("GREWAY_FAST_PATH").as_deref() {
+    let on = match std::env::var(FAST_PATH).as_deref() {
         Ok("on") => true,
         Ok("off") => false,
         _ => asked,

@@ -50,7 +50,8 @@ fn look(status: &mut Status, location: &Location) {
     /// What a check looks at is the whole host's, for each of them.
     const MOST: usize = 256;
     if status.tunnels.len() > MOST {
-        return;
+        let note = "of so many tunnels it is not looked for what stops them: greway status NAME does, and greway check";
+        return status.notes.push(note.to_owned());
     }
     let Ok(checked) = check::brief(status, location) else { return };
     for (tunnel, checked) in status.tunnels.iter_mut().zip(checked) {
@@ -59,6 +60,12 @@ fn look(status: &mut Status, location: &Location) {
 }
 
 fn no_daemon(location: &Location) {
+    if location.is_held() {
+        return output::line(&format!(
+            "no tunnels at {}: the greway daemon of this network namespace has another socket (--socket, GREWAY_SOCKET)",
+            location.socket.display()
+        ));
+    }
     output::line("no tunnels: no greway daemon runs in this network namespace");
     let left = location.state.read_dir().map_or(0, |entries| {
         let json = |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|kind| kind == "json");

@@ -142,7 +142,7 @@ fn a_restart_without_the_fast_path_takes_the_programs_away() {
         let off = [("GREWAY_FAST_PATH", "off"), ("GREWAY_BPFFS", carrier.bpffs())];
         pair.daemons[0] = Some(pair.nodes[0].daemon_with(&off));
         let why = wait_for_datapath(&pair, 0, "tun0", "userspace");
-        assert_eq!(why, "the fast path is off (daemon.fast-path)");
+        assert_eq!(why, "the fast path is off (fast-path in greway.toml, or GREWAY_FAST_PATH)");
         for device in ["wan0", "gw-tun0"] {
             assert_eq!(filters(&pair.left, device), "", "{carrier}");
         }

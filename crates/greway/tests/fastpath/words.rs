@@ -94,11 +94,11 @@ fn a_daemon_without_the_fast_path_refuses_it_by_name() {
     pair.nodes[0].words(&format!("tunnel add tun0 mode gre {ENDS} datapath ebpf")).refused(&[
         "tun0",
         "datapath ebpf cannot be honoured",
-        "daemon.fast-path",
+        "fast-path in greway.toml",
         "auto or userspace",
     ]);
     add(&pair, "tun0", "", 16);
     let says = wait_for_datapath(&pair, 0, "tun0", "userspace");
-    assert_eq!(says, "the fast path is off (daemon.fast-path)");
+    assert_eq!(says, "the fast path is off (fast-path in greway.toml, or GREWAY_FAST_PATH)");
     pair.answers(&PingOptions::default());
 }

@@ -86,7 +86,8 @@ const MOST_ASKED: u32 = 16;
 
 impl FastPath {
     pub(super) fn new(options: &FastPathOptions) -> Self {
-        let refused = (!options.on).then(|| "the fast path is off (daemon.fast-path)".to_owned());
+        let refused = (!options.on)
+            .then(|| "the fast path is off (fast-path in greway.toml, or GREWAY_FAST_PATH)".to_owned());
         Self { options: options.clone(), refused, ..Self::default() }
     }
 
