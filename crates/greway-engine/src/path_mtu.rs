@@ -9,6 +9,7 @@
 //! than 1280 bytes of IPv6 or 68 of IPv4 (T6-04; net/ipv6/ip6_tunnel.c `ip6_tnl_xmit`): what the path does not take
 //! then is fragmented outside.
 
+use greway_wire::transport::Transport;
 use greway_wire::{ethertype, ipv4};
 
 use crate::notice::Notice;
@@ -45,7 +46,13 @@ pub fn fit(tunnel: &Tunnel, protocol_type: u16, packet: &[u8], offload: Offload,
     let Some(link) = tunnel.link(protocol_type, packet) else { return Fit::Fits };
     let limit = (path_mtu as usize).saturating_sub(tunnel.overhead() + link.len);
     let size = match offload.gso {
-        Some(gso) => usize::from(gso.header_len) + usize::from(gso.size),
+        // What the offload says of the headers is the length of the first piece of memory that the kernel had it in,
+        // which of a forwarded packet may be all of it (linux include/linux/virtio_net.h `virtio_net_hdr_from_skb`).
+        Some(gso) => {
+            let located = Transport::locate(&packet[link.len..]);
+            located.map_or(gso.header_len.into(), |found| link.len + found.payload_at())
+                + usize::from(gso.size)
+        }
         None => packet.len(),
     };
     if size.saturating_sub(link.len) <= limit {
