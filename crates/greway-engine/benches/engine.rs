@@ -15,13 +15,14 @@ use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use greway_engine::{
-    Endpoint, Gso, GsoKind, Ingress, Offload, Partial, Receipt, Run, Train, Tunnel, TunnelCounters,
-    TunnelIndex, TunnelState, TunnelTable, UnderlayCounters, Unmatched, Verdict, coalesce, decapsulate,
-    encapsulate,
+    Candidate, Endpoint, Gso, GsoKind, Ingress, Offload, Partial, Receipt, Run, Train, Tunnel,
+    TunnelCounters, TunnelIndex, TunnelState, TunnelTable, UnderlayCounters, Unmatched, Verdict, coalesce,
+    decapsulate, encapsulate,
 };
 use greway_spec::TunnelSpec;
+use greway_wire::ipv4;
 
 const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
@@ -157,29 +158,67 @@ fn split(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A datagram as it comes off a wire.
+fn udp_on_the_wire(number: u16, payload: usize) -> Vec<u8> {
+    let mut packet = support::ipv4(17, &support::udp(&vec![0x55; payload]));
+    ipv4::set_identification(&mut packet, number);
+    support::fill(&mut packet);
+    packet
+}
+
 fn coalesce_train(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("coalesce a train");
-    for segments in [2_u32, 44] {
+    let tcp = |segments: u32| -> Vec<Vec<u8>> {
         let size = u32::from(SEGMENT);
-        let packets: Vec<Vec<u8>> =
-            (0..segments).map(|number| on_the_wire(1 + number * size, SEGMENT.into())).collect();
+        (0..segments).map(|number| on_the_wire(1 + number * size, SEGMENT.into())).collect()
+    };
+    let udp = |datagrams: u16, payload| -> Vec<Vec<u8>> {
+        (0..datagrams).map(|number| udp_on_the_wire(number, payload)).collect()
+    };
+    for (what, packets) in [
+        ("2 segments", tcp(2)),
+        ("44 segments", tcp(44)),
+        ("2 datagrams of 64 bytes", udp(2, 64)),
+        ("64 datagrams of 64 bytes", udp(64, 64)),
+        ("44 datagrams of 1400 bytes", udp(44, 1400)),
+    ] {
         group.throughput(Throughput::Bytes(packets.iter().map(|packet| packet.len() as u64).sum()));
-        group.bench_function(format!("{segments} segments"), |bencher| {
-            bencher.iter_batched_ref(
-                || [0; coalesce::MAX_HEADERS],
-                |headers| {
-                    let mut run = Run::begin(black_box(&packets[0]), Offload::NONE).unwrap();
-                    for packet in &packets[1..] {
-                        assert!(run.append(packet, Offload::NONE), "a run of all segments");
-                    }
-                    run.emit(headers).0
-                },
-                BatchSize::SmallInput,
-            );
+        let (mut run, mut headers) = (Run::new(), [0; coalesce::MAX_HEADERS]);
+        group.bench_function(what, |bencher| {
+            bencher.iter(|| {
+                let candidate = |packet| Candidate::of(packet, Offload::NONE).unwrap();
+                assert!(run.begin(candidate(black_box(&packets[0]))));
+                for packet in &packets[1..] {
+                    assert!(run.append(&candidate(packet)), "a run of all segments");
+                }
+                run.emit(&mut headers).0
+            });
         });
     }
     group.finish();
 }
 
-criterion_group!(benches, lookup, into_the_tunnel, out_of_the_tunnel, split, coalesce_train);
+/// What it costs a packet that nothing follows: the next one is of another flow.
+fn stand_alone(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("find nothing to coalesce");
+    let mut other = udp_on_the_wire(1, 64);
+    other[21] ^= 1;
+    for (what, packets) in [
+        ("UDP, 64 bytes", [udp_on_the_wire(0, 64), other]),
+        ("TCP, 1424 bytes", [on_the_wire(1, SEGMENT.into()), on_the_wire(1, SEGMENT.into())]),
+    ] {
+        let (mut run, mut number) = (Run::new(), 0);
+        group.bench_function(what, |bencher| {
+            bencher.iter(|| {
+                number ^= 1;
+                let candidate = Candidate::of(black_box(&packets[number]), Offload::NONE).unwrap();
+                assert!(!run.append(&candidate) && run.begin(candidate));
+                run.count()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, lookup, into_the_tunnel, out_of_the_tunnel, split, coalesce_train, stand_alone);
 criterion_main!(benches);

@@ -47,7 +47,7 @@ pub mod unmatched;
 pub mod verdict;
 
 pub use answer::{Answer, RateLimit};
-pub use coalesce::Run;
+pub use coalesce::{Candidate, Run};
 pub use counters::{CounterSnapshot, SequenceCounters, TunnelCounters, UnderlayCounters, UnderlaySnapshot};
 pub use egress::encapsulate;
 pub use errors::{Consequence, ErrorMessage, LinkErrors};
