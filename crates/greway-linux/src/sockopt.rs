@@ -44,6 +44,25 @@ pub fn set_mark(socket: impl AsFd, mark: u32) -> io::Result<()> {
     set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, &mark)
 }
 
+/// Has one send of a UDP socket become datagrams of `bytes` of payload each, up to 64 (`UDP_SEGMENT`, udp(7)). 0: of
+/// one datagram.
+///
+/// # Errors
+///
+/// What setsockopt(2) says.
+pub fn set_udp_segment(socket: impl AsFd, bytes: u16) -> io::Result<()> {
+    set(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, &i32::from(bytes))
+}
+
+/// Lets a UDP socket be given several datagrams of a sender at once (`UDP_GRO`, udp(7)).
+///
+/// # Errors
+///
+/// What setsockopt(2) says.
+pub fn set_udp_gro(socket: impl AsFd, on: bool) -> io::Result<()> {
+    set(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, &i32::from(on))
+}
+
 /// Ties the socket to a device by name (`SO_BINDTODEVICE`); an empty name unties it.
 ///
 /// # Errors

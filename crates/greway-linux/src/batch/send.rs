@@ -12,7 +12,7 @@ use crate::abi::{self, AddressSlot, ControlSlot, IoVec, MultiMessage, Pinned};
 use crate::mac::MacAddr;
 
 /// Most borrowed slices that one packet may consist of: as many as a super-packet has segments.
-pub const MAX_SLICES: usize = 48;
+pub const MAX_SLICES: usize = 64;
 
 /// Most bytes of a copied prefix: a virtio-net header (10), Ethernet (14), the longest outer IPv4
 /// header (60), GRE with all its fields (16), and inner IPv6 and TCP headers (100) fit.
