@@ -31,6 +31,7 @@ mod handle;
 mod handover;
 mod held;
 mod icmp;
+mod into_device;
 mod local;
 mod lull;
 mod news;

@@ -1,5 +1,6 @@
 //! One tunnel as the worker holds it.
 
+use std::cell::Cell;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::exit::{Leave, ShortWay};
 use crate::icmp::TunnelIcmp;
+use crate::into_device::Trains;
 use crate::local::LocalAddresses;
 use crate::overlay::{Inside, Overlay};
 use crate::path_mtu::{Paths, Way};
@@ -82,6 +84,8 @@ pub(crate) struct Port {
     pub(crate) turn: Turn,
     /// Packets came out of its device since what was lost there was last counted.
     pub(crate) stirred: bool,
+    /// Whether its device takes datagrams that were put together.
+    pub(crate) trains: Cell<Trains>,
     sequence: Box<dyn ReserveSequence>,
     reserved: u32,
 }
@@ -119,6 +123,7 @@ impl Port {
             told: 0,
             turn: Turn::default(),
             stirred: false,
+            trains: Cell::default(),
             sequence: port.sequence,
             // The first packet reserves.
             reserved: port.first_sequence,
