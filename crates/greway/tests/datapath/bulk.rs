@@ -17,7 +17,7 @@ use greway_wire::checksum::pseudo_header_v4;
 use greway_wire::ipv4::Ipv4Header;
 
 use crate::pair::{Pair, inner, inside, intact, seen, udp};
-use crate::support::{Lab, Node};
+use crate::support::{Daemon, Lab, Node};
 
 const MIB: u64 = 1 << 20;
 
@@ -124,9 +124,19 @@ fn verify(packet: &CapturedPacket) {
 
 /// Scenario 2 of the guide: LAN to LAN, both ends forwarding, the tunnel by routes.
 fn lan_to_lan(words: &str, outer: &LinkOptions, lan: &LinkOptions, run: impl FnOnce(&Guide)) {
+    with_daemons(words, outer, lan, |guide, _| run(guide));
+}
+
+/// The same, and the daemons of both ends.
+pub(crate) fn with_daemons(
+    words: &str,
+    outer: &LinkOptions,
+    lan: &LinkOptions,
+    run: impl FnOnce(&Guide, &[Daemon; 2]),
+) {
     let guide = Guide::build_with(outer, lan).unwrap();
     let lab = Lab { one: Node::new(&guide.linux1), two: Node::new(&guide.linux2), guide };
-    let _daemons = [lab.one.daemon(), lab.two.daemon()];
+    let daemons = [lab.one.daemon(), lab.two.daemon()];
     lab.tunnel(words);
     let Guide { linux1, linux2, .. } = &lab.guide;
     linux1.forwarding(true).unwrap();
@@ -134,7 +144,7 @@ fn lan_to_lan(words: &str, outer: &LinkOptions, lan: &LinkOptions, run: impl FnO
     linux1.route("10.10.2.0/24", "dev tun0").unwrap();
     linux2.route("10.10.1.0/24", "dev tun0").unwrap();
     lab.guide.default_routes().unwrap();
-    run(&lab.guide);
+    run(&lab.guide, &daemons);
 }
 
 #[test]

@@ -16,3 +16,4 @@ mod outer;
 mod overlay;
 mod short_way;
 mod tcpdump;
+mod trains;
