@@ -12,7 +12,7 @@ use greway_testbed::{Host, LinkOptions, poll_until, privilege, require};
 use serde_json::Value;
 
 use crate::bytes::{all_drops, path};
-use crate::pair::{Pair, counted, inner, tunnel, udp};
+use crate::pair::{Pair, inner, tunnel, udp};
 use crate::support::{BY_PROGRAMS, SOON};
 
 /// What everybody on the way has counted.
@@ -24,8 +24,19 @@ struct Accounts {
     /// Right: delivered, and dropped on the way in, by the tunnel or before one could be told.
     delivered: u64,
     undelivered: u64,
-    /// What `ip -s link` counts on right's tun0.
-    on_device: u64,
+    /// What `ip -s link` counts on right's tun0: packets and bytes.
+    on_device: (u64, u64),
+}
+
+/// Bytes of payload of each datagram here, and of all headers before it in a tunnel device's packet: Ethernet, IPv4, UDP.
+const PAYLOAD: u64 = 8;
+const HEADERS: u64 = 14 + 20 + 8;
+
+/// How many datagrams are in so many packets of so many bytes: several of them may have become one.
+fn datagrams(packets: u64, bytes: u64) -> u64 {
+    let payload = bytes - packets * HEADERS;
+    assert_eq!(payload % PAYLOAD, 0, "{packets} packets of {bytes} bytes");
+    payload / PAYLOAD
 }
 
 fn accounts(pair: &Pair) -> Accounts {
@@ -40,8 +51,13 @@ fn accounts(pair: &Pair) -> Accounts {
         unsent: all_drops(&left.0),
         delivered: count(&right.0, "received_packets"),
         undelivered: all_drops(&right.0) + right.1,
-        on_device: counted(&pair.right, "tun0").0,
+        on_device: on_device(pair),
     }
+}
+
+fn on_device(pair: &Pair) -> (u64, u64) {
+    let link = pair.right.netlink().unwrap().link_by_name("tun0").unwrap().unwrap();
+    (link.statistics.rx_packets, link.statistics.rx_bytes)
 }
 
 /// How often a node dropped for a reason, in tun0 or of no tunnel.
@@ -102,12 +118,14 @@ impl<'a> Flood<'a> {
                 self.pair.middle().counts();
             let lost_by_program = u64::from(sockopt::memory(&self.receiver).unwrap().lost);
             let delivered = now.delivered - before.delivered;
+            let packets = now.on_device.0 - before.on_device.0;
+            let on_device = datagrams(packets, now.on_device.1 - before.on_device.1);
             let way = [
                 ("into left's tun0", self.sent, now.sent - before.sent + now.unsent - before.unsent),
                 ("onto the path", now.sent - before.sent, seen + overlooked),
                 ("through the path", seen + duplicated, passed + dropped + waiting),
                 ("out of right's tun0", passed - refused, delivered + now.undelivered - before.undelivered),
-                ("as `ip -s link` has it", delivered, now.on_device - before.on_device),
+                ("as `ip -s link` has it", delivered, on_device),
                 ("to the program", delivered, self.received + lost_by_program),
             ];
             last = Some(way);
