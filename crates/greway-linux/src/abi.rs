@@ -337,6 +337,7 @@ pub(crate) const PACKET_VNET_HDR: i32 = 15;
 pub(crate) const PACKET_FANOUT: i32 = 18;
 pub(crate) const PACKET_QDISC_BYPASS: i32 = 20;
 pub(crate) const PACKET_IGNORE_OUTGOING: i32 = 23;
+pub(crate) const PACKET_VNET_HDR_SZ: i32 = 24;
 pub(crate) const SO_MEMINFO: i32 = 55;
 pub(crate) const SO_NETNS_COOKIE: i32 = 71;
 pub(crate) const IP_TOS: i32 = 1;

@@ -29,6 +29,10 @@ pub const BEYOND_VNET_HEADER: [&str; 12] = [
     "rx-gro-list",
 ];
 
+/// The offload of UDP that a virtio-net header can describe on some kernels only
+/// ([`crate::packet::describes_datagram_trains`]).
+pub const DATAGRAM_TRAINS: &str = "tx-udp-segmentation";
+
 /// One feature of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feature {

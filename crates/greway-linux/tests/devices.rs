@@ -6,9 +6,11 @@ mod common;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use common::{Netlink, in_namespace, not_run, with_veth};
+use common::{Netlink, RIGHT, in_namespace, not_run, receive, with_veth};
+use greway_linux::batch::{Control, ReceiveBatch, SendStorage, Target};
 use greway_linux::ethtool::{self, BEYOND_VNET_HEADER, Error};
 use greway_linux::event::{Events, Interest, Poller};
+use greway_linux::packet::{self, PacketSocket, Protocol};
 use greway_linux::tun::{Config, Offload, Tun};
 use greway_linux::vnet::{self, GsoType, VnetHeader};
 
@@ -125,5 +127,49 @@ fn a_veth_offers_nothing_that_a_virtio_net_header_cannot_say() {
         assert_eq!(on(), Vec::<String>::new());
         let tcp = ethtool::features("left").unwrap();
         assert!(tcp.iter().any(|feature| feature.name == "tx-tcp-segmentation" && feature.active));
+    });
+}
+
+/// Both that it is right where it says yes, and that the device has the offload which is taken off where it says no.
+#[test]
+fn a_kernel_that_describes_trains_of_datagrams_takes_one() {
+    with_veth("a_kernel_that_describes_trains_of_datagrams_takes_one", |left, right| {
+        let described = packet::describes_datagram_trains().unwrap();
+        let features = ethtool::features("left").unwrap();
+        let offload = features.iter().find(|feature| feature.name == ethtool::DATAGRAM_TRAINS).unwrap();
+        assert!(offload.active && !offload.never_changed);
+        let open = |protocol, ifindex| {
+            let config = packet::Config { protocol, ifindex, vnet_header: true, ..packet::Config::default() };
+            PacketSocket::open(&config).unwrap()
+        };
+        let (from, to) =
+            (open(Protocol::SendOnly, Some(left)), open(Protocol::Ethertype(0x0800), Some(right)));
+        // Two datagrams of four bytes, addresses and checksums left at zero: nobody looks at these here.
+        let header = VnetHeader {
+            needs_csum: true,
+            gso_type: GsoType::UdpL4,
+            hdr_len: 42,
+            gso_size: 4,
+            csum_start: 34,
+            csum_offset: 6,
+            ..VnetHeader::NONE
+        };
+        let mut frame = vec![0; 42 + 8];
+        frame[..6].copy_from_slice(&RIGHT.octets());
+        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+        (frame[17], frame[23], frame[39]) = (36, 17, 16);
+        let mut storage = SendStorage::new(1);
+        let mut send = storage.start();
+        let front = header.to_bytes();
+        send.push(&[&front, &frame], Target::Connected, Control::NONE).unwrap();
+        let outcome = send.send(&from, |_, _| {});
+        assert!(outcome.sent == 1 || !described, "{outcome:?}");
+        if outcome.sent == 1 {
+            let mut batch = ReceiveBatch::new(1, 100, 0).with_vnet_header();
+            assert_eq!(receive(&mut batch, &to), 1);
+            let vnet = batch.vnet(0).unwrap();
+            assert_eq!((vnet.gso_type, vnet.gso_size, vnet.needs_csum), (GsoType::UdpL4, 4, true));
+            assert_eq!(batch.data(0), frame);
+        }
     });
 }

@@ -6,11 +6,12 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use greway_datapath::{Overlay, Tap};
-use greway_linux::{MacAddr, ethtool, tun};
+use greway_linux::{MacAddr, ethtool, packet, tun};
 use greway_netlink::{Link, LinkChange, Netlink, NetlinkError, VethEnd, VethSpec};
 use greway_spec::{DeviceName, OverlayChoice, TunnelSpec};
 
@@ -322,10 +323,18 @@ fn open_veth(netlink: &Netlink, name: &DeviceName, link: &Link) -> Result<Device
     let peer = peer.ok_or_else(|| DeviceError::Foreign(name.clone()))?;
     let device = Device::of_pair(link, &peer).ok_or_else(|| DeviceError::Foreign(name.clone()))?;
     // What the virtio-net header has no word for would be lost at the data plane's socket.
-    if let Err(error) = ethtool::disable_matching(name.as_str(), &ethtool::BEYOND_VNET_HEADER) {
+    let mut beyond = ethtool::BEYOND_VNET_HEADER.to_vec();
+    beyond.extend((!describes_datagram_trains()).then_some(ethtool::DATAGRAM_TRAINS));
+    if let Err(error) = ethtool::disable_matching(name.as_str(), &beyond) {
         tracing::warn!(tunnel = %name, %error, "some offloads cannot be switched off");
     }
     Ok(device)
+}
+
+/// [`packet::describes_datagram_trains`], asked once. Where nobody knows, the kernel splits trains before the pair.
+fn describes_datagram_trains() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| packet::describes_datagram_trains().unwrap_or(false))
 }
 
 /// Waits until the device and the data plane's end of it pass packets: a veth end that was just put up
