@@ -2,6 +2,8 @@
 //! a captured wire, a counter of the kernel or a receiving program shows, never what greway says of itself
 //! alone.
 
+#[path = "../support/bursts.rs"]
+mod bursts;
 #[path = "../support/pair.rs"]
 mod pair;
 #[path = "../support/mod.rs"]

@@ -14,6 +14,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests, and helpers of tests")]
 
+#[path = "../support/bursts.rs"]
+mod bursts;
 #[path = "../support/pair.rs"]
 mod pair;
 #[path = "../support/mod.rs"]
@@ -26,6 +28,7 @@ mod ipsec;
 mod lab;
 mod mirror;
 mod moved;
+mod trains;
 mod vrf;
 
 use std::time::{Duration, Instant};
@@ -40,8 +43,16 @@ const MODULES: &str = "nfnetlink nf_tables veth gre ip_tunnel ip_gre tunnel6 ip6
     echainiv ctr seqiv sha512_generic drbg";
 
 /// The themes and how many steps each has: one that is lost from a list would not be missed otherwise.
-const THEMES: [(&str, usize); 7] =
-    [("beside", 5), ("vrf", 8), ("moved", 3), ("ipsec", 5), ("forwarding", 6), ("mirror", 2), ("inherit", 2)];
+const THEMES: [(&str, usize); 8] = [
+    ("beside", 5),
+    ("vrf", 8),
+    ("moved", 3),
+    ("ipsec", 5),
+    ("forwarding", 6),
+    ("mirror", 2),
+    ("inherit", 2),
+    ("trains", 2),
+];
 
 /// The longest that a theme may take: generous, the guest has one slow processor.
 const THEME_TIME: Duration = Duration::from_secs(480);
