@@ -66,6 +66,37 @@ fn carried(node: &Node) -> Vec<String> {
     names.map(|tunnel| tunnel["spec"]["name"].as_str().unwrap().to_owned()).collect()
 }
 
+/// All of them down and up again, but for one whose file is wrong; one that cannot be as its file says is as it was.
+fn restarts(lab: &Lab, files: &str) {
+    const WRONG: usize = 30;
+    let index = |number: usize| lab.guide.linux1.index(&format!("t{number:03}")).unwrap();
+    let before = [WRONG, BAD, SHARES, OWN].map(index);
+    let [wrong, bad] = [WRONG, BAD].map(|number| lab.one.folder().join(format!("many/t{number:03}.toml")));
+    let right = [&wrong, &bad].map(|path| fs::read_to_string(path).unwrap());
+    fs::write(&wrong, "remote = \"192.0.2.300\"\n").unwrap();
+    fs::write(&bad, format!("{}[inner]\nroutes = [\"10.77.0.0/16\"]\n", right[1])).unwrap();
+    let told = lab.one.words(&format!("restart {files}"));
+    let told = told.refused(&[
+        &format!("t{WRONG:03}.toml"),
+        "192.0.2.300",
+        &format!("t{BAD:03}.toml"),
+        "such a route by another way",
+        "it is up again as it was before",
+        &format!("2 of {TUNNELS} tunnels failed"),
+    ]);
+    assert_eq!(told.stdout.matches("delete device").count(), TUNNELS - 2, "{told}");
+    assert_eq!(told.stdout.matches("create device").count(), TUNNELS - 2, "{told}");
+    let after = [WRONG, BAD, SHARES, OWN].map(index);
+    assert_eq!(before[0], after[0], "nothing was taken down for a file that is wrong");
+    assert!(before.iter().zip(after).skip(1).all(|(before, after)| *before != after), "{before:?} {after:?}");
+    assert_eq!(carried(&lab.one).len(), TUNNELS);
+    lab.one.words(&format!("tunnel show t{BAD:03}")).ok().says(&["key 7"]);
+    assert_carries(lab);
+    for (path, text) in [&wrong, &bad].into_iter().zip(right) {
+        fs::write(path, text).unwrap();
+    }
+}
+
 #[test]
 fn many_tunnels_come_stay_and_go() {
     require!(privilege::check());
@@ -99,6 +130,8 @@ fn many_tunnels_come_stay_and_go() {
     let mended = lab.one.words(&format!("up {files}")).ok();
     assert!(mended.stdout.contains(&format!("create device {bad}")), "{mended}");
     assert_eq!(carried(&lab.one).len(), TUNNELS);
+
+    restarts(&lab, &files);
 
     // The next daemon has all of them, also where the last one was killed and the kernel is still closing its sockets.
     daemon.terminate();

@@ -83,6 +83,9 @@ pub enum Request {
     DeleteAll {
         /// Which.
         names: Vec<DeviceName>,
+        /// Others follow at once, or the same come again: what concerns all tunnels is looked at with the last of them.
+        #[serde(default)]
+        more: bool,
     },
     /// End the daemon; with `remove` take all tunnels down first.
     #[serde(rename = "io.greway.Stop")]

@@ -49,7 +49,9 @@ impl Handler for Answerer {
             }
             Request::Claim { spec } => self.changing()?.claim(valid(spec)?),
             Request::Delete { name, dry_run } => self.changing()?.delete(name, *dry_run),
-            Request::DeleteAll { names } => Ok(Reply::Several(self.changing()?.delete_these(names))),
+            Request::DeleteAll { names, more } => {
+                Ok(Reply::Several(self.changing()?.delete_these(names, *more)))
+            }
             Request::Stop { remove: true } => locked(&self.host).delete_all(),
             Request::Stop { remove: false } => Ok(locked(&self.host).leave()),
         }

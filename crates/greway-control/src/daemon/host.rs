@@ -219,7 +219,7 @@ impl Host {
         let mut failures = Vec::new();
         let names = self.tunnels.keys().chain(self.remains.keys()).cloned().collect::<Vec<_>>();
         for some in names.chunks(AT_ONCE) {
-            for outcome in self.delete_these(some) {
+            for outcome in self.delete_these(some, false) {
                 match outcome {
                     Outcome::Done { actions: more, .. } => actions.extend(more),
                     Outcome::Failed(error) => failures.push(error),

@@ -128,10 +128,13 @@ impl Host {
         Reply::Several(outcomes)
     }
 
-    /// Takes tunnels down, each as [`Host::delete`] does.
-    pub(super) fn delete_these(&mut self, names: &[DeviceName]) -> Vec<Outcome> {
-        let outcomes = self.together(|host| host.remove_these(names));
-        if self.tunnels.is_empty() && !self.ending {
+    /// Takes tunnels down, each as [`Host::delete`] does. `more`: others follow, or these come again.
+    pub(super) fn delete_these(&mut self, names: &[DeviceName], more: bool) -> Vec<Outcome> {
+        let outcomes = self.together(|host| {
+            host.together.iter_mut().for_each(|together| together.more = more);
+            host.remove_these(names)
+        });
+        if self.tunnels.is_empty() && !self.ending && !more {
             self.look_at_steering();
         }
         outcomes

@@ -152,7 +152,12 @@ impl Running {
         let together = match &mut self.client {
             Some(client) if up.len() > 1 && !dry_run => {
                 let names = up.iter().map(DeviceName::as_str).collect::<Vec<_>>();
-                super::several(client, location, &Request::DeleteAll { names: up.clone() }, &names)
+                super::several(
+                    client,
+                    location,
+                    &Request::DeleteAll { names: up.clone(), more: false },
+                    &names,
+                )
             }
             _ => Ok(None),
         };

@@ -15,6 +15,7 @@ pub(crate) mod purge;
 pub(crate) mod restart;
 pub(crate) mod shim;
 pub(crate) mod status;
+mod together;
 pub(crate) mod tunnel;
 pub(crate) mod up;
 

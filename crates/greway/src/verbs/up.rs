@@ -16,6 +16,7 @@ use greway_netlink::Netlink;
 use greway_spec::TunnelSpec;
 
 use super::batch::{Batch, Outcome, State};
+use super::together::Together;
 use crate::output;
 use crate::sources::{self, Definition, File, Refusal, Roots};
 
@@ -82,14 +83,14 @@ pub(crate) fn run(args: &UpArgs, location: &Location) -> anyhow::Result<ExitCode
                 Some(state) => {
                     together.settled(Outcome::of(&definition.name, Some(&definition.path), state));
                 }
-                None => together.push(definition),
+                None => together.push(definition, None),
             },
         }
         if together.is_full() {
-            together.bring_up(true, &mut batch, &mut client, location);
+            together.carry_out(true, &mut batch, &mut client, location);
         }
     }
-    together.bring_up(false, &mut batch, &mut client, location);
+    together.carry_out(false, &mut batch, &mut client, location);
     Ok(batch.finish())
 }
 
@@ -116,7 +117,7 @@ pub(crate) fn targets(sources: &[String], all: bool) -> Vec<Target> {
 }
 
 /// That there is no tunnel where one was looked for.
-fn nothing_in(sources: &[String]) -> String {
+pub(super) fn nothing_in(sources: &[String]) -> String {
     let roots = Roots::of_this_system();
     match sources {
         [] => {
@@ -187,7 +188,7 @@ pub(crate) fn bring_up(
 }
 
 /// Why a tunnel is not to be brought up, or cannot be, as its file is.
-fn refused(definition: &Definition, asked: Asked) -> Option<State> {
+pub(super) fn refused(definition: &Definition, asked: Asked) -> Option<State> {
     let file = match &definition.result {
         Ok(file) => file,
         Err(why) => return Some(State::Failed(why.0.clone())),
@@ -203,7 +204,7 @@ fn refused(definition: &Definition, asked: Asked) -> Option<State> {
 }
 
 /// What became of a tunnel, in words.
-fn told(definition: &Definition, file: &File, done: anyhow::Result<Answer>) -> Outcome {
+pub(super) fn told(definition: &Definition, file: &File, done: anyhow::Result<Answer>) -> Outcome {
     let outcome = |state| Outcome::of(&definition.name, Some(&definition.path), state);
     let mut outcome = match done {
         Err(error) => outcome(State::Failed(crate::sentence(&error))),
@@ -215,108 +216,6 @@ fn told(definition: &Definition, file: &File, done: anyhow::Result<Answer>) -> O
     };
     outcome.warnings.splice(0..0, file.warnings.iter().cloned());
     outcome
-}
-
-/// Tunnels that the daemon is asked for at once, and beside them, in their order, what needs no daemon.
-#[derive(Default)]
-struct Together {
-    waiting: Vec<Waiting>,
-    tunnels: usize,
-    bytes: usize,
-    /// Some were asked for whose devices nobody has waited for yet.
-    unawaited: bool,
-}
-
-enum Waiting {
-    Settled(Outcome),
-    Defined(Box<Definition>),
-}
-
-impl Together {
-    /// Tunnels asked for at once. Between two such requests the daemon does what else it is there for, and whoever
-    /// waits is told how far it is; Ctrl-C is felt there.
-    const MOST: usize = 256;
-    /// Bytes of them. The daemon takes requests of twice that.
-    const MOST_BYTES: usize = 512 << 10;
-
-    fn settled(&mut self, outcome: Outcome) {
-        self.waiting.push(Waiting::Settled(outcome));
-    }
-
-    fn push(&mut self, definition: Box<Definition>) {
-        self.tunnels += 1;
-        if let Ok(file) = &definition.result {
-            self.bytes += serde_json::to_vec(&file.spec).map_or(0, |bytes| bytes.len());
-        }
-        self.waiting.push(Waiting::Defined(definition));
-    }
-
-    fn is_full(&self) -> bool {
-        self.tunnels >= Self::MOST || self.bytes >= Self::MOST_BYTES
-    }
-
-    /// Brings them up and tells what became of each; `more` are asked for next.
-    fn bring_up(&mut self, more: bool, batch: &mut Batch, client: &mut Option<Client>, location: &Location) {
-        let Self { waiting, unawaited, .. } = std::mem::take(self);
-        self.unawaited = more;
-        let defined = waiting.iter().filter_map(|waiting| match waiting {
-            Waiting::Defined(definition) => definition.result.as_ref().ok().map(|file| (definition, file)),
-            Waiting::Settled(_) => None,
-        });
-        let specs = defined.map(|(definition, file)| {
-            batch.begin(&definition.name);
-            file.spec.clone()
-        });
-        let specs = specs.collect::<Vec<_>>();
-        // One by itself is asked for as ever; so are all of a daemon that knows no other way.
-        let together = match specs.len() > 1 || unawaited {
-            true => all_up(specs, more, client, location),
-            false => Ok(None),
-        };
-        let mut answers = match together {
-            Ok(answers) => answers.map(Vec::into_iter),
-            Err(error) => {
-                let why = crate::sentence(&error);
-                for waiting in waiting {
-                    batch.end(match waiting {
-                        Waiting::Settled(outcome) => outcome,
-                        Waiting::Defined(definition) => {
-                            Outcome::of(&definition.name, Some(&definition.path), State::Failed(why.clone()))
-                        }
-                    });
-                }
-                return;
-            }
-        };
-        for waiting in waiting {
-            batch.end(match (waiting, &mut answers) {
-                (Waiting::Settled(outcome), _) => outcome,
-                (Waiting::Defined(definition), None) => {
-                    bring_up(&definition, Asked::ByName, false, client, location)
-                }
-                (Waiting::Defined(definition), Some(answers)) => match &definition.result {
-                    Ok(file) => told(&definition, file, answered(answers.next())),
-                    Err(why) => Outcome::of(&definition.name, None, State::Failed(why.0.clone())),
-                },
-            });
-        }
-    }
-}
-
-/// Asks for several tunnels; `None`: the daemon is of a version that takes one at a time.
-fn all_up(
-    specs: Vec<TunnelSpec>,
-    more: bool,
-    client: &mut Option<Client>,
-    location: &Location,
-) -> anyhow::Result<Option<Vec<api::Outcome>>> {
-    let client = match client {
-        Some(client) => client,
-        None => client.insert(super::connect(location)?),
-    };
-    let names = specs.iter().map(|spec| spec.name.to_string()).collect::<Vec<_>>();
-    let names = names.iter().map(String::as_str).collect::<Vec<_>>();
-    super::several(client, location, &Request::UpAll { specs, more }, &names)
 }
 
 /// What the daemon said of one of several tunnels.
