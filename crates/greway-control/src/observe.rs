@@ -1,11 +1,13 @@
 //! What is there now: read from the kernel, never changed here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use greway_netlink::nftables::{BaseChain, Family, Hook, Nftables, Policy};
 use greway_netlink::{
-    Link, Neighbour, NeighbourState, Netlink, NetlinkError, ResolvedRoute, RouteKind, RouteOptions,
+    Address, AddressEntry, Link, Neighbour, NeighbourState, Netlink, NetlinkError, ResolvedRoute, RouteKind,
+    RouteOptions,
 };
 use greway_spec::{DeviceName, InnerAddress, InnerRoute, InnerRule, TunnelSpec};
 
@@ -135,10 +137,12 @@ impl Observed {
             true => Nftables::open().and_then(|nftables| nftables.base_chains()).ok(),
             false => None,
         };
-        Self::read_beside(netlink, spec, current, tables.as_deref().map(Tables::of).as_ref())
+        let beside =
+            Beside { tables: tables.as_deref().map(|chains| Tables::of(chains).into()), inside: None };
+        Self::read_beside(netlink, spec, current, &beside)
     }
 
-    /// The same where the tables that are there are known; `None`: they cannot be read, or do not matter.
+    /// The same where some of it is known.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -146,10 +150,11 @@ impl Observed {
         netlink: &Netlink,
         spec: &TunnelSpec,
         current: Option<&TunnelSpec>,
-        tables: Option<&Tables>,
+        Beside { tables, inside }: &Beside,
     ) -> Result<Self, NetlinkError> {
         let path_mtu = path_mtu(netlink, spec)?;
-        let device = device(netlink, &spec.name)?;
+        let device = device(netlink, &spec.name, inside.as_deref())?;
+        let tables = tables.as_deref();
         let both = || std::iter::once(spec).chain(current);
         let rules = match both().any(|spec| !spec.inner.rules.is_empty()) {
             true => crate::rules::all(netlink)?,
@@ -169,23 +174,88 @@ impl Observed {
     }
 }
 
-fn device(netlink: &Netlink, name: &DeviceName) -> Result<Option<ObservedDevice>, NetlinkError> {
-    let Some(link) = netlink.link_by_name(name.as_str())? else { return Ok(None) };
-    let addresses = netlink
-        .addresses(Some(link.index))?
-        .into_iter()
-        .map(|found| InnerAddress {
-            local: found.address.local,
-            peer: found.address.peer,
-            prefix_length: found.address.prefix_length,
+/// What is known already of the host when a tunnel is looked at.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Beside {
+    /// The tables that are there; `None`: they cannot be read, or do not matter.
+    pub(crate) tables: Option<Arc<Tables>>,
+    /// What is on the devices; `None`: each is asked for by itself.
+    pub(crate) inside: Option<Arc<Inside>>,
+}
+
+/// What is on the devices of many tunnels, asked for once: each list that the kernel gives of one device makes it look
+/// at those of all.
+#[derive(Debug)]
+pub(crate) struct Inside {
+    devices: HashSet<u32>,
+    addresses: HashMap<u32, Vec<InnerAddress>>,
+    routes: HashMap<u32, Vec<InnerRoute>>,
+    neighbours: HashMap<u32, Vec<(IpAddr, [u8; 6])>>,
+}
+
+impl Inside {
+    /// Asks for what is on these devices.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub(crate) fn read(netlink: &Netlink, devices: HashSet<u32>) -> Result<Self, NetlinkError> {
+        let mut addresses = HashMap::<_, Vec<_>>::new();
+        for entry in netlink.addresses(None)?.into_iter().filter(|entry| devices.contains(&entry.index)) {
+            addresses.entry(entry.index).or_default().push(inner_address(&entry));
+        }
+        let routes = crate::routes::through_all(netlink, |index| devices.contains(&index))?;
+        let mut neighbours = HashMap::<_, Vec<_>>::new();
+        let wanted = |neighbour: &Neighbour| devices.contains(&neighbour.index);
+        for neighbour in netlink.all_neighbours(wanted)? {
+            neighbours.entry(neighbour.index).or_default().extend(set_neighbour(&neighbour));
+        }
+        Ok(Self { devices, addresses, routes, neighbours })
+    }
+
+    /// Reads the same of one device.
+    fn of_one(netlink: &Netlink, index: u32) -> Result<Self, NetlinkError> {
+        let addresses = netlink.addresses(Some(index))?.iter().map(inner_address).collect();
+        let neighbours = netlink.neighbours(index)?.iter().filter_map(set_neighbour).collect();
+        Ok(Self {
+            devices: HashSet::from([index]),
+            addresses: HashMap::from([(index, addresses)]),
+            routes: HashMap::from([(index, crate::routes::through(netlink, index)?)]),
+            neighbours: HashMap::from([(index, neighbours)]),
         })
-        .collect();
-    let routes = crate::routes::through(netlink, link.index)?;
-    let set = |neighbour: Neighbour| {
-        let link = neighbour.link_address.filter(|_| neighbour.state == NeighbourState::Permanent)?;
-        Some((neighbour.address, link))
+    }
+}
+
+fn inner_address(entry: &AddressEntry) -> InnerAddress {
+    let Address { local, peer, prefix_length } = entry.address;
+    InnerAddress { local, peer, prefix_length }
+}
+
+/// A neighbour that somebody set.
+fn set_neighbour(neighbour: &Neighbour) -> Option<(IpAddr, [u8; 6])> {
+    let link = neighbour.link_address.filter(|_| neighbour.state == NeighbourState::Permanent)?;
+    Some((neighbour.address, link))
+}
+
+fn device(
+    netlink: &Netlink,
+    name: &DeviceName,
+    inside: Option<&Inside>,
+) -> Result<Option<ObservedDevice>, NetlinkError> {
+    let Some(link) = netlink.link_by_name(name.as_str())? else { return Ok(None) };
+    let alone;
+    let inside = match inside.filter(|inside| inside.devices.contains(&link.index)) {
+        Some(inside) => inside,
+        None => {
+            alone = Inside::of_one(netlink, link.index)?;
+            &alone
+        }
     };
-    let neighbours = netlink.neighbours(link.index)?.into_iter().filter_map(set).collect();
+    let index = link.index;
+    let (addresses, routes, neighbours) = (
+        inside.addresses.get(&index).cloned().unwrap_or_default(),
+        inside.routes.get(&index).cloned().unwrap_or_default(),
+        inside.neighbours.get(&index).cloned().unwrap_or_default(),
+    );
     Ok(Some(ObservedDevice {
         index: link.index,
         ours: is_ours(netlink, &link),

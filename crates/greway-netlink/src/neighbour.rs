@@ -88,14 +88,35 @@ impl Netlink {
     /// # Errors
     /// Those of a dump.
     pub fn neighbours(&self, index: u32) -> Result<Vec<Neighbour>, NetlinkError> {
-        let object = format!("neighbours on {}", Index(index));
+        self.neighbours_where(Some(index), |neighbour| neighbour.index == index)
+    }
+
+    /// Those of all links that `wanted` holds for.
+    ///
+    /// # Errors
+    /// Those of a dump.
+    pub fn all_neighbours(
+        &self,
+        wanted: impl Fn(&Neighbour) -> bool,
+    ) -> Result<Vec<Neighbour>, NetlinkError> {
+        self.neighbours_where(None, wanted)
+    }
+
+    fn neighbours_where(
+        &self,
+        index: Option<u32>,
+        wanted: impl Fn(&Neighbour) -> bool,
+    ) -> Result<Vec<Neighbour>, NetlinkError> {
+        let object = match index {
+            Some(index) => format!("neighbours on {}", Index(index)),
+            None => "neighbours".to_owned(),
+        };
         let subject = Subject::new("list", &object);
         let mut request = NeighbourMessage::default();
-        request.attributes.push(NeighbourAttribute::IfIndex(index));
-        let found =
-            self.dump(subject, libc::RTM_GETNEIGH, &request, libc::RTM_NEWNEIGH, NeighbourMessage::parse)?;
-        let neighbours = found.into_iter().filter_map(Neighbour::from_message);
-        Ok(neighbours.filter(|neighbour| neighbour.index == index).collect())
+        request.attributes.extend(index.map(NeighbourAttribute::IfIndex));
+        self.dump_some(subject, libc::RTM_GETNEIGH, &request, libc::RTM_NEWNEIGH, |bytes| {
+            Ok(Neighbour::from_message(NeighbourMessage::parse(bytes)?).filter(&wanted))
+        })
     }
 
     /// Sets a permanent neighbour, whether or not there is an entry.

@@ -349,25 +349,36 @@ impl Netlink {
     /// # Errors
     /// Those of a dump.
     pub fn routes(&self, family: Family, filter: &RouteFilter) -> Result<Vec<Route>, NetlinkError> {
+        self.routes_where(family, filter, |_| true)
+    }
+
+    /// The same, of those that `wanted` holds for: of a table with a million routes the others are not kept.
+    ///
+    /// # Errors
+    /// Those of a dump.
+    pub fn routes_where(
+        &self,
+        family: Family,
+        filter: &RouteFilter,
+        wanted: impl Fn(&Route) -> bool,
+    ) -> Result<Vec<Route>, NetlinkError> {
         let object = format_args!("{family} routes");
         let subject = Subject::new("list", &object);
         let mut request = RouteMessage::default();
         request.header.address_family = family.wire();
         request.attributes.extend(filter.table.map(RouteAttribute::Table));
         request.attributes.extend(filter.ifindex.map(RouteAttribute::Oif));
-        let dump = self.dump(subject, libc::RTM_GETROUTE, &request, libc::RTM_NEWROUTE, |bytes| {
-            RouteMessage::parse(bytes)
+        let dump = self.dump_some(subject, libc::RTM_GETROUTE, &request, libc::RTM_NEWROUTE, |bytes| {
+            let message = RouteMessage::parse(bytes)?;
+            let kept = !message.header.flags.contains(RouteFlags::Cloned);
+            let route = kept.then(|| Route::from_message(message)).flatten();
+            Ok(route.filter(|route| filter.matches(route) && wanted(route)))
         });
-        let found = match dump {
+        match dump {
             // No route was ever put into that table, or there is no such link.
-            Err(error) if error.is_not_found() => return Ok(Vec::new()),
-            outcome => outcome?,
-        };
-        let routes = found
-            .into_iter()
-            .filter(|message| !message.header.flags.contains(RouteFlags::Cloned))
-            .filter_map(Route::from_message);
-        Ok(routes.filter(|route| filter.matches(route)).collect())
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            outcome => outcome,
+        }
     }
 
     /// Adds a route.

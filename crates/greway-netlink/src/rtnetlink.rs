@@ -44,15 +44,27 @@ impl Netlink {
         wanted: u16,
         parse: impl Fn(&[u8]) -> Result<T, DecodeError>,
     ) -> Result<Vec<T>, NetlinkError> {
-        let replies = self.socket.dump(subject, kind, &emit(request))?;
-        let decoded = replies.iter().filter(|reply| reply.kind == wanted).filter_map(|reply| {
-            parse(&reply.payload)
-                .inspect_err(|error| {
-                    tracing::warn!(operation = subject.operation, %error, "skipped a message");
-                })
-                .ok()
-        });
-        Ok(decoded.collect())
+        self.dump_some(subject, kind, request, wanted, |bytes| parse(bytes).map(Some))
+    }
+
+    /// The same of a table that may be long: what `parse` has no use for is not kept.
+    pub(crate) fn dump_some<T>(
+        &self,
+        subject: Subject<'_>,
+        kind: u16,
+        request: &impl Emitable,
+        wanted: u16,
+        parse: impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        self.socket.dump_some(subject, kind, &emit(request), |kind, payload| {
+            if kind != wanted {
+                return None;
+            }
+            let parsed = parse(payload).inspect_err(|error| {
+                tracing::warn!(operation = subject.operation, %error, "skipped a message");
+            });
+            parsed.ok().flatten()
+        })
     }
 
     /// Asks for one object; `None` if the kernel acknowledged without sending it.

@@ -118,23 +118,37 @@ impl RequestSocket {
         kind: u16,
         payload: &[u8],
     ) -> Result<Vec<Reply>, NetlinkError> {
+        self.dump_some(subject, kind, payload, |kind, payload| {
+            Some(Reply { kind, payload: payload.to_vec() })
+        })
+    }
+
+    /// The same of a table that may be long: only what `take` makes of each message is kept.
+    pub(crate) fn dump_some<T>(
+        &self,
+        subject: Subject<'_>,
+        kind: u16,
+        payload: &[u8],
+        take: impl Fn(u16, &[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(replies) = self.dump_once(subject, kind, payload)? {
-                return Ok(replies);
+            if let Some(taken) = self.dump_once(subject, kind, payload, &take)? {
+                return Ok(taken);
             }
         }
         Err(subject.interrupted())
     }
 
     /// `None` when the dump was interrupted. It is drained either way: a socket carries one dump at a time.
-    fn dump_once(
+    fn dump_once<T>(
         &self,
         subject: Subject<'_>,
         kind: u16,
         payload: &[u8],
-    ) -> Result<Option<Vec<Reply>>, NetlinkError> {
+        take: impl Fn(u16, &[u8]) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, NetlinkError> {
         let sequence = self.send(subject, kind, NLM_F_REQUEST | NLM_F_DUMP, payload)?;
-        let mut replies = Vec::new();
+        let mut taken = Vec::new();
         let mut consistent = true;
         loop {
             let datagram = self.receive(0).map_err(|source| subject.socket(source))?;
@@ -143,13 +157,13 @@ impl RequestSocket {
                 match message.kind {
                     NLMSG_ERROR | NLMSG_DONE => {
                         return match message.refusal() {
-                            None => Ok(consistent.then_some(replies)),
+                            None => Ok(consistent.then_some(taken)),
                             Some((errno, text)) => Err(subject.refused(errno, text)),
                         };
                     }
                     NLMSG_NOOP => {}
                     NLMSG_OVERRUN => return Err(subject.malformed("overrun")),
-                    kind => replies.push(Reply { kind, payload: message.payload.to_vec() }),
+                    kind => taken.extend(take(kind, message.payload)),
                 }
             }
         }

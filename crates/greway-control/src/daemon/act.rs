@@ -168,6 +168,7 @@ impl Host {
 
     fn forget(&mut self, spec: &TunnelSpec) -> Result<(), StepError> {
         self.hand_over_forwarding(&spec.name);
+        self.no_longer_as_seen(&spec.name);
         self.tunnels.remove(&spec.name);
         if !self.put_off(&spec.name) {
             self.keep_peers_quiet(None);

@@ -26,7 +26,7 @@ use super::together::{Coming, Together};
 use super::underlay::Remains;
 use crate::api::{Outcome, Reply};
 use crate::apply;
-use crate::observe::{Observed, Tables};
+use crate::observe::Observed;
 use crate::plan::{self, Action};
 use crate::sd_notify::Heart;
 use crate::store::{Store, Stored};
@@ -412,6 +412,9 @@ impl Host {
         let plan = self.plan(&spec)?;
         let current = self.tunnels.get(&spec.name).map(|live| live.spec().clone());
         let warnings = self.doubts(&spec);
+        if !plan.is_empty() {
+            self.no_longer_as_seen(&spec.name);
+        }
         apply::set_up(&plan, current.as_ref(), self).map_err(|error| format!("{}: {error}", spec.name))?;
         // A new one has just been given it.
         if current.is_some() {
@@ -441,7 +444,7 @@ impl Host {
     fn plan(&mut self, spec: &TunnelSpec) -> Result<Vec<Action>, String> {
         self.refuse(spec)?;
         let leaves_remains = !self.tunnels.contains_key(&spec.name) && self.leaves_remains(&spec.name);
-        let tables = self.tables_seen().map(Option::<&Tables>::cloned);
+        let beside = self.seen(&spec.name);
         let live = self.tunnels.get(&spec.name);
         if let Some(live) = live
             && let Change::Recreate(reason) = Change::between(live.spec(), spec)
@@ -460,8 +463,8 @@ impl Host {
             ));
         }
         let current = live.map(Live::spec);
-        let observed = match &tables {
-            Some(tables) => Observed::read_beside(&self.netlink, spec, current, tables.as_ref()),
+        let observed = match &beside {
+            Some(beside) => Observed::read_beside(&self.netlink, spec, current, beside),
             None => Observed::read(&self.netlink, spec, current),
         };
         let mut observed = observed.map_err(|error| error.to_string())?;

@@ -3,6 +3,7 @@
 //! (EEXIST). Its tunnels are read only, never changed: what is not ours is untouched.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use greway_netlink::KernelTunnel;
 use greway_spec::TunnelSpec;
@@ -24,7 +25,7 @@ pub(super) fn answers_ipv4() -> bool {
 /// # Errors
 /// A sentence that names the kernel's tunnel.
 pub(super) fn refuse(
-    tunnels: impl FnOnce() -> Vec<KernelTunnel>,
+    tunnels: impl FnOnce() -> Arc<[KernelTunnel]>,
     spec: &TunnelSpec,
     current: Option<&TunnelSpec>,
 ) -> Result<(), String> {

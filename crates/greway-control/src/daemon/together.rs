@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use greway_linux::process;
@@ -22,7 +23,7 @@ use super::kernel_tunnels;
 use super::underlay::Remains;
 use crate::api::{Outcome, Reply};
 use crate::apply::System;
-use crate::observe::Tables;
+use crate::observe::{Beside, Inside, Tables};
 use crate::plan::{self, Action};
 
 /// What a tunnel is told apart by, but for its `dev`.
@@ -47,6 +48,52 @@ pub(super) struct Coming {
     set_up: Vec<(DeviceName, u32)>,
     /// Others are waited for no longer.
     until: Option<Instant>,
+    /// What was asked of the kernel.
+    seen: Option<Seen>,
+}
+
+/// What is asked of the kernel once for many tunnels. It is as it was a moment ago; what was done since to a tunnel
+/// makes that one be looked at by itself.
+#[derive(Debug)]
+struct Seen {
+    since: Instant,
+    /// Tunnels that are not as they were seen.
+    changed: HashSet<DeviceName>,
+    /// Who has which ends.
+    by_identity: Option<HashMap<Identity, Vec<DeviceName>>>,
+    /// The tables that greway made.
+    tables: Option<HashSet<String>>,
+    kernel_tunnels: Option<Arc<[KernelTunnel]>>,
+    /// What seals and translates, where that can be read.
+    chains: Option<Option<Arc<Tables>>>,
+    /// Tunnels that were looked at one by one.
+    alone: usize,
+    /// What is on their devices.
+    inside: Option<Arc<Inside>>,
+}
+
+/// What was seen so long ago is looked at again.
+const FRESH: Duration = Duration::from_secs(1);
+/// So many tunnels are looked at one by one before all are.
+const ALONE: usize = 8;
+
+impl Seen {
+    fn now() -> Self {
+        Self {
+            since: Instant::now(),
+            changed: HashSet::new(),
+            by_identity: None,
+            tables: None,
+            kernel_tunnels: None,
+            chains: None,
+            alone: 0,
+            inside: None,
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.since.elapsed() < FRESH
+    }
 }
 
 /// What was put off, and what is asked of the kernel once.
@@ -58,13 +105,6 @@ pub(super) struct Together {
     more: bool,
     /// The addresses of this host were read.
     addresses: bool,
-    /// Who has which ends.
-    by_identity: Option<HashMap<Identity, Vec<DeviceName>>>,
-    /// The tables that greway made.
-    tables: Option<HashSet<String>>,
-    kernel_tunnels: Option<Vec<KernelTunnel>>,
-    /// What seals and translates, where that can be read.
-    chains: Option<Option<Tables>>,
 }
 
 impl Host {
@@ -74,6 +114,8 @@ impl Host {
             return work(self);
         }
         self.together = Some(Together::default());
+        let seen = self.coming.seen.take().filter(Seen::is_fresh);
+        self.coming.seen = Some(seen.unwrap_or_else(Seen::now));
         let waited = std::mem::replace(&mut self.fast.waits, true);
         let outcome = work(self);
         self.fast.waits = waited;
@@ -262,7 +304,7 @@ impl Host {
 
     /// A tunnel has other ends now.
     pub(super) fn note_identity(&mut self, spec: &TunnelSpec) {
-        if let Some(known) = self.together.as_mut().and_then(|together| together.by_identity.as_mut()) {
+        if let Some(known) = self.coming.seen.as_mut().and_then(|seen| seen.by_identity.as_mut()) {
             known.entry(identity(spec)).or_default().push(spec.name.clone());
         }
     }
@@ -275,10 +317,10 @@ impl Host {
                 .flatten()
                 .map(|conflict| conflict.to_string())
         };
-        let Some(together) = &mut self.together else {
+        let Some(seen) = self.coming.seen.as_mut().filter(|_| self.together.is_some()) else {
             return self.tunnels.values().find_map(|live| conflict(live.spec()));
         };
-        let known = together.by_identity.get_or_insert_with(|| {
+        let known = seen.by_identity.get_or_insert_with(|| {
             let mut known = HashMap::<Identity, Vec<DeviceName>>::new();
             for live in self.tunnels.values() {
                 known.entry(identity(live.spec())).or_default().push(live.spec().name.clone());
@@ -294,26 +336,47 @@ impl Host {
         let current = self.tunnels.get(&spec.name).map(Live::spec);
         // Who cannot list devices cannot make one either, and is told so then.
         let read = || self.netlink.kernel_tunnels().unwrap_or_default();
-        let tunnels = || match &mut self.together {
-            Some(together) => together.kernel_tunnels.get_or_insert_with(read).clone(),
-            None => read(),
+        let tunnels = || match self.coming.seen.as_mut().filter(|_| self.together.is_some()) {
+            Some(seen) => Arc::clone(seen.kernel_tunnels.get_or_insert_with(|| read().into())),
+            None => read().into(),
         };
         kernel_tunnels::refuse(tunnels, spec, current)
     }
 
-    /// The tables of ours that are there, of several tunnels asked for once. `None`: each asks for itself.
-    pub(super) fn tables_seen(&mut self) -> Option<Option<&Tables>> {
+    /// What is known of the host when one of several tunnels is looked at. `None`: it asks for itself.
+    pub(super) fn seen(&mut self, name: &DeviceName) -> Option<Beside> {
+        let seen = self.coming.seen.as_mut().filter(|_| self.together.is_some())?;
+        if seen.changed.contains(name) {
+            return None;
+        }
         let nftables = self.nftables.as_ref();
-        let read = || Some(Tables::of(&nftables?.base_chains().ok()?));
-        self.together.as_mut().map(|together| together.chains.get_or_insert_with(read).as_ref())
+        let read = || Some(Arc::new(Tables::of(&nftables?.base_chains().ok()?)));
+        let tables = seen.chains.get_or_insert_with(read).clone();
+        if self.tunnels.contains_key(name) {
+            seen.alone += 1;
+            if seen.inside.is_none() && seen.alone > ALONE {
+                let devices = self.tunnels.values().map(|live| live.index).collect();
+                // Where it fails, each is told why.
+                seen.inside = Inside::read(&self.netlink, devices).ok().map(Arc::new);
+            }
+        }
+        Some(Beside { tables, inside: seen.inside.clone() })
+    }
+
+    /// A tunnel comes, changes or goes.
+    pub(super) fn no_longer_as_seen(&mut self, name: &DeviceName) {
+        self.coming.seen.iter_mut().for_each(|seen| drop(seen.changed.insert(name.clone())));
     }
 
     /// Whether there are tables that greway made for a tunnel of this name.
     pub(super) fn has_tables(&mut self, name: &DeviceName) -> bool {
-        let Some(together) = &mut self.together else { return !self.marked_tables(name).is_empty() };
+        let seen = self.coming.seen.as_mut().filter(|_| self.together.is_some());
+        let Some(seen) = seen.filter(|seen| !seen.changed.contains(name)) else {
+            return !self.marked_tables(name).is_empty();
+        };
         let nftables = self.nftables.as_ref();
         let read = || super::tables::all_of_ours(nftables);
-        together.tables.get_or_insert_with(read).contains(&device::table(name))
+        seen.tables.get_or_insert_with(read).contains(&device::table(name))
     }
 }
 
