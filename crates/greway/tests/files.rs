@@ -304,6 +304,19 @@ fn an_address_that_is_elsewhere_too_is_fine() {
 }
 
 #[test]
+fn a_file_that_is_named_twice_is_up_the_second_time() {
+    require!(privilege::check());
+    let lab = two_hosts();
+    // Its table and the seal of its device are looked at again, and not made again.
+    let mut text = toml(0, "snat = \"10.10.1.1\"");
+    text.insert_str(0, "datapath = \"userspace\"\n");
+    let path = lab.one.file("tun0.toml", &text);
+    let up = lab.one.words(&format!("up {path} {path}")).ok();
+    assert_eq!(up.stdout.matches("translate source").count(), 1, "{up}");
+    assert_eq!(up.stdout.matches("nothing to do").count(), 1, "{up}");
+}
+
+#[test]
 fn a_tunnel_that_two_files_define_is_refused_once() {
     require!(privilege::check());
     let lab = two_hosts();

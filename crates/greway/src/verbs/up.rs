@@ -83,7 +83,13 @@ pub(crate) fn run(args: &UpArgs, location: &Location) -> anyhow::Result<ExitCode
                 Some(state) => {
                     together.settled(Outcome::of(&definition.name, Some(&definition.path), state));
                 }
-                None => together.push(definition, None),
+                None => {
+                    // Who is named twice is looked at again by the next request.
+                    if together.holds(&definition.name) {
+                        together.carry_out(true, &mut batch, &mut client, location);
+                    }
+                    together.push(definition, None);
+                }
             },
         }
         if together.is_full() {

@@ -238,14 +238,17 @@ impl FastPath {
             if coming == [Coming::No; 2] {
                 continue;
             }
-            match self.openings.hold(programs, &candidate, coming, before.remove(&peer), now) {
-                Ok(true) => {
-                    table.hold(peer, key, true);
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!(error = %with_causes(&error), "fast path: a packet may be overtaken")
-                }
+            let waited = before.remove(&peer);
+            let had_verdict = waited.is_some();
+            let held = self.openings.hold(programs, &candidate, coming, waited, now);
+            if let Err(error) = &held {
+                tracing::warn!(error = %with_causes(error), "fast path: a packet may be overtaken");
+            }
+            if let Ok(true) = held {
+                table.hold(peer, key, true);
+            } else if had_verdict {
+                // It waits no longer, and what was written for it is of no use.
+                self.openings.done.insert(peer, now);
             }
         }
         // They are withheld again, gone, or witnessed from now on.
