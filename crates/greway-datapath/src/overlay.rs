@@ -103,17 +103,18 @@ impl Inside {
                 let mut addresses = [0; 12];
                 addresses[..6].copy_from_slice(&device_address.octets());
                 addresses[6..].copy_from_slice(&peer_address.octets());
-                Self::link(peer, tap, (!ethernet).then_some(addresses), shared)
+                Self::link(peer, tap, (!ethernet).then_some(addresses), shared, true)
             }
             Overlay::Tun(tun) => Ok(Self::Tun(tun)),
         }
     }
 
-    /// The same with another tap; `None` where there is nothing to change.
+    /// The same with another tap, and nothing comes before [`Self::hear`] says so; `None` where there is nothing to
+    /// change.
     pub(crate) fn tapped(&self, tap: Tap, shared: Option<&Shared>) -> Result<Option<Self>, OpenError> {
         match self {
             Self::Link { peer, tap: before, addresses, .. } if *before != tap => {
-                Self::link(*peer, tap, *addresses, shared).map(Some)
+                Self::link(*peer, tap, *addresses, shared, false).map(Some)
             }
             _ => Ok(None),
         }
@@ -124,15 +125,18 @@ impl Inside {
         tap: Tap,
         addresses: Option<[u8; 12]>,
         shared: Option<&Shared>,
+        hears: bool,
     ) -> Result<Self, OpenError> {
         if let (Tap::Declined, Some(shared)) = (tap, shared) {
             let socket = shared.sender();
             return Ok(Self::Link { socket, shares: true, declined: Vec::new(), peer, tap, addresses });
         }
-        let beside = filter::beside(CARRIED);
+        let (beside, nothing) = (filter::beside(CARRIED), filter::drop_all());
+        let filter = (tap == Tap::Declined).then_some(&beside[..]);
+        let deaf = (!hears).then_some(&nothing[..]);
         let config = Config {
             protocol: Protocol::All,
-            filter: (tap == Tap::Declined).then_some(&beside),
+            filter: deaf.or(filter),
             kind: Kind::Raw,
             ifindex: Some(peer),
             vnet_header: true,
@@ -147,7 +151,7 @@ impl Inside {
             Tap::Declined => {
                 let open = |ethertype| {
                     let protocol = Protocol::Ethertype(ethertype);
-                    PacketSocket::open(&Config { protocol, filter: None, send_buffer: None, ..config })
+                    PacketSocket::open(&Config { protocol, filter: deaf, send_buffer: None, ..config })
                 };
                 CARRIED.into_iter().map(open).collect::<Result<_, _>>()?
             }
@@ -188,6 +192,20 @@ impl Inside {
             Self::Tun(_) => &[],
         };
         own.into_iter().chain(declined.iter().map(AsFd::as_fd))
+    }
+
+    /// Has packets come from now on to sockets that [`Self::tapped`] has opened; those in numbers last.
+    pub(crate) fn hear(&self) {
+        let Self::Link { socket, declined, shares: false, tap, .. } = self else { return };
+        let beside = filter::beside(CARRIED);
+        let all = filter::accept_all();
+        let first = if *tap == Tap::Declined { &beside[..] } else { &all[..] };
+        let declined = declined.iter().rev().map(|socket| (socket, &all[..]));
+        for (socket, filter) in std::iter::once((&**socket, first)).chain(declined) {
+            if let Err(error) = socket.set_filter(filter) {
+                tracing::warn!(%error, "a socket of a tunnel hears nothing");
+            }
+        }
     }
 
     /// Has no more packets come; those that wait stay.

@@ -138,7 +138,9 @@ impl Worker {
             let opened = opened.map(drop);
             return opened.map_err(|source| DatapathError::Open { name: name.clone(), source });
         };
-        // What came before comes before, and what comes now comes by the new sockets alone.
+        // What came before comes before, and what comes now comes by the new sockets alone; what comes between these
+        // two calls comes by both, which is as little as can be.
+        inside.hear();
         self.ports[index].iter().for_each(|port| port.inside.deafen());
         self.send_all(index, clock::monotonic_millis());
         if let Some(port) = &mut self.ports[index] {
