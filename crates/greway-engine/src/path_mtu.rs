@@ -49,9 +49,11 @@ pub fn fit(tunnel: &Tunnel, protocol_type: u16, packet: &[u8], offload: Offload,
         // What the offload says of the headers is the length of the first piece of memory that the kernel had it in,
         // which of a forwarded packet may be all of it (linux include/linux/virtio_net.h `virtio_net_hdr_from_skb`).
         Some(gso) => {
-            let located = Transport::locate(&packet[link.len..]);
-            located.map_or(gso.header_len.into(), |found| link.len + found.payload_at())
-                + usize::from(gso.size)
+            let headers = match Transport::locate(&packet[link.len..]) {
+                Some(found) => link.len + found.payload_at(),
+                None => usize::from(gso.header_len),
+            };
+            headers + usize::from(gso.size)
         }
         None => packet.len(),
     };

@@ -314,10 +314,13 @@ fn a_train_has_no_more_than_64_datagrams_and_64_kib() {
     }
 }
 
+/// What is done to a packet, and its name.
+type Change = (&'static str, fn(&mut Vec<u8>));
+
 /// Each of these makes the second of three datagrams one that does not belong to the others.
 #[test]
 fn whatever_else_changes_ends_a_train_of_ipv4() {
-    let changes: [(&str, fn(&mut Vec<u8>)); 8] = [
+    let changes: [Change; 8] = [
         ("nothing", |_| {}),
         ("source", |packet| packet[15] = 9),
         ("destination", |packet| packet[19] = 9),
@@ -339,7 +342,7 @@ fn whatever_else_changes_ends_a_train_of_ipv4() {
 
 #[test]
 fn whatever_else_changes_ends_a_train_of_ipv6() {
-    let changes: [(&str, fn(&mut Vec<u8>)); 7] = [
+    let changes: [Change; 7] = [
         ("nothing", |_| {}),
         ("source", |packet| packet[23] = 9),
         ("destination", |packet| packet[39] = 9),
@@ -378,7 +381,7 @@ fn identifications_count_on_unless_df_is_set() {
 
 #[test]
 fn a_datagram_that_is_damaged_or_odd_stands_for_itself() {
-    let changes: [(&str, fn(&mut Vec<u8>)); 9] = [
+    let changes: [Change; 9] = [
         ("payload", |packet| packet[50] ^= 1),
         ("UDP checksum", |packet| packet[27] ^= 1),
         ("IPv4 header checksum", |packet| packet[11] ^= 1),

@@ -35,13 +35,13 @@ fn received(pair: &Pair) -> u64 {
 }
 
 #[test]
-fn datagrams_that_arrive_together_go_in_together_by_packet_socket() {
+fn rx25_datagrams_that_arrive_together_go_in_together_and_count_singly_by_packet_socket() {
     require!(privilege::check());
     go_in_together("underlay packet", &LinkOptions::default());
 }
 
 #[test]
-fn datagrams_that_arrive_together_go_in_together_by_raw_socket() {
+fn rx25_datagrams_that_arrive_together_go_in_together_and_count_singly_by_raw_socket() {
     require!(privilege::check());
     go_in_together("underlay raw", &LinkOptions::default());
 }
@@ -182,7 +182,7 @@ fn trains_are_intact_from_lan_to_lan() {
 
 /// Out of one tunnel and into the next: what was put together behind the first is split in front of the second.
 #[test]
-fn a_train_goes_on_through_another_tunnel() {
+fn tx06_a_train_goes_on_through_another_tunnel() {
     require!(privilege::check());
     for words in ["datapath userspace", "datapath auto"] {
         let pair = Pair::new("datapath userspace");
