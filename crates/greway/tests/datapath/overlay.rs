@@ -4,9 +4,11 @@
 
 use std::fs::File;
 
+use greway_linux::sockopt::set_receive_buffer;
 use greway_testbed::{LinkOptions, PingOptions, privilege, require};
 
-use crate::pair::{Pair, counted};
+use crate::bursts::{all_arrive, burst, send_train};
+use crate::pair::{Pair, counted, inner, udp};
 
 fn tun() -> Result<(), String> {
     let opened = File::options().read(true).write(true).open("/dev/net/tun");
@@ -31,6 +33,34 @@ fn a_tun_device_carries_pings_and_tcp() {
         pair.bulk(8 << 20, underlay);
         pair.change("key 42 csum seq");
         pair.bulk(2 << 20, underlay);
+        pair.none_dropped(underlay);
+    }
+}
+
+#[test]
+fn datagrams_that_arrive_together_go_into_a_tun_device_together() {
+    const COUNT: usize = 256;
+    require!(privilege::check());
+    require!(tun());
+    for underlay in ["packet", "raw"] {
+        let pair = Pair::new(&format!("overlay tun underlay {underlay}"));
+        pair.answers(&PingOptions::default());
+        let (sender, receiver) = (udp(&pair.left, inner(0)), udp(&pair.right, inner(1)));
+        set_receive_buffer(&receiver, 4 << 20).unwrap();
+        let to = receiver.local_addr().unwrap();
+        let counts = || {
+            (counted(&pair.right, "tun0").0, pair.status(1)["counters"]["received_packets"].as_u64().unwrap())
+        };
+        let before = counts();
+        let daemon = pair.daemons[1].as_ref().unwrap();
+        burst(&sender, to, &[100; COUNT], daemon, (&pair.right, "wan0"));
+        all_arrive(&receiver, &[100; COUNT], underlay);
+        let after = counts();
+        assert_eq!(after.1 - before.1, COUNT as u64, "{underlay}");
+        assert!(after.0 - before.0 <= COUNT as u64 / 16, "{underlay}: {before:?} {after:?}");
+        // And what a program sends together comes out together.
+        send_train(&sender, to, 1_000, 40);
+        all_arrive(&receiver, &[1_000; 40], underlay);
         pair.none_dropped(underlay);
     }
 }
