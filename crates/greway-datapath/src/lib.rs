@@ -46,6 +46,7 @@ mod send;
 mod shared;
 mod turn;
 mod underlay;
+mod whole;
 mod witness;
 mod worker;
 

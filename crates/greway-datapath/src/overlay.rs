@@ -12,7 +12,6 @@ use greway_linux::{MacAddr, OpenError, filter, tun};
 use greway_wire::ethertype;
 
 use crate::offload;
-use crate::shared::Shared;
 
 pub(crate) use greway_engine::frame::ETHERNET;
 
@@ -96,8 +95,12 @@ pub(crate) struct Payload<'a> {
 
 impl Inside {
     /// Opens the sockets. `ethernet`: the payload packets are frames.
-    /// `shared`: for a tunnel that has none of its own.
-    pub(crate) fn open(overlay: Overlay, ethernet: bool, shared: Option<&Shared>) -> Result<Self, OpenError> {
+    /// `shared`: what is brought in goes there, of a tunnel that has none of its own.
+    pub(crate) fn open(
+        overlay: Overlay,
+        ethernet: bool,
+        shared: Option<Arc<PacketSocket>>,
+    ) -> Result<Self, OpenError> {
         match overlay {
             Overlay::Veth { peer, device_address, peer_address, tap } => {
                 let mut addresses = [0; 12];
@@ -111,7 +114,11 @@ impl Inside {
 
     /// The same with another tap, and nothing comes before [`Self::hear`] says so; `None` where there is nothing to
     /// change.
-    pub(crate) fn tapped(&self, tap: Tap, shared: Option<&Shared>) -> Result<Option<Self>, OpenError> {
+    pub(crate) fn tapped(
+        &self,
+        tap: Tap,
+        shared: Option<Arc<PacketSocket>>,
+    ) -> Result<Option<Self>, OpenError> {
         match self {
             Self::Link { peer, tap: before, addresses, .. } if *before != tap => {
                 Self::link(*peer, tap, *addresses, shared, false).map(Some)
@@ -124,11 +131,10 @@ impl Inside {
         peer: u32,
         tap: Tap,
         addresses: Option<[u8; 12]>,
-        shared: Option<&Shared>,
+        shared: Option<Arc<PacketSocket>>,
         hears: bool,
     ) -> Result<Self, OpenError> {
-        if let (Tap::Declined, Some(shared)) = (tap, shared) {
-            let socket = shared.sender();
+        if let Some(socket) = shared {
             return Ok(Self::Link { socket, shares: true, declined: Vec::new(), peer, tap, addresses });
         }
         let (beside, nothing) = (filter::beside(CARRIED), filter::drop_all());
@@ -165,6 +171,14 @@ impl Inside {
         match self {
             Self::Link { peer, shares: true, .. } => Some(*peer),
             _ => None,
+        }
+    }
+
+    /// What is taken of what comes out.
+    pub(crate) fn tap(&self) -> Tap {
+        match self {
+            Self::Link { tap, .. } => *tap,
+            Self::Tun(_) => Tap::Everything,
         }
     }
 

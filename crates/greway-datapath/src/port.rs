@@ -8,6 +8,7 @@ use std::sync::Arc;
 use greway_engine::{
     DropReason, Endpoints, Heard, LinkErrors, Train, Tunnel, TunnelCounters, TunnelState, clamp_mss,
 };
+use greway_linux::packet::PacketSocket;
 use greway_linux::{MacAddr, OpenError};
 use greway_spec::{DeviceName, TunnelSpec};
 
@@ -17,7 +18,6 @@ use crate::into_device::Trains;
 use crate::local::LocalAddresses;
 use crate::overlay::{Inside, Overlay};
 use crate::path_mtu::{Paths, Way};
-use crate::shared::Shared;
 use crate::turn::Turn;
 use crate::underlay::{Inlet, Receive};
 
@@ -95,7 +95,7 @@ impl Port {
     pub(crate) fn open(
         port: PortSpec,
         counters: Arc<TunnelCounters>,
-        shared: Option<&Shared>,
+        shared: Option<Arc<PacketSocket>>,
     ) -> Result<Self, OpenError> {
         let mut tunnel = Tunnel::new(&port.spec, counters);
         tunnel.set_segment_limit(port.device_mtu);

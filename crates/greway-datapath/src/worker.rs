@@ -8,6 +8,7 @@ mod change;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::num::NonZero;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread;
@@ -30,12 +31,14 @@ use crate::icmp::{Family, Icmp, IcmpReport};
 use crate::local::LocalAddresses;
 use crate::lull::{BusyPoll, Lull, Next};
 use crate::news::Newsroom;
+use crate::overlay::Tap;
 use crate::port::Port;
 use crate::receive::{self, Context, Desk, Strangers};
 use crate::reverse_path::ReversePaths;
 use crate::send::Sender;
 use crate::shared::{self, Shared};
 use crate::underlay::{Inlet, Receive, Underlay};
+use crate::whole::Whole;
 use crate::witness::{Attempt, Through};
 
 pub(crate) struct Worker {
@@ -51,6 +54,8 @@ pub(crate) struct Worker {
     free: BTreeSet<usize>,
     /// What tunnels share that have no sockets of their own on the overlay's side, as long as there are any.
     shared: Option<Shared>,
+    /// The same of those without a program.
+    whole: Option<Whole>,
     /// Where these are, by the peer ends of their pairs.
     sharing: HashMap<u32, usize>,
     /// Those of them that hold packets.
@@ -105,8 +110,9 @@ const WAKE: u64 = 0;
 const FIRST_INLET: u64 = 1;
 const ICMP: u64 = 8;
 const ICMP_V6: u64 = 9;
-/// The first of [`Shared::sources`].
+/// The first of [`Shared::sources`]; behind them is [`Whole`].
 const SHARED: u64 = 10;
+const WHOLE: u64 = SHARED + Shared::SOURCES;
 const FIRST_PORT: u64 = 16;
 /// Each port has as many tokens, one for each of its sources.
 const SOURCES: u64 = 4;
@@ -130,6 +136,7 @@ impl Worker {
             positions: HashMap::new(),
             free: BTreeSet::new(),
             shared: None,
+            whole: None,
             sharing: HashMap::new(),
             holders: Holders::default(),
             backlog: Backlog::default(),
@@ -176,7 +183,7 @@ impl Worker {
                     }
                     ICMP => self.heed(Family::Ipv4, now_ms),
                     ICMP_V6 => self.heed(Family::Ipv6, now_ms),
-                    token if (SHARED..SHARED + Shared::SOURCES).contains(&token) => {
+                    token if (SHARED..=WHOLE).contains(&token) => {
                         self.send_shared((token - SHARED) as usize, now_ms);
                     }
                     token if token < FIRST_PORT => {
@@ -366,9 +373,12 @@ impl Worker {
 
     /// Carries one batch of what came out of tunnels that share their sockets; false when there was nothing.
     fn send_shared(&mut self, source: usize, now_ms: u64) -> bool {
-        let Some(socket) = self.shared.as_ref().and_then(|shared| shared.sources().nth(source)) else {
-            return false;
+        let shared = self.shared.as_ref().and_then(|shared| shared.sources().nth(source));
+        let (socket, tap) = match source as u64 + SHARED {
+            WHOLE => (self.whole.as_ref().map(AsFd::as_fd), Tap::Everything),
+            _ => (shared, Tap::Declined),
         };
+        let Some(socket) = socket else { return false };
         let framed = &mut self.buffers.framed;
         match framed.recv(socket) {
             Ok(0) => return false,
@@ -384,7 +394,8 @@ impl Worker {
         for (peer, packets) in shared::by_device(framed) {
             // Others' packets come by too: of tunnels with sockets of their own, of devices that look at everything.
             let port = self.sharing.get(&peer).and_then(|index| self.ports.get_mut(*index)?.as_mut());
-            if let Some(port) = port {
+            // One that goes from one socket to the other is seen by both.
+            if let Some(port) = port.filter(|port| port.inside.tap() == tap) {
                 self.sender.carry_these(port, packets.into_iter(), &mut self.underlay, self.forwards, now_ms);
             }
         }
@@ -398,7 +409,7 @@ impl Worker {
         for source in 0..own {
             self.empty_source(index, source, now_ms);
         }
-        for source in (0..Shared::SOURCES as usize).filter(|_| shares) {
+        for source in (0..=Shared::SOURCES as usize).filter(|_| shares) {
             for _ in 0..MOST_BATCHES {
                 if !self.send_shared(source, now_ms) {
                     break;
@@ -509,7 +520,8 @@ impl Worker {
         self.ports.iter_mut().flatten().for_each(Port::count_spilled);
         // Whose these were is not known.
         let shared = self.shared.as_ref().map_or(0, Shared::spilled);
-        self.strangers.underlay.record_drops(DropReason::QueueFull, shared);
+        let whole = self.whole.as_ref().map_or(0, Whole::spilled);
+        self.strangers.underlay.record_drops(DropReason::QueueFull, shared + whole);
         Inlet::ALL.into_iter().for_each(|inlet| self.count_spilled_by(inlet));
     }
 

@@ -120,6 +120,42 @@ pub fn not_for_host_beside(ethertypes: [u16; 3], devices: &[u32]) -> Vec<Instruc
     program
 }
 
+/// A filter for packets whose link-layer destination is not this host, and that arrived on a device whose index is
+/// within one of these ranges, ends included; `parity`: and of which the lowest bit is this.
+///
+/// # Panics
+///
+/// With more than [`MOST_RANGES`].
+#[must_use]
+pub fn not_for_host_within(ranges: &[(u32, u32)], parity: Option<u32>) -> Vec<Instruction> {
+    assert!(ranges.len() <= MOST_RANGES, "jumps are short");
+    let mut program = vec![
+        load(BYTE_ABS, ANCILLARY + ANCILLARY_PACKET_TYPE),
+        jump_unless_equal(PACKET_HOST, 1),
+        ret(0),
+        load(WORD_ABS, ANCILLARY + ANCILLARY_IFINDEX),
+    ];
+    if let Some(parity) = parity {
+        program.extend([
+            load(AND, 1),
+            jump_if_equal(parity, 1),
+            ret(0),
+            load(WORD_ABS, ANCILLARY + ANCILLARY_IFINDEX),
+        ]);
+    }
+    for (position, (first, last)) in ranges.iter().enumerate() {
+        // To the last instruction, past the other ranges and the refusal.
+        let accept = ((ranges.len() - position - 1) * 2 + 1) as u8;
+        program.push(Instruction { code: JUMP_AT_LEAST, jump_true: 0, jump_false: 1, value: *first });
+        program.push(Instruction { code: JUMP_ABOVE, jump_true: 0, jump_false: accept, value: *last });
+    }
+    program.extend([ret(0), ret(WHOLE)]);
+    program
+}
+
+/// Ranges that [`not_for_host_within`] has room for.
+pub const MOST_RANGES: usize = 100;
+
 /// Goes on behind its end, unless the packet arrived on one of the devices.
 fn on_none_of(devices: &[u32]) -> Vec<Instruction> {
     assert!(devices.len() <= 100, "jumps are short");
@@ -192,6 +228,11 @@ const BYTE_BEHIND: u16 = 0x50;
 /// `BPF_LDX | BPF_B | BPF_MSH`: X = 4 * (byte & 15), made for IPv4.
 const LOAD_HEADER_LENGTH: u16 = 0xb1;
 const JUMP_EQUAL: u16 = 0x15;
+/// `BPF_JMP | BPF_JGE | BPF_K` and `BPF_JGT`.
+const JUMP_AT_LEAST: u16 = 0x35;
+const JUMP_ABOVE: u16 = 0x25;
+/// `BPF_ALU | BPF_AND | BPF_K`.
+const AND: u16 = 0x54;
 /// `BPF_JMP | BPF_JA`.
 const JUMP: u16 = 0x05;
 const RETURN: u16 = 0x06;

@@ -5,19 +5,21 @@
 use std::sync::Arc;
 use std::thread;
 
-use greway_engine::{Endpoint, TunnelCounters, TunnelTable};
+use greway_engine::{DropReason, Endpoint, TunnelCounters, TunnelTable};
 use greway_linux::clock;
 use greway_linux::event::{Interest, Poller};
+use greway_linux::packet::PacketSocket;
 use greway_spec::{DeviceName, SeqMode, TunnelSpec};
 
-use super::{FIRST_INLET, FIRST_PORT, ICMP, ICMP_V6, SHARED, SOURCES, Worker, number};
+use super::{FIRST_INLET, FIRST_PORT, ICMP, ICMP_V6, SHARED, SOURCES, WHOLE, Worker, number};
 use crate::close::close;
 use crate::handle::DatapathError;
-use crate::overlay::{Overlay, Tap};
+use crate::overlay::{Inside, Overlay, Tap};
 use crate::port::{Port, PortSpec};
 use crate::reverse_path::ReversePaths;
 use crate::shared::{self, Shared};
 use crate::underlay::{Inlet, Receive};
+use crate::whole::{self, Whole};
 
 impl Worker {
     pub(super) fn add(&mut self, port: PortSpec, counters: Arc<TunnelCounters>) -> Result<(), DatapathError> {
@@ -25,12 +27,10 @@ impl Worker {
         let inlet = Inlet { over_ipv6: port.spec.mode.over_ipv6(), way: port.receive };
         self.open(&name, inlet)?;
         let index = self.free.first().copied().unwrap_or(self.ports.len());
-        let tap = match &port.overlay {
-            Overlay::Veth { tap, .. } => *tap,
-            Overlay::Tun(_) => Tap::Everything,
+        let shared = match &port.overlay {
+            Overlay::Veth { tap, .. } => self.share(&name, *tap).inspect_err(|_| self.close_unused())?,
+            Overlay::Tun(_) => None,
         };
-        let shares = self.share(&name, tap).inspect_err(|_| self.close_unused())?;
-        let shared = self.shared.as_ref().filter(|_| shares);
         let opened = Port::open(port, counters, shared)
             .map_err(|source| DatapathError::Open { name: name.clone(), source })
             .and_then(|port| {
@@ -49,6 +49,7 @@ impl Worker {
         self.positions.insert(name, index);
         let shares = self.ports[index].as_ref().and_then(|port| port.inside.shares());
         self.sharing.extend(shares.map(|peer| (peer, index)));
+        self.let_in(index);
         // The first of those that share makes the sockets look past all others; one of its own comes to those.
         if self.sharing.len() == 1 || shares.is_none() {
             self.look_past_own();
@@ -93,7 +94,10 @@ impl Worker {
             for source in port.inside.sources() {
                 let _ = self.poller.remove(source);
             }
-            port.inside.shares().map(|peer| self.sharing.remove(&peer));
+            if let Some(peer) = port.inside.shares() {
+                self.sharing.remove(&peer);
+                self.let_out(peer);
+            }
             insides.push(port.inside);
         }
         self.end_sharing();
@@ -130,8 +134,7 @@ impl Worker {
 
     pub(super) fn tap(&mut self, name: &DeviceName, tap: Tap) -> Result<(), DatapathError> {
         let index = self.position(name)?;
-        let shares = self.share(name, tap)?;
-        let shared = self.shared.as_ref().filter(|_| shares);
+        let shared = self.share(name, tap)?;
         let opened = self.ports[index].as_ref().map_or(Ok(None), |port| port.inside.tapped(tap, shared));
         let Ok(Some(inside)) = opened else {
             self.end_sharing();
@@ -143,6 +146,8 @@ impl Worker {
         inside.hear();
         self.ports[index].iter().for_each(|port| port.inside.deafen());
         self.send_all(index, clock::monotonic_millis());
+        let left = self.ports[index].as_ref().and_then(|port| port.inside.shares());
+        left.into_iter().for_each(|peer| self.let_out(peer));
         if let Some(port) = &mut self.ports[index] {
             for source in port.inside.sources() {
                 let _ = self.poller.remove(source);
@@ -153,24 +158,59 @@ impl Worker {
             watch(&self.poller, index, port)?;
         }
         self.note_sharing(index);
+        self.let_in(index);
         Ok(())
     }
 
-    /// Has the sockets ready that a tunnel shares which is to have none of its own.
-    fn share(&mut self, name: &DeviceName, tap: Tap) -> Result<bool, DatapathError> {
-        if tap != Tap::Declined || self.positions.len() - self.sharing.len() < shared::OWN {
-            return Ok(false);
-        }
-        if self.shared.is_none() {
-            let opened = Shared::open();
-            let opened = opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?;
-            for (token, source) in (SHARED..).zip(opened.sources()) {
-                let watched = self.poller.add(source, token, Interest::Readable);
-                watched.map_err(|source| DatapathError::Watch { name: name.clone(), source })?;
+    /// Has the sockets ready that a tunnel shares which is to have none of its own; that to send by.
+    fn share(&mut self, name: &DeviceName, tap: Tap) -> Result<Option<Arc<PacketSocket>>, DatapathError> {
+        let own = self.positions.len() - self.sharing.len();
+        let open = |source| DatapathError::Open { name: name.clone(), source };
+        let watch = |source| DatapathError::Watch { name: name.clone(), source };
+        match tap {
+            Tap::Declined if own >= shared::OWN => {
+                if self.shared.is_none() {
+                    let opened = Shared::open().map_err(open)?;
+                    for (token, source) in (SHARED..).zip(opened.sources()) {
+                        self.poller.add(source, token, Interest::Readable).map_err(watch)?;
+                    }
+                    self.shared = Some(opened);
+                }
+                Ok(self.shared.as_ref().map(Shared::sender))
             }
-            self.shared = Some(opened);
+            Tap::Everything if own >= whole::OWN => {
+                if self.whole.is_none() {
+                    let opened = Whole::open().map_err(open)?;
+                    self.poller.add(&opened, WHOLE, Interest::Readable).map_err(watch)?;
+                    self.whole = Some(opened);
+                }
+                Ok(self.whole.as_ref().map(Whole::sender))
+            }
+            _ => Ok(None),
         }
-        Ok(true)
+    }
+
+    /// Has what comes out of a tunnel without a program come, where it shares its socket.
+    fn let_in(&mut self, index: usize) {
+        let inside = self.ports[index].as_ref().map(|port| &port.inside);
+        let peer = inside.filter(|inside| inside.tap() == Tap::Everything).and_then(Inside::shares);
+        if let (Some(peer), Some(whole)) = (peer, &mut self.whole) {
+            whole.let_in(peer);
+        }
+    }
+
+    /// No longer; with the last one its socket goes.
+    fn let_out(&mut self, peer: u32) {
+        if self.whole.as_mut().is_some_and(|whole| !whole.let_out(peer)) {
+            self.close_whole();
+        }
+    }
+
+    fn close_whole(&mut self) {
+        let Some(whole) = self.whole.take() else { return };
+        let _ = self.poller.remove(&whole);
+        self.strangers.underlay.record_drops(DropReason::QueueFull, whole.spilled());
+        drop(thread::Builder::new().name("close".into()).spawn(move || drop(whole)));
     }
 
     /// A tunnel has other sockets than it had.
@@ -195,6 +235,7 @@ impl Worker {
         if !self.sharing.is_empty() {
             return;
         }
+        self.close_whole();
         let Some(shared) = self.shared.take() else { return };
         for source in shared.sources() {
             let _ = self.poller.remove(source);
