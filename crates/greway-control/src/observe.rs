@@ -11,7 +11,7 @@ use greway_netlink::{
 };
 use greway_spec::{DeviceName, InnerAddress, InnerRoute, InnerRule, TunnelSpec};
 
-use crate::daemon::device;
+use crate::daemon::{device, sealed_group};
 use crate::sysctl::{self, Forwarding};
 
 /// The part of the host that a plan for one tunnel depends on.
@@ -81,6 +81,8 @@ pub(crate) fn is_ours(netlink: &Netlink, link: &Link) -> bool {
 pub(crate) struct Tables {
     seals: HashSet<String>,
     translations: HashSet<String>,
+    /// The seal that many have together.
+    group: bool,
 }
 
 impl Tables {
@@ -93,7 +95,13 @@ impl Tables {
         Self {
             seals: names(is_seal),
             translations: names(|chain| is_translation(chain, &chain.table.name) && chain.rules > 0),
+            group: chains.iter().any(|chain| sealed_group::is_ours(chain) && chain.rules > 0),
         }
+    }
+
+    /// Whether the seal is among them that many tunnels have together.
+    pub(crate) fn seal_of_many(&self) -> bool {
+        self.group
     }
 
     /// Whether a tunnel's seal is among them.

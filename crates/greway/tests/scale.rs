@@ -5,8 +5,12 @@
 mod support;
 
 use std::fs;
+use std::net::Ipv4Addr;
 
-use greway_testbed::{PingOptions, guide, ping, poll_until, privilege, require};
+use greway_linux::MacAddr;
+use greway_netlink::Address;
+use greway_netlink::nftables::{Family, Nftables, TableId};
+use greway_testbed::{Capture, PingOptions, build, guide, inject, ping, poll_until, privilege, require};
 use support::{Lab, Node, SOON, two_hosts};
 
 /// More than have sockets of their own, and more than are attached to by links.
@@ -151,4 +155,121 @@ fn many_tunnels_come_stay_and_go() {
     // Nobody holds sockets for what is gone.
     let packet = || lab.one.run(|| fs::read_to_string("/proc/thread-self/net/packet").unwrap());
     poll_until(SOON, "the end of the sockets", || (packet().lines().count() == 1).then_some(())).unwrap();
+}
+
+/// More than have packet sockets and seals of their own, without a program.
+const PLAIN: usize = 530;
+/// One of the first, and one of those that share socket and seal.
+const FIRST: usize = 2;
+const LATE: usize = 525;
+
+/// What is sent to all hosts through a late tunnel arrives at its far end, and this host takes none of it in.
+fn nothing_comes_in_again(lab: &Lab, mark: u16) {
+    let (one, two, name) = (&lab.guide.linux1, &lab.guide.linux2, format!("t{LATE:03}"));
+    one.sysctl("ipv4/icmp_echo_ignore_broadcasts", "0").unwrap();
+    let echoes = || {
+        let table = lab.one.run(|| fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+        let rows = table.lines().filter(|line| line.starts_with("Icmp:")).collect::<Vec<_>>();
+        let column = rows[0].split_whitespace().position(|name| name == "InEchos").unwrap();
+        rows[1].split_whitespace().nth(column).unwrap().parse::<u64>().unwrap()
+    };
+    let table = TableId::new(Family::Inet, "greway-what-leaves-many-tunnels");
+    let dropped = || {
+        let counters = lab.one.run(|| Nftables::open().unwrap().rule_counters(&table, "prerouting").unwrap());
+        counters.iter().map(|counter| counter.packets).sum::<u64>()
+    };
+    let before = (echoes(), dropped());
+    let (stranger, all_hosts) = (Ipv4Addr::new(10, 77, 0, 5), Ipv4Addr::new(224, 0, 0, 1));
+    let echo = build::echo_request(0x4713, mark, b"to all");
+    let packet = build::ipv4(build::ipv4_header(stranger, all_hosts, build::ICMP), &echo);
+    let comes_out = Capture::start(two, &name).unwrap();
+    let source = MacAddr::new(one.netlink().unwrap().link_by_name(&name).unwrap().unwrap().address.unwrap());
+    inject(one, &name, &build::ethernet(MacAddr::new([0xff; 6]), source, 0x0800, &packet)).unwrap();
+    comes_out.wait_for(SOON, "the packet at the far end", |out| out.payload() == packet).unwrap();
+    poll_until(SOON, "the seal", || (dropped() == before.1 + 1).then_some(())).unwrap();
+    assert_eq!(echoes(), before.0, "taken by the host that sent it");
+}
+
+#[test]
+fn many_userspace_tunnels_share_a_socket_and_a_seal() {
+    require!(privilege::check());
+    let lab = two_hosts();
+    let before = lab.one.belongings();
+    let daemon = lab.one.daemon();
+    let _other = lab.two.daemon();
+    let [local, remote] = guide::OUTER;
+    let inside = |number: usize, end: usize| format!("10.{}.{}.{end}", 60 + number / 256, number % 256);
+    for number in 0..PLAIN {
+        let text = format!(
+            "local = \"{local}\"\nremote = \"{remote}\"\nkey = {number}\ndatapath = \"userspace\"\n\n[inner]\n\
+             address = \"{}\"\npeer = \"{}/30\"\n",
+            inside(number, 1),
+            inside(number, 2)
+        );
+        lab.one.file(&format!("plain/t{number:03}.toml"), &text);
+    }
+    let files = format!("{}/", lab.one.folder().join("plain").display());
+    for number in [FIRST, LATE] {
+        let name = format!("t{number:03}");
+        lab.two.words(&format!("tunnel add {name} local {remote} remote {local} key {number}")).ok();
+        let address = format!("{} peer {}/30", inside(number, 2), inside(number, 1));
+        lab.guide.linux2.address(&name, &address).unwrap();
+        lab.guide.linux2.set_up(&name).unwrap();
+    }
+    let carries = || {
+        for number in [FIRST, LATE] {
+            let options = PingOptions { count: 20, ..PingOptions::default() };
+            let report = ping(&lab.guide.linux1, inside(number, 2).parse().unwrap(), &options).unwrap();
+            assert!(report.complete(), "t{number:03}: {report:?}");
+            let back = ping(&lab.guide.linux2, inside(number, 1).parse().unwrap(), &options).unwrap();
+            assert!(back.complete(), "t{number:03}: {back:?}");
+        }
+    };
+    lab.one.words(&format!("up {files}")).ok();
+    carries();
+    let packets =
+        || lab.one.run(|| fs::read_to_string("/proc/thread-self/net/packet").unwrap()).lines().count();
+    assert!(packets() < PLAIN, "{} packet sockets", packets());
+    let seals = || {
+        let tables = lab.one.run(|| Nftables::open().unwrap().tables().unwrap());
+        let ours =
+            tables.into_iter().filter(|table| table.id.name.starts_with("greway-")).collect::<Vec<_>>();
+        let of_many = ours.iter().filter(|table| table.id.family == Family::Inet).count();
+        (ours.len() - of_many, of_many)
+    };
+    let (own, of_many) = seals();
+    assert!(own < PLAIN && of_many == 1, "{own} seals and {of_many}");
+
+    nothing_comes_in_again(&lab, 1);
+    // Nothing to do, and nothing is done; what is gone from one device is put back alone.
+    let again = lab.one.words(&format!("up {files}")).ok();
+    assert_eq!(again.stdout.matches("nothing to do").count(), PLAIN, "{again}");
+    let (name, [near, far]) = (format!("t{LATE:03}"), [1, 2].map(|end| inside(LATE, end).parse().unwrap()));
+    let gone = Address::with_peer(near, far, 30);
+    let netlink = lab.guide.linux1.netlink().unwrap();
+    netlink.delete_address(lab.guide.linux1.index(&name).unwrap(), gone).unwrap();
+    let mended = lab.one.words(&format!("up {files}")).ok();
+    assert_eq!(mended.stdout.matches("nothing to do").count(), PLAIN - 1, "{mended}");
+    assert!(mended.stdout.contains(&inside(LATE, 1)), "{mended}");
+    carries();
+
+    // What somebody has flushed comes back, and no tunnel takes the seal for a firewall.
+    lab.one.run(|| {
+        let nftables = Nftables::open().unwrap();
+        for table in nftables.tables().unwrap() {
+            nftables.delete_table(&table.id).unwrap();
+        }
+    });
+    poll_until(SOON, "the seals again", || (seals() == (own, of_many)).then_some(())).unwrap();
+    let late = lab.one.words(&format!("status t{LATE:03}")).ok();
+    assert!(!late.stdout.contains("may filter GRE"), "{late}");
+
+    daemon.kill();
+    let _daemon = lab.one.daemon();
+    assert_eq!((carried(&lab.one).len(), seals()), (PLAIN, (own, of_many)));
+    carries();
+    nothing_comes_in_again(&lab, 2);
+    lab.one.words(&format!("down {files}")).ok();
+    assert_eq!(lab.one.belongings(), before);
+    poll_until(SOON, "the end of the sockets", || (packets() == 1).then_some(())).unwrap();
 }

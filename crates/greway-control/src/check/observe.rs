@@ -14,6 +14,7 @@ use greway_spec::{InnerAddress, TunnelSpec};
 
 use super::facts::{Device, HostFacts, InnerPeer, Ipsec, KernelGre, Seen};
 use super::ruleset::{self, Ruleset};
+use crate::daemon::sealed_group;
 use crate::sysctl::{self, Forwarding};
 
 /// More tracked connections than this are not gone through: it would take seconds.
@@ -138,7 +139,11 @@ fn peers(netlink: &Netlink, device: &Device) -> Vec<InnerPeer> {
 /// The packet filter, nf_tables and legacy.
 pub fn ruleset() -> Seen<Ruleset> {
     let mut ruleset = match Nftables::open().and_then(|nftables| nftables.ruleset()) {
-        Ok(read) => Ruleset::of_nft(read),
+        Ok(mut read) => {
+            // It looks at the data plane's ends of pairs, which no delivery packet comes in by.
+            read.chains.retain(|chain| !chain.base.as_ref().is_some_and(sealed_group::is_ours));
+            Ruleset::of_nft(read)
+        }
         Err(error) if error.is_unsupported() => Ruleset::default(),
         Err(error) => return Err(error.to_string()),
     };

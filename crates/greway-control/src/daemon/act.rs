@@ -172,6 +172,7 @@ impl Host {
         self.tunnels.remove(&spec.name);
         if !self.put_off(&spec.name) {
             self.keep_peers_quiet(None);
+            self.keep_group_seal(None);
             self.follow_fast_path();
         }
         self.counted.remember(spec, self.store.sequence(&spec.name));

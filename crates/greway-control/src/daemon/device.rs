@@ -58,6 +58,8 @@ pub(super) struct Device {
     pub(super) index: u32,
     /// Index of the other end of a veth pair.
     pub(super) peer: Option<u32>,
+    /// The group of devices that it is of.
+    pub(super) peer_group: u32,
     pub(super) mtu: u32,
     pub(super) overlay: Overlay,
 }
@@ -70,6 +72,7 @@ impl Device {
         Some(Self {
             index: link.index,
             peer: Some(peer.index),
+            peer_group: peer.group,
             mtu: link.mtu,
             overlay: Overlay::Veth {
                 peer: peer.index,
@@ -134,7 +137,13 @@ pub(super) fn open(netlink: &Netlink, name: &DeviceName, index: Option<u32>) -> 
         Some("veth") => open_veth(netlink, name, &link),
         Some("tun") => {
             let tun = tun::Tun::open(&tun::Config { name: name.as_str(), persist: true })?;
-            Ok(Device { index: link.index, peer: None, mtu: link.mtu, overlay: Overlay::Tun(tun) })
+            Ok(Device {
+                index: link.index,
+                peer: None,
+                peer_group: 0,
+                mtu: link.mtu,
+                overlay: Overlay::Tun(tun),
+            })
         }
         _ => Err(DeviceError::Foreign(name.clone())),
     }

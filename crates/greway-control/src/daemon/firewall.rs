@@ -14,7 +14,7 @@ use greway_netlink::nftables::{BaseChain, Family, Hook, Nftables};
 use greway_netlink::xfrm::XfrmPolicy;
 use greway_spec::{DeviceName, FirewallPolicy, TunnelSpec, UnderlayChoice};
 
-use super::device;
+use super::{device, sealed_group};
 use crate::observe::{self, Tables};
 use crate::plan;
 
@@ -217,6 +217,9 @@ impl Rules {
 /// Whether a chain is a seal: of the data plane's ends of pairs alone.
 fn is_own_seal(chain: &BaseChain) -> bool {
     let inside = |device: &String| device.starts_with(device::PEER_PREFIX);
+    if sealed_group::is_ours(chain) {
+        return true;
+    }
     chain.hook == Hook::Ingress
         && chain.table.family == Family::Netdev
         && chain.table.name.starts_with(device::TABLE_PREFIX)

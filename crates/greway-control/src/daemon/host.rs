@@ -59,6 +59,8 @@ pub(super) struct Host {
     pub(super) together: Option<Together>,
     /// What is put off further, since others follow.
     pub(super) coming: Coming,
+    /// The rule is there that seals many together.
+    pub(super) group_sealed: bool,
     /// Which devices below spread what they receive over CPUs.
     pub(super) steering: Steering,
     /// Why the daemon's options are not those that somebody wrote.
@@ -79,6 +81,8 @@ pub(super) struct Live {
     pub(super) bound_to: Option<u32>,
     /// The data plane's end was sealed, and is to stay so.
     pub(super) sealed: bool,
+    /// It is sealed by the rule that many have together.
+    pub(super) sealed_with_others: bool,
     /// A program is at the data plane's end, and what it declines is what the data plane takes there.
     pub(super) attached: bool,
     /// What of it somebody took away and cannot be put back.
@@ -134,6 +138,7 @@ impl Host {
             fast: FastPath::new(&options.fast_path),
             together: None,
             coming: Coming::default(),
+            group_sealed: false,
             steering: Steering::new(state),
             doubt: None,
         };
@@ -363,9 +368,8 @@ impl Host {
 
     /// The tunnels that devices, or their other ends, belong to, of those whose index is `wanted`.
     pub(super) fn by_device(&self, wanted: impl Fn(u32) -> bool) -> HashMap<u32, DeviceName> {
-        let ends = |live: &Live| [Some(live.index), live.peer].into_iter().flatten().collect::<Vec<_>>();
-        let all =
-            self.tunnels.iter().flat_map(|(name, live)| ends(live).into_iter().map(move |end| (end, name)));
+        let ends = |live: &Live| [Some(live.index), live.peer].into_iter().flatten();
+        let all = self.tunnels.iter().flat_map(|(name, live)| ends(live).map(move |end| (end, name)));
         all.filter(|(end, _)| wanted(*end)).map(|(end, name)| (end, name.clone())).collect()
     }
 
@@ -551,7 +555,12 @@ impl Host {
         let traffic = self.datapath.add(port).map_err(DeviceError::Datapath)?;
         let (index, peer) = (device.index, device.peer);
         // After all that can fail, so that nothing is left of it then; a new device is not up yet.
-        let sealed = peer.is_some() && !attached && self.seal(&spec.name);
+        let to_seal = peer.filter(|_| !attached);
+        // Those of an earlier daemon are as they were.
+        let has_own = to_seal.is_some() && self.has_own_seal(&spec.name);
+        let sealed_with_others =
+            !has_own && to_seal.is_some_and(|peer| self.seal_with_others(peer, device.peer_group));
+        let sealed = to_seal.is_some() && !sealed_with_others && (has_own || self.seal(&spec.name));
         if attached
             && self.rules.may_be_sealed(&spec.name)
             && let Err(error) = self.unseal(&spec.name)
@@ -568,6 +577,7 @@ impl Host {
             decision,
             bound_to,
             sealed,
+            sealed_with_others,
             attached,
             trouble: None,
             mtu_by_path,

@@ -28,6 +28,7 @@ mod quiet;
 mod rename;
 mod report;
 mod reverse_path;
+pub(crate) mod sealed_group;
 mod sole;
 mod steering;
 pub(crate) mod tables;

@@ -35,7 +35,7 @@ fn seal(nftables: &Nftables, name: &DeviceName) -> Result<(), NetlinkError> {
 /// Whether greway made a table.
 pub(crate) fn is_ours(table: &Table) -> bool {
     table.id.name.starts_with(device::TABLE_PREFIX)
-        && matches!(table.id.family, Family::Ip | Family::Netdev)
+        && matches!(table.id.family, Family::Ip | Family::Netdev | Family::Inet)
         && table.comment.as_deref().is_some_and(|comment| comment.starts_with(MARK))
 }
 
@@ -132,6 +132,7 @@ impl Host {
     pub(super) fn put_back_tables(&mut self) {
         let chains = self.rules.chains.clone().unwrap_or_default();
         self.keep_peers_quiet(Some(&chains));
+        self.keep_group_seal(Some(self.rules.tables.seal_of_many()));
         for name in self.tunnels.keys().cloned().collect::<Vec<_>>() {
             let Some(live) = self.tunnels.get(&name) else { continue };
             let mut trouble = None;

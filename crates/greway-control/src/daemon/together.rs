@@ -131,6 +131,7 @@ impl Host {
     fn all_have_come(&mut self) {
         let Coming { places, set_up, .. } = std::mem::take(&mut self.coming);
         self.keep_peers_quiet(None);
+        self.keep_group_seal(None);
         self.look_at_reverse_paths();
         self.look_at_forwarding();
         for (name, index) in set_up {
@@ -363,9 +364,16 @@ impl Host {
         Some(Beside { tables, inside: seen.inside.clone() })
     }
 
+    /// Whether a tunnel that is taken over with many others has its seal.
+    pub(super) fn has_own_seal(&mut self, name: &DeviceName) -> bool {
+        self.seen(name).and_then(|seen| seen.tables).is_some_and(|tables| tables.seal(name))
+    }
+
     /// A tunnel comes, changes or goes.
     pub(super) fn no_longer_as_seen(&mut self, name: &DeviceName) {
-        self.coming.seen.iter_mut().for_each(|seen| drop(seen.changed.insert(name.clone())));
+        if let Some(seen) = &mut self.coming.seen {
+            seen.changed.insert(name.clone());
+        }
     }
 
     /// Whether there are tables that greway made for a tunnel of this name.

@@ -12,6 +12,7 @@
 mod accept_only;
 mod chain;
 mod change;
+mod group_drop;
 mod ingress_drop;
 mod message;
 mod port_unreachable;
@@ -25,6 +26,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 pub use accept_only::accept_only;
 pub use chain::{BaseChain, Hook, Policy};
 pub use change::{BaseChainSpec, Change};
+pub use group_drop::group_drop;
 pub use ingress_drop::ingress_drop;
 pub use port_unreachable::{QuietPeer, port_unreachable};
 pub use rule::{Expression, Rule, RuleCounter, Verdict};

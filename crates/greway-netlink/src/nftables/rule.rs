@@ -12,6 +12,7 @@ const VERDICT_REGISTER: u32 = 0;
 const NAME_FIELD: usize = 16;
 const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_L4PROTO: u32 = 16;
+const NFT_META_IIFGROUP: u32 = 21;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_NAT_SNAT: u32 = 0;
 /// NFTA_LIST_ELEM, NFTA_EXPR_NAME, NFTA_EXPR_DATA, NFTA_DATA_VALUE and NFTA_DATA_VERDICT.
@@ -47,6 +48,8 @@ pub enum Expression {
     },
     /// Loads the name of the outgoing link.
     OutgoingLink,
+    /// Loads the group of the incoming link, four bytes in this machine's order.
+    IncomingGroup,
     /// Loads the transport protocol's number.
     TransportProtocol,
     /// Keeps the bits of the register that are set here.
@@ -83,6 +86,7 @@ impl Expression {
                 data.put_u32_be(3, *offset).put_u32_be(4, *length);
             }),
             Self::OutgoingLink => meta(list, NFT_META_OIFNAME),
+            Self::IncomingGroup => meta(list, NFT_META_IIFGROUP),
             Self::TransportProtocol => meta(list, NFT_META_L4PROTO),
             Self::Mask(mask) => element(list, "bitwise", |data| {
                 data.put_u32_be(1, REGISTER).put_u32_be(2, REGISTER);

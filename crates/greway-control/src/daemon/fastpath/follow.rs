@@ -37,8 +37,13 @@ impl Host {
             tracing::warn!(tunnel = %spec.name, error, "fast path: userspace carries");
             return;
         }
-        if let Some(live) = self.tunnels.get_mut(&spec.name) {
-            (live.attached, live.sealed) = (true, false);
+        let Some(live) = self.tunnels.get_mut(&spec.name) else { return };
+        (live.attached, live.sealed) = (true, false);
+        if std::mem::take(&mut live.sealed_with_others)
+            && let Some(peer) = live.peer
+        {
+            self.unseal_from_others(peer);
+            self.keep_group_seal(None);
         }
     }
 
