@@ -46,7 +46,7 @@ impl Host {
     }
 
     /// Takes an end of a pair out of the group: it is sealed otherwise.
-    pub(super) fn unseal_from_others(&mut self, peer: u32) {
+    pub(super) fn unseal_from_others(&self, peer: u32) {
         let change = LinkChange { group: Some(0), ..LinkChange::default() };
         if let Err(error) = self.netlink.change_link(peer, &change) {
             tracing::debug!(peer, %error, "it stays sealed twice");
