@@ -60,7 +60,12 @@ impl Host {
 
     /// Forwarding that a tunnel turned on and nobody else asks for.
     pub(super) fn to_stop(&self, going: &Live) -> Vec<Forwarding> {
-        if self.forwards_beside(&going.spec().name) { Vec::new() } else { going.stored.turned_on.clone() }
+        // Most have turned on nothing: the others are not asked on their behalf.
+        let turned_on = &going.stored.turned_on;
+        match turned_on.is_empty() || self.forwards_beside(&going.spec().name) {
+            true => Vec::new(),
+            false => turned_on.clone(),
+        }
     }
 
     /// Whether a tunnel other than this one asks for forwarding.
