@@ -211,9 +211,17 @@ fn datagrams_survive(pair: &Pair, part: Part, words: &str) {
     }
     for packet in comes_out.stop().into_iter().filter(|packet| !packet.outgoing) {
         for (protocol_type, bytes) in singly(&packet, ethernet) {
-            match let_through.get_mut(&(protocol_type, without_identification(bytes, at))) {
-                Some(left) if *left > 0 => *left -= 1,
-                _ => panic!("{what}: nobody sent this of {packet:?}"),
+            let bytes = without_identification(bytes, at);
+            match let_through.get_mut(&(protocol_type, bytes.clone())) {
+                Some(0) => {
+                    panic!("{what}: once too often came {} bytes {bytes:02x?} in {packet:?}", bytes.len())
+                }
+                Some(left) => *left -= 1,
+                None => {
+                    let like = |known: &&(u16, Vec<u8>)| known.1.len() == bytes.len();
+                    let like = let_through.keys().find(like);
+                    panic!("{what}: nobody sent {bytes:02x?} in {packet:?}, but {like:02x?}")
+                }
             }
         }
     }
@@ -277,7 +285,9 @@ fn taken_apart(bytes: &[u8], at: usize) -> Vec<Vec<u8>> {
         udp[6..8].fill(0);
         let mut sum = found.pseudo_header(length.into());
         sum.add(udp);
-        udp[6..8].copy_from_slice(&sum.value().to_be_bytes());
+        // 0 would say that there is none (RFC 768).
+        let value = if sum.value() == 0 { 0xffff } else { sum.value() };
+        udp[6..8].copy_from_slice(&value.to_be_bytes());
         bytes
     };
     payload.chunks(size as usize).map(datagram).collect()
