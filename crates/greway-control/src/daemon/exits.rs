@@ -5,13 +5,13 @@
 //! worked out here. A tunnel has none where a rule or a policy may be on the longer way ([`super::firewall`]), and none
 //! where the programs carry it: what they leave is little.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use greway_datapath::Exit;
 use greway_fastpath::NextHop;
 use greway_linux::MacAddr;
-use greway_netlink::{NeighbourState, Netlink};
+use greway_netlink::{Neighbour, NeighbourState, Netlink};
 use greway_spec::DeviceName;
 
 use super::host::{Host, Live};
@@ -41,13 +41,14 @@ impl Host {
     fn look_at_exits_where(&mut self, concerned: impl Fn(&Live) -> bool) {
         let few = self.tunnels.len() <= MOST;
         let mut devices = Devices::new(&self.netlink);
+        let mut neighbours = Neighbours { netlink: &self.netlink, known: HashMap::new() };
         for live in self.tunnels.values_mut().filter(|live| concerned(live)) {
             let way = match few && live.decision.past_the_stack {
                 true => place::way(&mut devices, live.spec(), live.bound_to),
                 false => Way::default(),
             };
             live.exit_by = way.next_hop;
-            let exit = exit(&self.netlink, live, &way);
+            let exit = exit(&mut neighbours, live, &way);
             if exit != live.exit {
                 live.exit = exit;
                 self.datapath.set_exit(&live.stored.spec.name, exit);
@@ -56,7 +57,7 @@ impl Host {
     }
 }
 
-fn exit(netlink: &Netlink, live: &Live, way: &Way) -> Option<Exit> {
+fn exit(neighbours: &mut Neighbours<'_>, live: &Live, way: &Way) -> Option<Exit> {
     let ipv4 = |address: Option<IpAddr>| match address? {
         IpAddr::V4(address) => Some(address).filter(|address| *address != Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => None,
@@ -64,21 +65,30 @@ fn exit(netlink: &Netlink, live: &Live, way: &Way) -> Option<Exit> {
     let hop = way.next_hop?;
     Some(Exit {
         ifindex: hop.ifindex,
-        neighbour: neighbour(netlink, hop)?,
+        neighbour: neighbours.of(hop)?,
         source: ipv4(way.source)?,
         destination: ipv4(live.spec().remote)?,
         path_mtu: way.path_mtu,
     })
 }
 
-/// The hardware address of a neighbour that the kernel would send to at once. `None`, too, on devices that have no
-/// such addresses.
-fn neighbour(netlink: &Netlink, hop: NextHop) -> Option<MacAddr> {
-    let usable = |state| {
-        use NeighbourState::{Delay, Permanent, Probe, Reachable, Stale};
-        matches!(state, Delay | Permanent | Probe | Reachable | Stale)
-    };
-    let known = netlink.neighbours(hop.ifindex).ok()?;
-    let known = known.into_iter().find(|known| known.address == hop.address && usable(known.state))?;
-    known.link_address.map(MacAddr::new)
+/// The neighbours on the devices that ways lead by, each device asked for once: many tunnels go by few.
+struct Neighbours<'a> {
+    netlink: &'a Netlink,
+    known: HashMap<u32, Vec<Neighbour>>,
+}
+
+impl Neighbours<'_> {
+    /// The hardware address of a neighbour that the kernel would send to at once. `None`, too, on devices that have no
+    /// such addresses.
+    fn of(&mut self, hop: NextHop) -> Option<MacAddr> {
+        let usable = |state| {
+            use NeighbourState::{Delay, Permanent, Probe, Reachable, Stale};
+            matches!(state, Delay | Permanent | Probe | Reachable | Stale)
+        };
+        let ask = || self.netlink.neighbours(hop.ifindex).unwrap_or_default();
+        let known = self.known.entry(hop.ifindex).or_insert_with(ask);
+        let known = known.iter().find(|known| known.address == hop.address && usable(known.state))?;
+        known.link_address.map(MacAddr::new)
+    }
 }
