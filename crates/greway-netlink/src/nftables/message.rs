@@ -29,12 +29,14 @@ pub(super) mod kind {
     pub(in crate::nftables) const GET_SET: u16 = SUBSYSTEM | 10;
     pub(in crate::nftables) const NEW_ELEMENTS: u16 = SUBSYSTEM | 12;
     pub(in crate::nftables) const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
+    pub(in crate::nftables) const DELETE_ELEMENTS: u16 = SUBSYSTEM | 14;
     pub(in crate::nftables) const GET_GENERATION: u16 = SUBSYSTEM | 16;
 }
 
 /// NFTA_GEN_ID
 pub(super) const GENERATION_ID: u16 = 1;
 pub(super) const TABLE_NAME: u16 = 1;
+pub(super) const TABLE_FLAGS: u16 = 2;
 pub(super) const TABLE_USERDATA: u16 = 6;
 
 pub(super) const CHAIN_TABLE: u16 = 1;
@@ -54,6 +56,20 @@ pub(super) const RULE_CHAIN: u16 = 2;
 pub(super) const RULE_HANDLE: u16 = 3;
 pub(super) const RULE_EXPRESSIONS: u16 = 4;
 pub(super) const RULE_USERDATA: u16 = 7;
+
+pub(super) const SET_TABLE: u16 = 1;
+pub(super) const SET_NAME: u16 = 2;
+pub(super) const SET_KEY_TYPE: u16 = 4;
+pub(super) const SET_KEY_LENGTH: u16 = 5;
+pub(super) const SET_ID: u16 = 10;
+
+pub(super) const ELEMENTS_TABLE: u16 = 1;
+pub(super) const ELEMENTS_SET: u16 = 2;
+pub(super) const ELEMENTS: u16 = 3;
+pub(super) const ELEMENT_KEY: u16 = 1;
+
+/// NFT_TABLE_F_OWNER: nobody but the socket that made the table changes it, and it goes with the socket.
+pub(super) const OWNED: u32 = 2;
 
 /// NF_DROP and NF_ACCEPT.
 pub(super) const DROP: u32 = 0;

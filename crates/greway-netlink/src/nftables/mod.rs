@@ -12,6 +12,7 @@
 mod accept_only;
 mod chain;
 mod change;
+mod early_drop;
 mod group_drop;
 mod ingress_drop;
 mod message;
@@ -25,7 +26,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 pub use accept_only::accept_only;
 pub use chain::{BaseChain, Hook, Policy};
-pub use change::{BaseChainSpec, Change};
+pub use change::{BaseChainSpec, Change, SetSpec};
+pub use early_drop::{Taken, early_drop};
 pub use group_drop::group_drop;
 pub use ingress_drop::ingress_drop;
 pub use port_unreachable::{QuietPeer, port_unreachable};

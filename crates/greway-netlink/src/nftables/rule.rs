@@ -1,12 +1,13 @@
-//! Rules: a rule is a row of expressions, each of which loads, compares or acts. All of ours work on the
-//! one 16-byte register 1, which is enough for what we match: one field at a time.
+//! Rules: a rule is a row of expressions, each of which loads, compares or acts. Ours compare one field at a time, in the
+//! 16-byte register 1. What is looked for in a set is put together from the same place on, in registers of 4 bytes.
 
 use super::Family;
 use super::message::{self, NFGENMSG};
 use crate::nla::{Attributes, NlaWriter};
 
-/// NFT_REG_1, and NFT_REG_VERDICT.
+/// NFT_REG_1, the first of the registers of 4 bytes that lie in the same place (NFT_REG32_00), and NFT_REG_VERDICT.
 const REGISTER: u32 = 1;
+const FIRST_OF_FOUR: u32 = 8;
 const VERDICT_REGISTER: u32 = 0;
 /// IFNAMSIZ: names are compared with their padding.
 const NAME_FIELD: usize = 16;
@@ -46,6 +47,17 @@ pub enum Expression {
         /// How many, at most 16.
         length: u32,
     },
+    /// Loads bytes of the network header as a part of what is looked for in a set.
+    Part {
+        /// First byte.
+        offset: u32,
+        /// How many.
+        length: u32,
+        /// Where in the element, a multiple of 4.
+        at: u32,
+    },
+    /// Goes on if the set of this name, in the same table, has what the parts are.
+    InSet(String),
     /// Loads the name of the outgoing link.
     OutgoingLink,
     /// Loads the group of the incoming link, four bytes in this machine's order.
@@ -81,9 +93,10 @@ pub(super) fn link_name(name: &str) -> Vec<u8> {
 impl Expression {
     fn emit(&self, list: &mut NlaWriter) {
         match self {
-            Self::Network { offset, length } => element(list, "payload", |data| {
-                data.put_u32_be(1, REGISTER).put_u32_be(2, NFT_PAYLOAD_NETWORK_HEADER);
-                data.put_u32_be(3, *offset).put_u32_be(4, *length);
+            Self::Network { offset, length } => payload(list, REGISTER, *offset, *length),
+            Self::Part { offset, length, at } => payload(list, FIRST_OF_FOUR + at / 4, *offset, *length),
+            Self::InSet(set) => element(list, "lookup", |data| {
+                data.put_string(1, set).put_u32_be(2, FIRST_OF_FOUR);
             }),
             Self::OutgoingLink => meta(list, NFT_META_OIFNAME),
             Self::IncomingGroup => meta(list, NFT_META_IIFGROUP),
@@ -120,6 +133,13 @@ impl Expression {
             }
         }
     }
+}
+
+fn payload(list: &mut NlaWriter, register: u32, offset: u32, length: u32) {
+    element(list, "payload", |data| {
+        data.put_u32_be(1, register).put_u32_be(2, NFT_PAYLOAD_NETWORK_HEADER);
+        data.put_u32_be(3, offset).put_u32_be(4, length);
+    });
 }
 
 fn meta(list: &mut NlaWriter, key: u32) {
