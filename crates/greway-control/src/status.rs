@@ -181,6 +181,9 @@ pub struct Carried {
     /// sends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<String>,
+    /// What the packet socket has taken is dropped before it goes up the IP stack.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub early_drop: bool,
 }
 
 /// Packets and bytes of payload packets.
@@ -486,6 +489,7 @@ mod tests {
                 underlay: "raw".to_owned(),
                 why: String::new(),
                 exit: None,
+                early_drop: false,
             },
             counters: Counters::default(),
             last_received_seconds: None,

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use greway_netlink::nftables::Nftables;
+use greway_netlink::nftables::{BaseChain, Nftables};
 use greway_netlink::{
     Connection, Netlink, NetlinkError, RouteKind, RouteOptions, connections, xfrm, xtables_legacy_tables,
 };
@@ -14,7 +14,7 @@ use greway_spec::{InnerAddress, TunnelSpec};
 
 use super::facts::{Device, HostFacts, InnerPeer, Ipsec, KernelGre, Seen};
 use super::ruleset::{self, Ruleset};
-use crate::daemon::sealed_group;
+use crate::daemon::{early_drop, sealed_group};
 use crate::sysctl::{self, Forwarding};
 
 /// More tracked connections than this are not gone through: it would take seconds.
@@ -141,7 +141,9 @@ pub fn ruleset() -> Seen<Ruleset> {
     let mut ruleset = match Nftables::open().and_then(|nftables| nftables.ruleset()) {
         Ok(mut read) => {
             // It looks at the data plane's ends of pairs, which no delivery packet comes in by.
-            read.chains.retain(|chain| !chain.base.as_ref().is_some_and(sealed_group::is_ours));
+            // And what is dropped because it has been taken is not refused.
+            let is_ours = |chain: &BaseChain| sealed_group::is_ours(chain) || early_drop::is_ours(chain);
+            read.chains.retain(|chain| !chain.base.as_ref().is_some_and(is_ours));
             Ruleset::of_nft(read)
         }
         Err(error) if error.is_unsupported() => Ruleset::default(),

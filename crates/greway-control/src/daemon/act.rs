@@ -99,6 +99,7 @@ impl System for Host {
             Action::InstallSnat(rule) => self.install_snat(rule),
             Action::RemoveSnat(rule) => self.remove_snat(&rule.name),
             Action::StopDatapath(name) => {
+                self.let_through_of([name]);
                 let unsealed = self.unseal(name);
                 self.fast.forget(self.tunnels.get(name).and_then(|live| live.peer));
                 match self.datapath.remove(name) {
@@ -126,6 +127,7 @@ impl Host {
         self.rules.unheeded = true;
         let bound_to = self.bound_to(spec)?;
         let refused = |error: greway_datapath::DatapathError| StepError(with_causes(&error));
+        self.let_through_of([&spec.name]);
         self.datapath.change(spec, bound_to).map_err(refused)?;
         self.attach_later(spec);
         let attached = self.tunnels.get(&spec.name).is_some_and(|live| live.attached);

@@ -14,7 +14,7 @@ use greway_netlink::nftables::{BaseChain, Family, Hook, Nftables};
 use greway_netlink::xfrm::XfrmPolicy;
 use greway_spec::{DeviceName, FirewallPolicy, TunnelSpec, UnderlayChoice};
 
-use super::{device, sealed_group};
+use super::{device, early_drop, sealed_group};
 use crate::observe::{self, Tables};
 use crate::plan;
 
@@ -52,6 +52,8 @@ pub(super) struct Decision {
     pub(super) why: String,
     /// What userspace sends may leave past the IP stack (`exits.rs`): neither rules nor policies are on its way.
     pub(super) past_the_stack: bool,
+    /// What a packet socket has taken may go no further (`early_drop.rs`): there are no rules on its way.
+    pub(super) early_drop: bool,
     /// Why the fast path, which passes by all that is on the kernel's way, may not carry it.
     pub(super) withheld: Option<String>,
     /// Why it may carry it only while witness packets come through.
@@ -110,7 +112,8 @@ impl Rules {
         let past_the_stack = receive == Receive::Packet
             && !spec.mode.over_ipv6()
             && (spec.firewall == FirewallPolicy::Bypass || self.filtered(spec).is_none());
-        Decision { receive, why, past_the_stack, withheld, witnessed }
+        let early_drop = receive == Receive::Packet && self.filtered(spec).is_none();
+        Decision { receive, why, past_the_stack, early_drop, withheld, witnessed }
     }
 
     /// Which socket a tunnel receives by, and why.
@@ -214,10 +217,10 @@ impl Rules {
     }
 }
 
-/// Whether a chain is a seal: of the data plane's ends of pairs alone.
+/// Whether a chain is a seal, of the data plane's ends of pairs alone, or drops what the data plane has already.
 fn is_own_seal(chain: &BaseChain) -> bool {
     let inside = |device: &String| device.starts_with(device::PEER_PREFIX);
-    if sealed_group::is_ours(chain) {
+    if sealed_group::is_ours(chain) || early_drop::is_ours(chain) {
         return true;
     }
     chain.hook == Hook::Ingress
@@ -258,7 +261,8 @@ mod tests {
         };
         assert_eq!(nothing().decide(&spec, false).receive, Receive::Packet);
         assert_eq!(nothing().decide(&spec, true).receive, Receive::Raw);
-        assert!(nothing().decide(&spec, false).past_the_stack);
+        assert!(nothing().decide(&spec, false).past_the_stack && nothing().decide(&spec, false).early_drop);
+        assert!(!nothing().decide(&spec, true).early_drop);
         let unread = [
             Rules { chains: None, ..nothing() },
             Rules { legacy: None, ..nothing() },
@@ -268,7 +272,7 @@ mod tests {
             let decision = rules.decide(&spec, false);
             assert_eq!(decision.receive, Receive::Raw, "{rules:?}");
             assert!(decision.why.contains("the host's rules cannot be read"), "{}", decision.why);
-            assert!(!decision.past_the_stack, "{rules:?}");
+            assert!(!decision.past_the_stack && !decision.early_drop, "{rules:?}");
         }
         // What can be read is found out by witnesses, unless the socket would be in front of the rules.
         let legacy = Rules { legacy: Some(vec!["filter".to_owned()]), ..nothing() };
@@ -279,6 +283,7 @@ mod tests {
         let decision = legacy.decide(&packet, false);
         assert!(decision.withheld.is_some() && decision.receive == Receive::Packet);
         assert!(!decision.past_the_stack, "OUTPUT rules hold for what is sent");
+        assert!(!decision.early_drop, "connections are followed on the way that it would not go");
         assert_eq!(nothing().decide(&spec, false).witnessed, None);
         for rules in &unread {
             let decision = rules.decide(&spec, false);

@@ -16,6 +16,7 @@ use super::Options;
 use super::between::Between;
 use super::counted::Counted;
 use super::device::{self, DeviceError};
+use super::early_drop::EarlyDrop;
 use super::fastpath::{self, FastPath};
 use super::firewall::{self, Decision, Rules};
 use super::place::{Ends, Way};
@@ -53,6 +54,8 @@ pub(super) struct Host {
     pub(super) counted: Counted,
     /// Peers that are not to hear from the kernel's own GRE.
     pub(super) quiet: Quiet,
+    /// What goes no further up the IP stack.
+    pub(super) early_drop: EarlyDrop,
     /// What carries packets beside the data plane.
     pub(super) fast: FastPath,
     /// What is put off while several tunnels are changed as one.
@@ -135,6 +138,7 @@ impl Host {
             heart: Heart::default(),
             counted: Counted::default(),
             quiet: Quiet::default(),
+            early_drop: EarlyDrop::default(),
             fast: FastPath::new(&options.fast_path),
             together: None,
             coming: Coming::default(),
@@ -254,12 +258,16 @@ impl Host {
     pub(super) fn look_at_addresses(&mut self) {
         match self.netlink.addresses(None) {
             Ok(entries) => {
-                self.local_addresses = LocalAddresses::default();
+                let mut known = LocalAddresses::default();
                 // The kernel neither sends from nor gives up an address before it is known to be nobody else's.
                 for entry in entries.into_iter().filter(|entry| !entry.tentative()) {
-                    self.local_addresses.insert(entry.address.local, entry.index);
+                    known.insert(entry.address.local, entry.index);
                 }
+                let before = std::mem::replace(&mut self.local_addresses, known);
                 self.datapath.set_local_addresses(self.local_addresses.clone());
+                if before != self.local_addresses {
+                    self.keep_early_drop();
+                }
             }
             Err(error) => tracing::warn!(%error, "the addresses of this host cannot be read"),
         }
@@ -276,18 +284,28 @@ impl Host {
         if !read && same && !self.rules.unheeded {
             // The kernel's module for GRE comes and goes without a change of rules.
             self.keep_peers_quiet(None);
+            self.keep_early_drop_beside_kernel();
             return;
         }
         self.rules.ours = ours.collect();
         self.rules.tunnels = names.map(str::to_owned).collect();
         self.rules.unheeded = false;
+        let decide = |(name, live): (&DeviceName, &Live)| {
+            (
+                name.clone(),
+                self.rules.decide(live.spec(), fastpath::is_for_programs(live.spec(), live.attached)),
+            )
+        };
+        let decisions = self.tunnels.iter().map(decide).collect::<Vec<_>>();
+        self.let_through_of(
+            decisions.iter().filter(|(_, decision)| !decision.early_drop).map(|(name, _)| name),
+        );
         let mut changed = false;
-        for (name, live) in &mut self.tunnels {
-            let decision =
-                self.rules.decide(&live.stored.spec, fastpath::is_for_programs(live.spec(), live.attached));
+        for (name, decision) in decisions {
+            let Some(live) = self.tunnels.get_mut(&name) else { continue };
             changed |= decision != live.decision;
             if decision.receive != live.decision.receive {
-                if let Err(error) = self.datapath.receive_by(name, decision.receive) {
+                if let Err(error) = self.datapath.receive_by(&name, decision.receive) {
                     tracing::error!(tunnel = %name, error = %with_causes(&error), "cannot change its socket");
                     self.rules.unheeded = true;
                     continue;
@@ -296,6 +314,7 @@ impl Host {
             }
             live.decision = decision;
         }
+        self.keep_early_drop();
         if changed {
             self.follow_fast_path();
             self.look_at_exits();

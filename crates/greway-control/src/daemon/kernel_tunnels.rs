@@ -9,7 +9,7 @@ use greway_netlink::KernelTunnel;
 use greway_spec::TunnelSpec;
 
 /// Whether this kernel has a GRE of its own. Where that cannot be seen it may have.
-fn module_loaded() -> bool {
+pub(super) fn module_loaded() -> bool {
     let modules = Path::new("/sys/module");
     !modules.is_dir() || ["ip_gre", "ip6_gre"].iter().any(|name| modules.join(name).is_dir())
 }

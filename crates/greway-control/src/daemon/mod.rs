@@ -12,6 +12,7 @@ mod between;
 mod claim;
 mod counted;
 pub(crate) mod device;
+pub(crate) mod early_drop;
 mod exits;
 mod fastpath;
 mod firewall;

@@ -127,6 +127,7 @@ fn tunnel(
             underlay: live.decision.receive.word().to_owned(),
             why: live.decision.why.clone(),
             exit: exit(host, live),
+            early_drop: host.early_drop.holds_for(live),
         },
         counters: Counters {
             received_packets: counted.rx_packets + fast.rx_packets - lost_by_programs,

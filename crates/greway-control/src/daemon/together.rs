@@ -200,6 +200,7 @@ impl Host {
             }
         }
         let carried = going.iter().map(|(name, ..)| name.clone()).collect::<Vec<_>>();
+        self.let_through_of(&carried);
         let unsealed = self.unseal_these(&carried);
         let peers = carried.iter().filter_map(|name| self.tunnels.get(name)?.peer);
         self.fast.forget(peers.collect::<Vec<_>>());

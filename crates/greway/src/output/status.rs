@@ -69,6 +69,9 @@ fn print_tunnel(tunnel: &TunnelStatus) {
     if let Some(neighbour) = &carried.exit {
         fact("sends", &format!("past the IP stack, to {neighbour}"));
     }
+    if carried.early_drop {
+        fact("receives", "what the packet socket has taken goes no further up the IP stack");
+    }
     if let Some(why) = &carried.not_ebpf {
         fact("not ebpf", why);
     }

@@ -11,6 +11,7 @@ mod support;
 
 mod bulk;
 mod counts;
+mod early_drop;
 mod guards;
 mod in_order;
 mod live_change;

@@ -60,6 +60,9 @@ pub(crate) fn environment_of(way: &str) -> &'static [(&'static str, &'static str
     if way == BY_PROGRAMS { &[("GREWAY_FAST_PATH", "on")] } else { &[] }
 }
 
+/// The table of what packet sockets have taken, which is its daemon's.
+pub(crate) const EARLY_DROP: &str = "greway-taken-by-packet-socket";
+
 /// A host that runs greway: where its socket and files are, and how to run the binary there.
 pub(crate) struct Node {
     name: String,
@@ -273,10 +276,11 @@ impl Node {
         self.run(|| greway_netlink::Netlink::open().unwrap().link_by_name(dev).unwrap())
     }
 
-    /// The nf_tables tables with base chains, as `family name`.
+    /// The nf_tables tables with base chains, as `family name`, but for what comes and goes with a daemon.
     pub(crate) fn nft_tables(&self) -> Vec<String> {
         let chains = self.run(|| Nftables::open().unwrap().base_chains().unwrap());
         let mut tables: Vec<TableId> = chains.into_iter().map(|chain| chain.table).collect();
+        tables.retain(|table| table.name != EARLY_DROP);
         tables.dedup();
         tables.iter().map(ToString::to_string).collect()
     }

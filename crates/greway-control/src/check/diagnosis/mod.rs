@@ -116,6 +116,7 @@ pub(super) mod tests {
                 underlay: "raw".to_owned(),
                 why: String::new(),
                 exit: None,
+                early_drop: false,
             },
             counters: Counters { sent_packets: 3, ..Counters::default() },
             last_received_seconds: None,
