@@ -198,7 +198,7 @@ fn wire_address(address: &InnerAddress) -> Address {
     Address { local: address.local, peer: address.peer, prefix_length: address.prefix_length }
 }
 
-fn wire_route(route: &InnerRoute, index: u32) -> Route {
+pub(super) fn wire_route(route: &InnerRoute, index: u32) -> Route {
     let InnerRoute { destination, via, metric, table, source } = *route;
     let prefix = IpPrefix { address: destination.address, length: destination.length };
     let table = table.unwrap_or(greway_netlink::table::MAIN);

@@ -227,8 +227,9 @@ impl Host {
         let mut actions = Vec::new();
         let mut failures = Vec::new();
         let names = self.tunnels.keys().chain(self.remains.keys()).cloned().collect::<Vec<_>>();
-        for some in names.chunks(AT_ONCE) {
-            for outcome in self.delete_these(some, false) {
+        let last = names.len().saturating_sub(1) / AT_ONCE;
+        for (portion, some) in names.chunks(AT_ONCE).enumerate() {
+            for outcome in self.delete_these(some, portion < last) {
                 match outcome {
                     Outcome::Done { actions: more, .. } => actions.extend(more),
                     Outcome::Failed(error) => failures.push(error),

@@ -17,6 +17,7 @@ mod exits;
 mod fastpath;
 mod firewall;
 mod forwarding;
+mod going;
 mod host;
 mod kernel_tunnels;
 mod moved;

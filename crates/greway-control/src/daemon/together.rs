@@ -2,7 +2,7 @@
 //!
 //! A tunnel that comes, changes or goes makes the daemon look at what concerns all of them: reverse paths, what the
 //! programs in the kernel are told, whose peers are to be kept quiet. Within [`Host::together`] that is put off, and done
-//! once at the end. What takes the kernel a grace period (a device or a table that goes) is asked for all at once.
+//! once at the end; where more tunnels are promised, with the last of those. How many go is in [`super::going`].
 //!
 //! What makes a single tunnel whole is never put off: it is stored, has its device and its sockets and can be taken
 //! back before the next one is begun. A failing tunnel leaves the others as they are.
@@ -13,18 +13,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use greway_linux::process;
-use greway_netlink::{KernelTunnel, LinkChange};
+use greway_netlink::KernelTunnel;
 use greway_spec::{DeviceName, Mode, TunnelSpec};
 
 use super::between::Between;
 use super::device;
-use super::host::{Host, Live, with_causes};
+use super::host::{Host, Live};
 use super::kernel_tunnels;
-use super::underlay::Remains;
 use crate::api::{Outcome, Reply};
-use crate::apply::System;
 use crate::observe::{Beside, Inside, Tables};
-use crate::plan::{self, Action};
 
 /// What a tunnel is told apart by, but for its `dev`.
 type Identity = (Option<IpAddr>, Option<IpAddr>, Option<u32>, Mode);
@@ -52,6 +49,19 @@ pub(super) struct Coming {
     seen: Option<Seen>,
 }
 
+impl Coming {
+    /// A group of devices that has none in it.
+    pub(super) fn free_group(&self) -> Option<u32> {
+        self.seen.as_ref()?.free_group
+    }
+
+    pub(super) fn note_free_group(&mut self, group: u32) {
+        if let Some(seen) = &mut self.seen {
+            seen.free_group = Some(group);
+        }
+    }
+}
+
 /// What is asked of the kernel once for many tunnels. It is as it was a moment ago; what was done since to a tunnel
 /// makes that one be looked at by itself.
 #[derive(Debug)]
@@ -70,6 +80,8 @@ struct Seen {
     alone: usize,
     /// What is on their devices.
     inside: Option<Arc<Inside>>,
+    /// A group of devices that nobody has.
+    free_group: Option<u32>,
 }
 
 /// What was seen so long ago is looked at again.
@@ -88,6 +100,7 @@ impl Seen {
             chains: None,
             alone: 0,
             inside: None,
+            free_group: None,
         }
     }
 
@@ -102,7 +115,7 @@ pub(super) struct Together {
     /// Where these are is to be looked at.
     places: BTreeSet<DeviceName>,
     /// What was set up is waited for later.
-    more: bool,
+    pub(super) more: bool,
     /// The addresses of this host were read.
     addresses: bool,
 }
@@ -169,113 +182,6 @@ impl Host {
             specs.into_iter().map(up).collect()
         });
         Reply::Several(outcomes)
-    }
-
-    /// Takes tunnels down, each as [`Host::delete`] does. `more`: others follow, or these come again.
-    pub(super) fn delete_these(&mut self, names: &[DeviceName], more: bool) -> Vec<Outcome> {
-        let outcomes = self.together(|host| {
-            host.together.iter_mut().for_each(|together| together.more = more);
-            host.remove_these(names)
-        });
-        if self.tunnels.is_empty() && !self.ending && !more {
-            self.look_at_steering();
-        }
-        outcomes
-    }
-
-    fn remove_these(&mut self, names: &[DeviceName]) -> Vec<Outcome> {
-        let mut going = Vec::new();
-        let mut seen = HashSet::new();
-        for name in names.iter().filter(|name| seen.insert(*name)) {
-            let Some(live) = self.tunnels.get(name) else { continue };
-            // What it turned on is settled when the others are gone that go with it.
-            going.push((name.clone(), plan::down(live.spec(), &[]), Vec::new()));
-        }
-        // All that is before the device.
-        for (_, plan, failures) in &mut going {
-            let before =
-                plan.iter().filter(|action| matches!(action, Action::RemoveSnat(_) | Action::RemoveRule(..)));
-            for action in before {
-                failures.extend(self.execute(action).err().map(|error| format!("cannot {action}: {error}")));
-            }
-        }
-        let carried = going.iter().map(|(name, ..)| name.clone()).collect::<Vec<_>>();
-        self.let_through_of(&carried);
-        let unsealed = self.unseal_these(&carried);
-        let peers = carried.iter().filter_map(|name| self.tunnels.get(name)?.peer);
-        self.fast.forget(peers.collect::<Vec<_>>());
-        if let Err(error) = self.datapath.remove_these(&carried) {
-            tracing::warn!(error = %with_causes(&error), "while tunnels are removed");
-        }
-        self.delete_devices(&carried);
-        for (name, _, failures) in &mut going {
-            failures.extend(unsealed.get(name).map(|error| format!("cannot stop carrying {name}: {error}")));
-            // Mostly it is gone with the others.
-            let delete = Action::DeleteDevice(name.clone());
-            let deleted = self.execute(&delete);
-            let stays = deleted.is_err();
-            failures.extend(deleted.err().map(|error| format!("cannot {delete}: {error}")));
-            let Some(live) = self.tunnels.get(name) else { continue };
-            for family in self.to_stop(live) {
-                let stop = Action::StopForwarding(family);
-                failures.extend(self.execute(&stop).err().map(|error| format!("cannot {stop}: {error}")));
-            }
-            let Some(live) = self.tunnels.get(name).filter(|_| !stays) else { continue };
-            let forget = Action::Forget(Box::new(live.spec().clone()));
-            failures.extend(self.execute(&forget).err().map(|error| format!("cannot {forget}: {error}")));
-        }
-        let mut done = HashMap::new();
-        for (name, plan, failures) in going {
-            let outcome = if failures.is_empty() {
-                Outcome::done(plan.iter().map(ToString::to_string).collect(), Vec::new())
-            } else {
-                let failures = failures.join("; ");
-                // Its device is there, and it is not carried any more.
-                if self.tunnels.remove(&name).is_some() {
-                    self.remains.insert(name.clone(), Remains::because(failures.clone()));
-                }
-                Outcome::Failed(format!("{name}: {failures}"))
-            };
-            done.insert(name, outcome);
-        }
-        // What is no tunnel may be what is left of one; and who is named twice is gone the second time.
-        let of_name =
-            |name: &DeviceName| done.remove(name).unwrap_or_else(|| self.delete(name, false).into());
-        names.iter().map(of_name).collect()
-    }
-
-    /// Takes the devices of carried tunnels away in one step, as far as that can be had: one by one each takes the
-    /// kernel some 18 ms.
-    fn delete_devices(&self, names: &[DeviceName]) {
-        /// Fewer are not worth it.
-        const FEW: usize = 3;
-        if names.len() < FEW {
-            return;
-        }
-        let Ok(links) = self.netlink.links() else { return };
-        let taken = links.iter().map(|link| link.group).collect::<HashSet<_>>();
-        // Any that nobody has; it is gone a moment later with all that is in it.
-        let Some(group) = (0x6772_0000..0x6772_ffff).find(|group| !taken.contains(group)) else { return };
-        let by_index = links.into_iter().map(|link| (link.index, link)).collect::<HashMap<_, _>>();
-        let mut any = false;
-        for live in names.iter().filter_map(|name| self.tunnels.get(name)) {
-            // As `device::delete_known`: a device that was moved or exchanged is not taken for ours.
-            let is_it = |index: &u32| {
-                let link = by_index.get(index);
-                link.is_some_and(|link| {
-                    live.peer.is_some() && link.peer_index == live.peer && link.link_netns_id.is_none()
-                })
-            };
-            let Some(index) = Some(live.index).filter(is_it) else { continue };
-            any |= self
-                .netlink
-                .change_link(index, &LinkChange { group: Some(group), ..LinkChange::default() })
-                .is_ok();
-        }
-        // Whatever is still there is deleted by itself, and told of then.
-        if any && let Err(error) = self.netlink.delete_group(group) {
-            tracing::debug!(%error, "devices are deleted one by one");
-        }
     }
 
     /// Whether a look that concerns all tunnels is put off; `name` is that of the tunnel that asks for it.

@@ -43,13 +43,14 @@ pub(crate) fn run(args: &DownArgs, location: &Location) -> anyhow::Result<ExitCo
         output::line("no tunnel is up that came from a file");
     }
     let mut batch = Batch::new(names.len(), args.json, args.dry_run);
-    for some in names.chunks(AT_ONCE) {
+    let last = names.len().saturating_sub(1) / AT_ONCE;
+    for (portion, some) in names.chunks(AT_ONCE).enumerate() {
         for (name, _) in some {
             batch.begin(name);
         }
-        for (outcome, (_, path)) in
-            running.take_these_down(some, args.dry_run, location).into_iter().zip(some)
-        {
+        let more = portion < last;
+        let outcomes = running.take_these_down(some, more, args.dry_run, location);
+        for (outcome, (_, path)) in outcomes.into_iter().zip(some) {
             batch.end(Outcome { path: path.clone(), ..outcome });
         }
     }
@@ -106,12 +107,14 @@ pub(crate) struct Running {
     client: Option<Client>,
     by_name: HashSet<String>,
     pub(crate) tunnels: Vec<TunnelSpec>,
+    /// The daemon was promised more that go, and looks at what concerns all others with the last of them.
+    promised: bool,
 }
 
 impl Running {
     fn of(client: Option<Client>, tunnels: Vec<TunnelSpec>) -> Self {
         let by_name = tunnels.iter().map(|spec| spec.name.to_string()).collect();
-        Self { client, by_name, tunnels }
+        Self { client, by_name, tunnels, promised: false }
     }
 
     /// Asks the daemon; where none runs, one is started for what an earlier one left.
@@ -142,25 +145,28 @@ impl Running {
         self.by_name.contains(name)
     }
 
-    /// Takes several down, or says what that would take.
-    fn take_these_down(&mut self, names: &[Named], dry_run: bool, location: &Location) -> Vec<Outcome> {
+    /// Takes several down, or says what that would take. `more` are taken down next.
+    fn take_these_down(
+        &mut self,
+        names: &[Named],
+        more: bool,
+        dry_run: bool,
+        location: &Location,
+    ) -> Vec<Outcome> {
         let parsed = names.iter().map(|(name, _)| name.parse::<DeviceName>()).collect::<Vec<_>>();
         let is_up = |name: &DeviceName| self.has(name.as_str()) || left_over(name, location);
         let mut seen = HashSet::new();
         let up = parsed.iter().flatten().filter(|name| seen.insert(*name) && is_up(name));
         let up = up.cloned().collect::<Vec<_>>();
         let together = match &mut self.client {
-            Some(client) if up.len() > 1 && !dry_run => {
+            Some(client) if (up.len() > 1 || self.promised) && !dry_run => {
                 let names = up.iter().map(DeviceName::as_str).collect::<Vec<_>>();
-                super::several(
-                    client,
-                    location,
-                    &Request::DeleteAll { names: up.clone(), more: false },
-                    &names,
-                )
+                let request = Request::DeleteAll { names: up.clone(), more };
+                super::several(client, location, &request, &names)
             }
             _ => Ok(None),
         };
+        self.promised |= more && matches!(together, Ok(Some(_)));
         let mut answers: HashMap<_, _> = match together {
             Ok(None) => HashMap::new(),
             Ok(Some(outcomes)) => {
