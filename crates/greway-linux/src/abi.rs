@@ -336,6 +336,7 @@ pub(crate) const PACKET_AUXDATA: i32 = 8;
 pub(crate) const PACKET_VNET_HDR: i32 = 15;
 pub(crate) const PACKET_FANOUT: i32 = 18;
 pub(crate) const PACKET_QDISC_BYPASS: i32 = 20;
+pub(crate) const PACKET_FANOUT_DATA: i32 = 22;
 pub(crate) const PACKET_IGNORE_OUTGOING: i32 = 23;
 pub(crate) const PACKET_VNET_HDR_SZ: i32 = 24;
 pub(crate) const SO_MEMINFO: i32 = 55;

@@ -9,10 +9,16 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
-    code: u16,
-    jump_true: u8,
-    jump_false: u8,
-    value: u32,
+    pub(crate) code: u16,
+    pub(crate) jump_true: u8,
+    pub(crate) jump_false: u8,
+    pub(crate) value: u32,
+}
+
+impl Instruction {
+    pub(crate) const fn new(code: u16, jump_true: u8, jump_false: u8, value: u32) -> Self {
+        Self { code, jump_true, jump_false, value }
+    }
 }
 
 /// A filter that refuses every packet, for a socket that only has to be there.

@@ -26,6 +26,7 @@ mod error_queue;
 pub mod ethtool;
 pub mod event;
 pub mod filter;
+pub mod flow;
 pub mod inherited;
 pub mod mac;
 pub mod multicast;

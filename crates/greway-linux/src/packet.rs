@@ -158,6 +158,51 @@ impl PacketSocket {
         Ok(socket)
     }
 
+    /// Opens `members` sockets that share what one alone would get, by the member that `choice` returns for a packet
+    /// ([`crate::flow::choice`]). The first gets everything that `choice` has no word for. `config.fanout` says
+    /// only whether fragments are put together.
+    ///
+    /// Nothing arrives before all are there, and nothing twice. A group leaves out what this host sends from 5.16 on
+    /// where `config` says so; before, only what its members send.
+    ///
+    /// # Errors
+    ///
+    /// As [`PacketSocket::open`]; no socket is left open then.
+    pub fn open_group(
+        config: &Config<'_>,
+        members: usize,
+        choice: &[Instruction],
+    ) -> Result<Vec<Self>, OpenError> {
+        // A socket hears before it is a member, and one alone hears everything.
+        let deaf = Config { filter: Some(&crate::filter::drop_all()), fanout: None, ..*config };
+        let defrag = config.fanout.is_some_and(|fanout| fanout.defrag);
+        let mut flags = FANOUT_CBPF | if defrag { FANOUT_FLAG_DEFRAG } else { 0 };
+        if config.ignore_outgoing {
+            flags |= FANOUT_FLAG_IGNORE_OUTGOING;
+        }
+        let mut group = None;
+        let mut sockets = Vec::with_capacity(members);
+        for _ in 0..members {
+            let socket = Self::open(&deaf)?;
+            let (id, unique) = group.map_or((0, FANOUT_FLAG_UNIQUE_ID), |group| (group, 0));
+            let argument = id | (flags | unique) << 16;
+            let joined = sockopt::set(socket.as_fd(), abi::SOL_PACKET, abi::PACKET_FANOUT, &argument);
+            joined.step("PACKET_FANOUT")?;
+            if group.is_none() {
+                sockopt::give_program(&socket, abi::SOL_PACKET, abi::PACKET_FANOUT_DATA, choice)
+                    .step("PACKET_FANOUT_DATA")?;
+                let joined = sockopt::read::<u32>(socket.as_fd(), abi::SOL_PACKET, abi::PACKET_FANOUT);
+                group = Some(joined.step("getsockopt(PACKET_FANOUT)")? & 0xffff);
+            }
+            sockets.push(socket);
+        }
+        let all = crate::filter::accept_all();
+        for socket in &sockets {
+            socket.set_filter(config.filter.unwrap_or(&all)).step("SO_ATTACH_FILTER")?;
+        }
+        Ok(sockets)
+    }
+
     /// Packets and drops since the last call; asking resets both (`PACKET_STATISTICS`).
     ///
     /// # Errors
@@ -250,5 +295,7 @@ fn bind(socket: BorrowedFd<'_>, ifindex: u32, protocol: u16) -> io::Result<()> {
 const ETH_P_ALL: u16 = 3;
 const FANOUT_HASH: u32 = 0;
 const FANOUT_CPU: u32 = 2;
+const FANOUT_CBPF: u32 = 6;
 const FANOUT_FLAG_UNIQUE_ID: u32 = 0x2000;
+const FANOUT_FLAG_IGNORE_OUTGOING: u32 = 0x4000;
 const FANOUT_FLAG_DEFRAG: u32 = 0x8000;

@@ -11,7 +11,7 @@
 //! [`crate::filter::drop_all`]: a full buffer would bring the answers back.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -33,6 +33,9 @@ enum Family {
     Ipv4,
     Ipv6,
 }
+
+/// Of scope 0, which is reserved: nothing is sent to it (RFC 7346 §2).
+const NOBODYS_GROUP: Ipv6Addr = Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0x2f);
 
 /// What a socket does about the path MTU (`IP_MTU_DISCOVER`, ip(7); `IPV6_MTU_DISCOVER`, ipv6(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,25 @@ impl RawSocket {
     /// As [`RawSocket::open_ipv4`].
     pub fn open_ipv4_muted(protocol: u8) -> Result<Self, OpenError> {
         Self::open(Family::Ipv4, protocol, Some(&crate::filter::drop_all()))?.with_errors()
+    }
+
+    /// Opens a receiving socket of several that share the packets, each by a filter of its own
+    /// ([`crate::flow::raw_share`]); the others' come to it not even before the filter is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawSocket::open_ipv4`].
+    pub fn open_ipv4_share(protocol: u8, share: &[Instruction]) -> Result<Self, OpenError> {
+        Self::open(Family::Ipv4, protocol, Some(share))?.with_errors()
+    }
+
+    /// The same over IPv6.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawSocket::open_ipv6`].
+    pub fn open_ipv6_share(protocol: u8, share: &[Instruction]) -> Result<Self, OpenError> {
+        Self::open(Family::Ipv6, protocol, Some(share))?.with_errors()
     }
 
     /// Opens a socket for an IPv6 protocol. Destination, device, hop limit and traffic class of received
@@ -241,6 +263,22 @@ impl RawSocket {
     /// and for an address of the other family.
     pub fn bind(&self, address: impl Into<IpAddr>) -> io::Result<()> {
         Ok(rustix::net::bind(&self.fd, &SocketAddr::new(address.into(), 0))?)
+    }
+
+    /// Has a socket that only sends not even be asked about what arrives. The kernel makes a copy of each packet for
+    /// each raw socket of its protocol before it runs the filter; for one that is bound to an address that nobody sends
+    /// to it makes none. To send, a socket that is bound to a group or to the broadcast address is bound to nothing
+    /// (linux net/ipv4/raw.c v6.18, `raw_bind`: "Use device"; net/ipv6/raw.c, `rawv6_bind`). It keeps no
+    /// "protocol unreachable" away.
+    ///
+    /// # Errors
+    ///
+    /// What bind(2) says.
+    pub fn hear_nothing(&self) -> io::Result<()> {
+        match self.family {
+            Family::Ipv4 => self.bind(Ipv4Addr::BROADCAST),
+            Family::Ipv6 => self.bind(NOBODYS_GROUP),
+        }
     }
 
     /// Ties the socket to a device by index (`SO_BINDTOIFINDEX`); 0 unties it.

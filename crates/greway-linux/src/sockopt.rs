@@ -94,6 +94,16 @@ pub fn bind_to_device(socket: impl AsFd, name: &str) -> io::Result<()> {
 ///
 /// `EINVAL` when the kernel refuses the program.
 pub fn attach_filter(socket: impl AsFd, program: &[Instruction]) -> io::Result<()> {
+    give_program(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+}
+
+/// Sets an option whose value is a classic BPF program.
+pub(crate) fn give_program(
+    socket: impl AsFd,
+    level: i32,
+    option: i32,
+    program: &[Instruction],
+) -> io::Result<()> {
     /// `struct sock_fprog`.
     #[repr(C)]
     struct Program {
@@ -105,14 +115,14 @@ pub fn attach_filter(socket: impl AsFd, program: &[Instruction]) -> io::Result<(
     };
     let socket = socket.as_fd();
     let value = Program { len, instructions: program.as_ptr() };
-    // SAFETY: socket(7), SO_ATTACH_FILTER: "The argument is a sock_fprog structure"; `Program` has
-    // its layout, `Instruction` that of `sock_filter`, and both live until the call returns. The
-    // kernel copies the program.
+    // SAFETY: socket(7), SO_ATTACH_FILTER: "The argument is a sock_fprog structure"; packet(7) has the same of
+    // PACKET_FANOUT_DATA. `Program` has its layout, `Instruction` that of `sock_filter`, and both live until the
+    // call returns. The kernel copies the program.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
+            level,
+            option,
             (&raw const value).cast(),
             size_of::<Program>() as libc::socklen_t,
         )

@@ -5,8 +5,8 @@ mod common;
 
 use common::{EXPERIMENT, LEFT, RIGHT, in_namespace, receive, with_veth};
 use greway_linux::batch::{Control, PacketKind, ReceiveBatch, SendStorage, Source, Target};
-use greway_linux::filter;
 use greway_linux::packet::{Config, Fanout, Kind, PacketSocket, Protocol};
+use greway_linux::{filter, flow};
 
 /// Sends whole frames with `LEFT` and `RIGHT` as addresses out of a device.
 fn send(ifindex: u32, frames: &[(u16, Vec<u8>)]) {
@@ -185,5 +185,128 @@ fn a_refusal_names_the_step() {
         assert_eq!(refused(Config { filter: Some(&[]), ..Config::default() }), ("SO_ATTACH_FILTER", einval));
         let bypass = Config { qdisc_bypass: true, send_buffer: Some(1 << 20), ..Config::default() };
         PacketSocket::open(&bypass).unwrap().set_qdisc_bypass(false).unwrap();
+    });
+}
+
+/// GRE of a UDP flow: `port` is its source port. `sequence`: with a sequence number.
+fn gre(port: u16, sequence: bool) -> Vec<u8> {
+    let mut udp = port.to_be_bytes().to_vec();
+    udp.extend([0x13, 0x89, 0, 40, 0, 0]);
+    udp.resize(40, 7);
+    let inner = ipv4(17, 0, &udp);
+    let header: &[u8] = if sequence { &[0x10, 0, 8, 0, 0, 0, 0, 1] } else { &[0, 0, 8, 0] };
+    [header, &inner].concat()
+}
+
+#[test]
+fn a_group_divides_gre_by_the_flow_inside() {
+    with_veth("a_group_divides_gre_by_the_flow_inside", |left, right| {
+        let only_gre = filter::ip_protocol(47);
+        let config = Config {
+            protocol: Protocol::Ethertype(0x0800),
+            ifindex: Some(right),
+            fanout: Some(Fanout { group: None, defrag: true }),
+            filter: Some(&only_gre),
+            ..Config::default()
+        };
+        let choice = flow::choice(flow::Arriving::GreOverIpv4, 3);
+        let members = PacketSocket::open_group(&config, 3, &choice).unwrap();
+        let ports = 1_000..1_040;
+        for port in ports.clone() {
+            send(left, &[(0x0800, ipv4(47, 0, &gre(port, false)))]);
+            // Of the same flow, in two pieces that are out of order.
+            let whole = gre(port, false);
+            send(left, &[(0x0800, ipv4(47, 5, &whole[40..])), (0x0800, ipv4(47, 0x2000, &whole[..40]))]);
+            send(left, &[(0x0800, ipv4(47, 0, &gre(port, true))), (0x0800, ipv4(17, 0, &[0; 30]))]);
+        }
+        let mut batch = ReceiveBatch::new(256, 2048, 0);
+        let mut homes = std::collections::BTreeMap::<u16, Vec<usize>>::new();
+        let (mut numbered, mut busy) = (0, 0);
+        for (index, member) in members.iter().enumerate() {
+            receive(&mut batch, member);
+            let mut here = 0;
+            for packet in batch.packets() {
+                let gre = &packet.data()[34..];
+                if gre[0] != 0 {
+                    assert_eq!(index, 0, "what is numbered is the first one's");
+                    numbered += 1;
+                } else {
+                    homes.entry(u16::from_be_bytes([gre[24], gre[25]])).or_default().push(index);
+                    here += 1;
+                }
+            }
+            busy += usize::from(here > 0);
+        }
+        assert_eq!((homes.len(), numbered, busy), (ports.len(), ports.len(), 3));
+        assert!(homes.values().all(|home| home.len() == 2 && home[0] == home[1]), "{homes:?}");
+    });
+}
+
+#[test]
+fn a_group_of_one_device_divides_plain_packets_and_leaves_out_our_own() {
+    with_veth("a_group_of_one_device_divides_plain_packets_and_leaves_out_our_own", |left, right| {
+        let config = Config {
+            protocol: Protocol::All,
+            ifindex: Some(right),
+            ignore_outgoing: true,
+            ..Config::default()
+        };
+        let choice = flow::choice(flow::Arriving::Plain, 2);
+        let members = PacketSocket::open_group(&config, 2, &choice).unwrap();
+        let udp = |port: u16| ipv4(17, 0, &[&port.to_be_bytes()[..], &[1; 30]].concat());
+        // By a socket of nobody's: what this end sends is not what arrives at it.
+        send(right, &(0..20).map(|port| (0x0800, udp(port))).collect::<Vec<_>>());
+        send(left, &(100..140).map(|port| (0x0800, udp(port))).collect::<Vec<_>>());
+        send(left, &[(EXPERIMENT, vec![9; 60])]);
+        let mut batch = ReceiveBatch::new(64, 2048, 0);
+        let (mut seen, mut odd) = (Vec::new(), Vec::new());
+        for (index, member) in members.iter().enumerate() {
+            receive(&mut batch, member);
+            for packet in batch.packets() {
+                match packet.data()[14..] {
+                    [0x45, ..] => seen.push(u16::from_be_bytes([packet.data()[34], packet.data()[35]])),
+                    ref other => odd.push((index, other[0])),
+                }
+            }
+        }
+        seen.sort_unstable();
+        odd.retain(|(_, first)| *first == 9);
+        assert_eq!((seen, odd), ((100..140).collect(), vec![(0, 9)]));
+    });
+}
+
+#[test]
+fn raw_sockets_share_what_arrives_and_a_sender_that_is_bound_to_nowhere_gets_nothing() {
+    with_veth("raw_sockets_share_what_arrives", |left, _| {
+        use greway_linux::raw::RawSocket;
+        let open = |share| {
+            let socket = RawSocket::open_ipv4_share(47, &flow::raw_share(false, share, 3)).unwrap();
+            socket.set_buffers(1 << 20, 1 << 12).unwrap();
+            socket
+        };
+        let shares = [0, 1, 2].map(open);
+        let sender = RawSocket::open_ipv4_muted(47).unwrap();
+        sender.hear_nothing().unwrap();
+        let mut storage = SendStorage::new(1);
+        // To ourselves: a raw socket is behind the IP stack.
+        let _ = left;
+        for port in 1_000..1_030 {
+            let packet = gre(port, port % 3 == 0);
+            let mut out = storage.start();
+            let to = Target::Ipv4(std::net::Ipv4Addr::LOCALHOST);
+            out.push(&[&packet], to, Control::NONE).unwrap();
+            out.send(&sender, |_, error| panic!("{error}"));
+        }
+        let mut batch = ReceiveBatch::new(64, 2048, 0);
+        let taken = shares.each_ref().map(|socket| {
+            receive(&mut batch, socket);
+            batch.packets().map(|packet| u32::from(packet.data()[12] == 127)).sum::<u32>()
+        });
+        assert_eq!(
+            taken.iter().sum::<u32>(),
+            30,
+            "{taken:?}: each once, from the address that the route has"
+        );
+        assert!(taken.iter().all(|taken| *taken > 0) && taken[0] >= 10, "{taken:?}");
     });
 }
