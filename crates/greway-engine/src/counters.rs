@@ -2,8 +2,8 @@
 //!
 //! One worker writes a direction of a tunnel and anyone may read it: every counter is a relaxed atomic
 //! that is loaded and stored, not added to, which costs a packet no locked instruction. Two writers of
-//! the same direction would lose counts. The directions are apart in memory so that two workers do not
-//! share a cache line.
+//! the same direction would lose counts, so each worker has counters of its own, and whoever reads adds them up
+//! ([`CounterSnapshot::add`]).
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -92,6 +92,33 @@ impl CounterSnapshot {
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops.iter().find(|(r, _)| *r == reason).map_or(0, |(_, count)| *count)
     }
+
+    /// Adds what another worker has counted of the same tunnel.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in [
+            (&mut self.rx_packets, other.rx_packets),
+            (&mut self.rx_bytes, other.rx_bytes),
+            (&mut self.tx_packets, other.tx_packets),
+            (&mut self.tx_bytes, other.tx_bytes),
+            (&mut self.lost, other.lost),
+            (&mut self.reordered, other.reordered),
+            (&mut self.restarts, other.restarts),
+        ] {
+            *sum += more;
+        }
+        self.last_rx_ms = self.last_rx_ms.max(other.last_rx_ms);
+        self.last_tx_ms = self.last_tx_ms.max(other.last_tx_ms);
+        self.drops = added(&self.drops, &other.drops);
+    }
+}
+
+/// Counts by reason, in the order of [`DropReason::ALL`].
+fn added(one: &[(DropReason, u64)], other: &[(DropReason, u64)]) -> Vec<(DropReason, u64)> {
+    let of = |counts: &[(DropReason, u64)], reason| {
+        counts.iter().find(|(known, _)| *known == reason).map_or(0, |(_, count)| *count)
+    };
+    let sum = |reason: &DropReason| (*reason, of(one, *reason) + of(other, *reason));
+    DropReason::ALL.iter().map(sum).filter(|(_, count)| *count > 0).collect()
 }
 
 impl TunnelCounters {
@@ -198,6 +225,18 @@ pub struct UnderlaySnapshot {
     pub declines: Vec<(&'static str, u64)>,
 }
 
+impl UnderlaySnapshot {
+    /// Adds what another worker has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.drops = added(&self.drops, &other.drops);
+        let of = |counts: &[(&'static str, u64)], name| {
+            counts.iter().find(|(known, _)| *known == name).map_or(0, |(_, count)| *count)
+        };
+        let sum = |name| (name, of(&self.declines, name) + of(&other.declines, name));
+        self.declines = DeclineReason::NAMES.into_iter().map(sum).filter(|(_, count)| *count > 0).collect();
+    }
+}
+
 impl UnderlayCounters {
     /// Counters at zero.
     pub fn new() -> Self {
@@ -253,6 +292,34 @@ mod tests {
         assert_eq!((now.tx_packets, now.tx_bytes, now.last_tx_ms), (1, 50, 9));
         assert_eq!(now.drops, [(DropReason::SequenceLate, 2)]);
         assert_eq!(now.dropped(DropReason::BadChecksum), 0);
+    }
+
+    #[test]
+    fn what_two_workers_counted_is_added_up() {
+        let workers = [TunnelCounters::new(), TunnelCounters::new()];
+        workers[0].record_received(100, 3);
+        workers[1].record_received(50, 9);
+        workers[1].record_sent(10, 4);
+        workers[0].record_drop(DropReason::SequenceLate);
+        for counters in &workers {
+            counters.record_drop(DropReason::BadChecksum);
+        }
+        let mut sum = workers[0].snapshot();
+        sum.add(&workers[1].snapshot());
+        assert_eq!((sum.rx_packets, sum.rx_bytes, sum.last_rx_ms), (2, 150, 9));
+        assert_eq!((sum.tx_packets, sum.last_tx_ms), (1, 4));
+        assert_eq!((sum.dropped(DropReason::BadChecksum), sum.dropped(DropReason::SequenceLate)), (2, 1));
+        let position =
+            |reason: &DropReason| DropReason::ALL.iter().position(|known| known == reason).unwrap();
+        assert!(sum.drops.is_sorted_by_key(|(reason, _)| position(reason)));
+
+        let underlay = [UnderlayCounters::new(), UnderlayCounters::new()];
+        underlay.iter().for_each(|counters| counters.record_decline(DeclineReason::NotGre));
+        underlay[1].record_drop(DropReason::VlanTagged);
+        let mut sum = underlay[0].snapshot();
+        sum.add(&underlay[1].snapshot());
+        assert_eq!(sum.declines, [(underlay[0].snapshot().declines[0].0, 2)]);
+        assert_eq!(sum.drops, [(DropReason::VlanTagged, 1)]);
     }
 
     #[test]

@@ -65,6 +65,23 @@ impl Unmatched {
         }
     }
 
+    /// Adds what another worker remembers; of too many the ones that have been silent longest are left out.
+    pub fn add(&mut self, others: &[UnmatchedEntry]) {
+        for other in others {
+            let of = |e: &UnmatchedEntry| (e.source, e.destination, e.key, e.protocol_type);
+            match self.entries.iter_mut().find(|entry| of(entry) == of(other)) {
+                Some(entry) => {
+                    entry.count += other.count;
+                    entry.last_seen_ms = entry.last_seen_ms.max(other.last_seen_ms);
+                }
+                None => self.entries.push(*other),
+            }
+        }
+        self.entries.sort_by_key(|entry| std::cmp::Reverse(entry.last_seen_ms));
+        self.evicted += self.entries.len().saturating_sub(Self::CAPACITY) as u64;
+        self.entries.truncate(Self::CAPACITY);
+    }
+
     /// The entries, in no order that means anything.
     pub fn entries(&self) -> &[UnmatchedEntry] {
         &self.entries
@@ -88,6 +105,18 @@ mod tests {
     use std::net::Ipv4Addr;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+    #[test]
+    fn what_two_workers_remember_is_one_table() {
+        let [mut one, mut other] = [Unmatched::new(), Unmatched::new()];
+        let far = |host: u8| IpAddr::V4(Ipv4Addr::new(192, 0, 2, host));
+        one.record(far(1), HERE, None, 0x0800, 5);
+        other.record(far(1), HERE, None, 0x0800, 9);
+        (0..Unmatched::CAPACITY as u8).for_each(|host| other.record(far(host), HERE, Some(7), 0x0800, 6));
+        one.add(other.entries());
+        assert_eq!((one.entries().len(), one.evicted()), (Unmatched::CAPACITY, 1));
+        assert_eq!((one.entries()[0].count, one.entries()[0].last_seen_ms), (2, 9));
+    }
 
     #[test]
     fn equal_packets_share_an_entry_and_another_key_has_its_own() {
