@@ -33,6 +33,17 @@ pub const fn accept_all() -> [Instruction; 1] {
     [ret(WHOLE)]
 }
 
+/// A filter for packets that were not sent by this host, which a packet socket for every ethertype sees as well.
+#[must_use]
+pub const fn not_outgoing() -> [Instruction; 4] {
+    [
+        load(BYTE_ABS, ANCILLARY + ANCILLARY_PACKET_TYPE),
+        jump_unless_equal(PACKET_OUTGOING, 1),
+        ret(0),
+        ret(WHOLE),
+    ]
+}
+
 /// A filter for IPv4 packets of one protocol (47 is GRE), fragments included.
 #[must_use]
 pub const fn ip_protocol(protocol: u8) -> [Instruction; 6] {
@@ -262,6 +273,7 @@ const ANCILLARY_PACKET_TYPE: u32 = 4;
 // linux include/uapi/linux/if_packet.h
 const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
+const PACKET_OUTGOING: u32 = 4;
 /// `SKF_AD_VLAN_TAG_PRESENT`.
 const ANCILLARY_VLAN_TAG_PRESENT: u32 = 48;
 

@@ -162,8 +162,8 @@ impl PacketSocket {
     /// ([`crate::flow::choice`]). The first gets everything that `choice` has no word for. `config.fanout` says
     /// only whether fragments are put together.
     ///
-    /// Nothing arrives before all are there, and nothing twice. A group leaves out what this host sends from 5.16 on
-    /// where `config` says so; before, only what its members send.
+    /// Nothing arrives before all are there, and nothing twice. What this host sends is left out where `config` says
+    /// so and has no filter; with one, kernels before 5.16 leave out only what the members send.
     ///
     /// # Errors
     ///
@@ -189,18 +189,27 @@ impl PacketSocket {
             let joined = sockopt::set(socket.as_fd(), abi::SOL_PACKET, abi::PACKET_FANOUT, &argument);
             joined.step("PACKET_FANOUT")?;
             if group.is_none() {
-                sockopt::give_program(&socket, abi::SOL_PACKET, abi::PACKET_FANOUT_DATA, choice)
-                    .step("PACKET_FANOUT_DATA")?;
+                socket.set_choice(choice).step("PACKET_FANOUT_DATA")?;
                 let joined = sockopt::read::<u32>(socket.as_fd(), abi::SOL_PACKET, abi::PACKET_FANOUT);
                 group = Some(joined.step("getsockopt(PACKET_FANOUT)")? & 0xffff);
             }
             sockets.push(socket);
         }
-        let all = crate::filter::accept_all();
+        let (all, not_sent) = (crate::filter::accept_all(), crate::filter::not_outgoing());
+        let unfiltered = if config.ignore_outgoing { &not_sent[..] } else { &all[..] };
         for socket in &sockets {
-            socket.set_filter(config.filter.unwrap_or(&all)).step("SO_ATTACH_FILTER")?;
+            socket.set_filter(config.filter.unwrap_or(unfiltered)).step("SO_ATTACH_FILTER")?;
         }
         Ok(sockets)
+    }
+
+    /// Has the members of a group divide by another program.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a socket that is no member.
+    pub fn set_choice(&self, choice: &[Instruction]) -> io::Result<()> {
+        sockopt::give_program(self, abi::SOL_PACKET, abi::PACKET_FANOUT_DATA, choice)
     }
 
     /// Packets and drops since the last call; asking resets both (`PACKET_STATISTICS`).
