@@ -375,7 +375,7 @@ fn run_tests(binary: &TestBinary, elevate: bool, report: &mut Report, which: &[&
         let mut sudo = Command::new("sudo");
         sudo.args([
             "-n",
-            "--preserve-env=PATH,CARGO_MANIFEST_DIR,GREWAY_EBPF_OBJECT,GREWAY_DEB,GREWAY_FAST_PATH",
+            "--preserve-env=PATH,CARGO_MANIFEST_DIR,GREWAY_EBPF_OBJECT,GREWAY_DEB,GREWAY_FAST_PATH,GREWAY_WORKERS",
         ])
         .arg(&binary.executable);
         sudo

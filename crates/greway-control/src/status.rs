@@ -44,6 +44,8 @@ pub struct Daemon {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_seconds: u64,
+    /// Threads that carry packets in userspace.
+    pub workers: usize,
 }
 
 /// The programs in the kernel that carry tunnels.

@@ -1,17 +1,18 @@
-//! What other threads ask of the worker.
+//! What other threads ask of the data plane. The lead hears it, and tells its helpers what concerns them
+//! ([`crate::crew::Order`]).
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use greway_engine::{TunnelCounters, UnderlaySnapshot, UnmatchedEntry};
 use greway_spec::{DeviceName, TunnelSpec};
 
+use crate::crew::Seen;
 use crate::exit::Exit;
 use crate::handle::DatapathError;
 use crate::icmp::IcmpReport;
 use crate::local::LocalAddresses;
 use crate::overlay::Tap;
-use crate::port::PortSpec;
+use crate::port::{PortSpec, Traffic};
 use crate::reverse_path::ReversePaths;
 use crate::underlay::Receive;
 use crate::witness::{Attempt, Recogniser, Through};
@@ -20,7 +21,7 @@ use crate::witness::{Attempt, Recogniser, Through};
 pub(crate) enum Command {
     Add {
         port: Box<PortSpec>,
-        counters: Arc<TunnelCounters>,
+        traffic: Traffic,
         done: Answer<()>,
     },
     Change {
@@ -34,8 +35,10 @@ pub(crate) enum Command {
     },
     RemoveThese {
         names: Vec<DeviceName>,
-        done: SyncSender<()>,
+        done: Answer<()>,
     },
+    /// Receiving sockets that no tunnel needs any more are closed.
+    CloseUnused,
     Receive {
         name: DeviceName,
         way: Receive,
@@ -54,15 +57,15 @@ pub(crate) enum Command {
         name: DeviceName,
         exit: Option<Exit>,
     },
-    LocalAddresses(LocalAddresses),
-    ReversePaths(ReversePaths),
+    LocalAddresses(Arc<LocalAddresses>),
+    ReversePaths(Arc<ReversePaths>),
     Forwards(bool),
     Answer(bool),
     Icmp {
         done: SyncSender<IcmpReport>,
     },
     Strangers {
-        done: SyncSender<(Vec<UnmatchedEntry>, UnderlaySnapshot)>,
+        done: SyncSender<Vec<Seen>>,
     },
     /// Shown all that arrives; `None`: nobody is.
     Recognise(Option<Recogniser>),

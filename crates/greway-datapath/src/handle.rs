@@ -6,35 +6,35 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 
-use greway_engine::{TunnelCounters, UnderlaySnapshot, UnmatchedEntry};
+use greway_engine::{UnderlaySnapshot, Unmatched, UnmatchedEntry};
 use greway_linux::OpenError;
-use greway_linux::event::Waker;
+use greway_linux::event::{Poller, Waker};
 use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::command::Command;
+use crate::crew::{Helper, Workers};
 use crate::exit::Exit;
 use crate::icmp::IcmpReport;
 use crate::local::LocalAddresses;
 use crate::lull::BusyPoll;
 use crate::news::{News, Newsroom};
 use crate::overlay::Tap;
-use crate::port::PortSpec;
+use crate::port::{PortSpec, Traffic};
 use crate::reverse_path::ReversePaths;
 use crate::underlay::Receive;
 use crate::witness::{Passages, Recogniser};
-use crate::worker::Worker;
+use crate::worker::{Ears, Post, Worker};
 
-/// A running data plane. Dropping it stops the worker and closes all sockets; devices stay.
+/// A running data plane. Dropping it stops its workers and closes all sockets; devices stay.
 #[derive(Debug)]
 pub struct Datapath {
     commands: Sender<Command>,
     wake: Arc<Waker>,
     news: Newsroom,
-    worker: Option<JoinHandle<()>>,
+    /// The lead first; empty when they were stopped.
+    workers: Vec<JoinHandle<()>>,
+    count: usize,
 }
-
-/// What a tunnel's counters are read through.
-pub type Traffic = Arc<TunnelCounters>;
 
 /// Why the data plane refused.
 #[derive(Debug, thiserror::Error)]
@@ -70,20 +70,38 @@ pub enum DatapathError {
 }
 
 impl Datapath {
-    /// Starts the worker, in the network namespace of the calling thread. `busy_poll`: how it waits for packets.
+    /// Starts the workers, in the network namespace of the calling thread. `busy_poll`: how they wait for packets.
     ///
     /// # Errors
-    /// When sockets or the thread cannot be had.
-    pub fn start(busy_poll: BusyPoll) -> Result<Self, DatapathError> {
+    /// When sockets or threads cannot be had.
+    pub fn start(busy_poll: BusyPoll, workers: Workers) -> Result<Self, DatapathError> {
+        let count = workers.here();
         let wake = Arc::new(Waker::new().map_err(DatapathError::Start)?);
         let (commands, received) = mpsc::channel();
         let news = Newsroom::new().map_err(DatapathError::Start)?;
-        let worker = Worker::new(received, Arc::clone(&wake), news.clone(), busy_poll)?;
-        let worker = thread::Builder::new()
-            .name("datapath".into())
-            .spawn(move || worker.run())
-            .map_err(DatapathError::Start)?;
-        Ok(Self { commands, wake, news, worker: Some(worker) })
+        let answerer = Arc::default();
+        let (mut crew, mut threads) = (Vec::new(), Vec::new());
+        for number in 1..count {
+            let (helper, orders, wake) = Helper::new().map_err(DatapathError::Start)?;
+            let post = Post { number, count, wake, poller: Arc::clone(&helper.poller), busy_poll };
+            threads.push(Worker::new(post, Ears::Helper(orders), &news, &answerer)?);
+            crew.push(helper);
+        }
+        let poller = Arc::new(Poller::new().map_err(DatapathError::Start)?);
+        let post = Post { number: 0, count, wake: Arc::clone(&wake), poller, busy_poll };
+        threads.insert(0, Worker::new(post, Ears::Lead { commands: received, crew }, &news, &answerer)?);
+        // Those that run already end with the lead, who is nowhere then.
+        let spawn = |(number, worker): (usize, Worker)| {
+            let name = if number == 0 { "datapath".into() } else { format!("datapath-{number}") };
+            thread::Builder::new().name(name).spawn(move || worker.run()).map_err(DatapathError::Start)
+        };
+        let workers = threads.into_iter().enumerate().map(spawn).collect::<Result<_, _>>()?;
+        Ok(Self { commands, wake, news, workers, count })
+    }
+
+    /// How many threads carry packets.
+    pub fn workers(&self) -> usize {
+        self.count
     }
 
     /// Starts to carry a tunnel.
@@ -91,10 +109,10 @@ impl Datapath {
     /// # Errors
     /// When its sockets cannot be had; nothing is carried then.
     pub fn add(&self, port: PortSpec) -> Result<Traffic, DatapathError> {
-        let counters = Traffic::default();
+        let traffic = Traffic::new(self.count);
         let port = Box::new(port);
-        self.ask(|done| Command::Add { port, counters: Arc::clone(&counters), done })??;
-        Ok(counters)
+        self.ask(|done| Command::Add { port, traffic: traffic.clone(), done })??;
+        Ok(traffic)
     }
 
     /// Carries a tunnel with other parameters from the next packet on.
@@ -120,7 +138,7 @@ impl Datapath {
     /// [`DatapathError::Stopped`].
     pub fn remove_these(&self, names: &[DeviceName]) -> Result<(), DatapathError> {
         let names = names.to_vec();
-        self.ask(|done| Command::RemoveThese { names, done })
+        self.ask(|done| Command::RemoveThese { names, done })?
     }
 
     /// Changes how a tunnel receives.
@@ -128,7 +146,9 @@ impl Datapath {
     /// # Errors
     /// When the socket cannot be had; the tunnel receives as before then.
     pub fn receive_by(&self, name: &DeviceName, way: Receive) -> Result<(), DatapathError> {
-        self.ask(|done| Command::Receive { name: name.clone(), way, done })?
+        self.ask(|done| Command::Receive { name: name.clone(), way, done })??;
+        // Not before the last worker has emptied its own: a group that loses a member divides anew.
+        self.tell(Command::CloseUnused)
     }
 
     /// Changes what is taken of the packets that come out of a tunnel device.
@@ -153,12 +173,12 @@ impl Datapath {
 
     /// Tells which addresses are this host's: only packets to them are for its tunnels.
     pub fn set_local_addresses(&self, addresses: LocalAddresses) {
-        let _ = self.tell(Command::LocalAddresses(addresses));
+        let _ = self.tell(Command::LocalAddresses(Arc::new(addresses)));
     }
 
     /// Tells which devices filter by reverse path, and where the ways to the peers lead.
     pub fn set_reverse_paths(&self, paths: ReversePaths) {
-        let _ = self.tell(Command::ReversePaths(paths));
+        let _ = self.tell(Command::ReversePaths(Arc::new(paths)));
     }
 
     /// Tells whether this host forwards: what tunnels carry then is other hosts' too.
@@ -195,7 +215,13 @@ impl Datapath {
     /// # Errors
     /// [`DatapathError::Stopped`].
     pub fn strangers(&self) -> Result<(Vec<UnmatchedEntry>, UnderlaySnapshot), DatapathError> {
-        self.ask(|done| Command::Strangers { done })
+        let seen = self.ask(|done| Command::Strangers { done })?;
+        let (mut unmatched, mut underlay) = (Unmatched::new(), UnderlaySnapshot::default());
+        for (entries, counters) in &seen {
+            unmatched.add(entries);
+            underlay.add(counters);
+        }
+        Ok((unmatched.entries().to_vec(), underlay))
     }
 
     /// What was heard since this was last asked.
@@ -208,10 +234,10 @@ impl Datapath {
         self.news.waker()
     }
 
-    /// Whether the worker still runs. One that has ended (it panicked, or could not wait for packets
+    /// Whether all workers still run. One that has ended (it panicked, or could not wait for packets
     /// any more) carries nothing, and whoever holds it should start again.
     pub fn is_alive(&self) -> bool {
-        self.worker.as_ref().is_some_and(|worker| !worker.is_finished())
+        !self.workers.is_empty() && !self.workers.iter().any(JoinHandle::is_finished)
     }
 
     fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, DatapathError> {
@@ -226,14 +252,14 @@ impl Datapath {
         Ok(())
     }
 
-    /// Stops the worker and closes all sockets, of many tunnels side by side: a process that ends closes them one after
+    /// Stops the workers and closes all sockets, of many tunnels side by side: a process that ends closes them one after
     /// the other. Nothing can be asked of it any more.
     pub fn stop(&mut self) {
         let _ = self.tell(Command::Stop);
-        if let Some(worker) = self.worker.take()
-            && worker.join().is_err()
-        {
-            tracing::error!("the data plane's worker had panicked");
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                tracing::error!("a worker of the data plane had panicked");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! A raw ICMP socket sees every message that is for this host; a filter lets only those wake us that quote a GRE
 //! packet. The kernel has its own copy and keeps the path MTU by it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -80,12 +80,20 @@ pub(crate) struct Icmp {
     /// For errors that are passed on.
     relayed: RateLimit,
     news: Newsroom,
+    /// Whose paths are to be asked for again, with which tunnels, until others are told ([`Icmp::take_doubts`]).
+    doubts: BTreeMap<IpAddr, Vec<TunnelIndex>>,
 }
 
 impl Icmp {
     pub(crate) fn new(news: Newsroom) -> Self {
         let sent = TunnelTable::default();
-        Self { ipv4: None, ipv6: None, learner: None, sent, relayed: RateLimit::new(), news }
+        let (relayed, doubts) = (RateLimit::new(), BTreeMap::new());
+        Self { ipv4: None, ipv6: None, learner: None, sent, relayed, news, doubts }
+    }
+
+    /// The far ends whose paths are to be asked for again, with the tunnels that go there.
+    pub(crate) fn take_doubts(&mut self) -> BTreeMap<IpAddr, Vec<TunnelIndex>> {
+        std::mem::take(&mut self.doubts)
     }
 
     /// Hears what concerns this tunnel, too; the sockets are left as they are.
@@ -174,11 +182,13 @@ impl Icmp {
             // ER-02: of every tunnel that goes there. The kernel may have its copy after us; each asks when it
             // sends next.
             self.news.tell(News::PathMtu { remote: error.remote });
-            for index in self.sent.tunnels_to(error.remote) {
+            let tunnels = self.sent.tunnels_to(error.remote).collect::<Vec<_>>();
+            for index in &tunnels {
                 if let Some(port) = ports.get_mut(index.0 as usize).and_then(Option::as_mut) {
                     port.paths.ask_again(error.remote, now_ms);
                 }
             }
+            self.doubts.insert(error.remote, tunnels);
         }
         let concerned = errors::concerned(&self.sent, error, ingress);
         let Some(port) = concerned.and_then(|index| ports.get_mut(index.0 as usize)?.as_mut()) else {
@@ -191,8 +201,8 @@ impl Icmp {
         match errors::judge(&port.tunnel, error) {
             Consequence::None | Consequence::PathMtu => {}
             Consequence::Count => {
-                port.errors.record(now_ms);
-                self.news.tell(News::Unreachable { name: port.name.clone(), packets: port.errors.pending() });
+                let packets = port.errors.record(now_ms);
+                self.news.tell(News::Unreachable { name: port.name.clone(), packets });
             }
             Consequence::Relay { packet } => {
                 let to = ipv6::addresses(&packet).map(|(_, to)| IpAddr::V6(to));

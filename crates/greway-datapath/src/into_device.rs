@@ -261,10 +261,10 @@ impl<'a> Door<'_, 'a> {
         let addresses = match &port.inside {
             Inside::Link { addresses, .. } => addresses.as_ref(),
             // A TUN device takes one a call, and knows packets by their version only.
-            Inside::Tun(tun) if matches!(protocol_type, ethertype::IPV4 | ethertype::IPV6) => {
+            Inside::Tun { tun, .. } if matches!(protocol_type, ethertype::IPV4 | ethertype::IPV6) => {
                 return tun.send(&offload::emit(offload, 0), headers, slices);
             }
-            Inside::Tun(_) => return Err(io::ErrorKind::Unsupported.into()),
+            Inside::Tun { .. } => return Err(io::ErrorKind::Unsupported.into()),
         };
         let (mut own, length) = Inside::front(addresses, protocol_type, offload);
         // RX-20: nobody is to forward what each of a group's members got.

@@ -1,9 +1,9 @@
 //! Carries packets: threads, queues and batches between tunnel devices and the underlay.
 //!
 //! What is done to a packet is decided in `greway-engine`; this crate moves the bytes. It makes no
-//! device, reads no configuration and sets no rule of the host. One worker thread owns all sockets,
-//! buffers and tunnel states; others reach it by commands ([`Datapath`]) and read counters without
-//! a lock.
+//! device, reads no configuration and sets no rule of the host. Worker threads own all sockets, buffers and
+//! tunnel states; others reach them by commands ([`Datapath`]) and read counters without a lock. There may be
+//! one or several, each with its share of the flows (`crew.rs`).
 //!
 //! ```text
 //!  tun0 ══ veth ══ peer end                                  underlay devices
@@ -25,6 +25,7 @@ mod arrived;
 mod backlog;
 mod close;
 mod command;
+mod crew;
 mod exit;
 mod groups;
 mod handle;
@@ -50,15 +51,16 @@ mod whole;
 mod witness;
 mod worker;
 
+pub use crew::Workers;
 pub use exit::Exit;
-pub use handle::{Datapath, DatapathError, Traffic};
+pub use handle::{Datapath, DatapathError};
 pub use icmp::{Answers, IcmpReport, TunnelIcmp};
 pub use local::LocalAddresses;
 pub use lull::BusyPoll;
 pub use news::News;
 pub use others::Silence;
 pub use overlay::{CARRIED, Overlay, Tap};
-pub use port::{PortSpec, ReserveSequence};
+pub use port::{PortSpec, ReserveSequence, Traffic};
 pub use reverse_path::{Filter, ReversePaths};
 pub use underlay::Receive;
 pub use witness::{Passages, Recogniser, Through};

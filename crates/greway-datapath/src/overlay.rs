@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use greway_engine::{Offload, frame};
 use greway_linux::batch::{Auxdata, Packet, Target, Vlan};
+use greway_linux::flow::{self, Arriving};
 use greway_linux::packet::{Config, Kind, PacketSocket, Protocol};
 use greway_linux::vnet::{self, VnetHeader};
 use greway_linux::{MacAddr, OpenError, filter, tun};
@@ -48,6 +49,8 @@ pub enum Tap {
 
 /// The ethertypes of payload packets that a program carries: IPv4, IPv6, ARP.
 pub const CARRIED: [u16; 3] = [ethertype::IPV4, ethertype::IPV6, ethertype::ARP];
+/// The first of them that have flows which several workers can divide.
+pub(crate) const DIVIDED: [u16; 2] = [ethertype::IPV4, ethertype::IPV6];
 
 /// The inner side at work.
 #[derive(Debug)]
@@ -58,15 +61,23 @@ pub(crate) enum Inside {
         socket: Arc<PacketSocket>,
         /// The sockets are those of many tunnels.
         shares: bool,
+        /// Nothing comes out of `socket`: what comes out is another worker's.
+        only_sends: bool,
         /// For what comes out and was declined ([`Tap::Declined`]), one for each ethertype.
-        declined: Vec<PacketSocket>,
+        declined: Vec<Arc<PacketSocket>>,
+        /// What other workers have for what comes out; the lead knows all.
+        others: Vec<Arc<PacketSocket>>,
         peer: u32,
         tap: Tap,
         /// Destination and source of every frame that goes in; `None`: payload packets are frames themselves.
         addresses: Option<[u8; 12]>,
     },
     /// Packets of a TUN device.
-    Tun(tun::Tun),
+    Tun {
+        tun: Arc<tun::Tun>,
+        /// What comes out of it is another worker's: it gives one packet a read, to whom it may concern.
+        only_sends: bool,
+    },
 }
 
 /// A packet as it came out of a tunnel device; the last chance to rewrite it.
@@ -94,76 +105,51 @@ pub(crate) struct Payload<'a> {
 }
 
 impl Inside {
-    /// Opens the sockets. `ethernet`: the payload packets are frames.
-    /// `shared`: what is brought in goes there, of a tunnel that has none of its own.
+    /// Opens the sockets of `workers`, the lead's first. `ethernet`: the payload packets are frames. `for_one`: all that
+    /// comes out is the lead's. `shared`: what each worker brings in goes there, of a tunnel that has none of its own.
     pub(crate) fn open(
         overlay: Overlay,
         ethernet: bool,
-        shared: Option<Arc<PacketSocket>>,
-    ) -> Result<Self, OpenError> {
+        for_one: bool,
+        workers: usize,
+        shared: Option<Vec<Arc<PacketSocket>>>,
+    ) -> Result<Vec<Self>, OpenError> {
         match overlay {
             Overlay::Veth { peer, device_address, peer_address, tap } => {
                 let mut addresses = [0; 12];
                 addresses[..6].copy_from_slice(&device_address.octets());
                 addresses[6..].copy_from_slice(&peer_address.octets());
-                Self::link(peer, tap, (!ethernet).then_some(addresses), shared, true)
+                let end = End { peer, tap, addresses: (!ethernet).then_some(addresses) };
+                end.open(for_one, workers, shared, true)
             }
-            Overlay::Tun(tun) => Ok(Self::Tun(tun)),
+            Overlay::Tun(tun) => {
+                let tun = Arc::new(tun);
+                let inside = |worker| Self::Tun { tun: Arc::clone(&tun), only_sends: worker > 0 };
+                Ok((0..workers).map(inside).collect())
+            }
         }
     }
 
-    /// The same with another tap, and nothing comes before [`Self::hear`] says so; `None` where there is nothing to
-    /// change.
-    pub(crate) fn tapped(
+    /// Opens the same anew with another tap, or divided in another way, and nothing comes before [`Self::hear`] says so;
+    /// `None` for what has neither.
+    pub(crate) fn reopened(
         &self,
-        tap: Tap,
-        shared: Option<Arc<PacketSocket>>,
-    ) -> Result<Option<Self>, OpenError> {
-        match self {
-            Self::Link { peer, tap: before, addresses, .. } if *before != tap => {
-                Self::link(*peer, tap, *addresses, shared, false).map(Some)
-            }
-            _ => Ok(None),
-        }
+        tap: Option<Tap>,
+        for_one: bool,
+        workers: usize,
+        shared: Option<Vec<Arc<PacketSocket>>>,
+    ) -> Result<Option<Vec<Self>>, OpenError> {
+        let Self::Link { peer, tap: before, addresses, .. } = self else { return Ok(None) };
+        let end = End { peer: *peer, tap: tap.unwrap_or(*before), addresses: *addresses };
+        end.open(for_one, workers, shared, false).map(Some)
     }
 
-    fn link(
-        peer: u32,
-        tap: Tap,
-        addresses: Option<[u8; 12]>,
-        shared: Option<Arc<PacketSocket>>,
-        hears: bool,
-    ) -> Result<Self, OpenError> {
-        if let Some(socket) = shared {
-            return Ok(Self::Link { socket, shares: true, declined: Vec::new(), peer, tap, addresses });
+    /// What is taken of what comes out; of a TUN device everything.
+    pub(crate) fn tap(&self) -> Tap {
+        match self {
+            Self::Link { tap, .. } => *tap,
+            Self::Tun { .. } => Tap::Everything,
         }
-        let (beside, nothing) = (filter::beside(CARRIED), filter::drop_all());
-        let filter = (tap == Tap::Declined).then_some(&beside[..]);
-        let deaf = (!hears).then_some(&nothing[..]);
-        let config = Config {
-            protocol: Protocol::All,
-            filter: deaf.or(filter),
-            kind: Kind::Raw,
-            ifindex: Some(peer),
-            vnet_header: true,
-            // What we put in ourselves is not to come back.
-            ignore_outgoing: true,
-            receive_buffer: Some(BUFFER),
-            send_buffer: Some(BUFFER),
-            ..Config::default()
-        };
-        let declined = match tap {
-            Tap::Everything => Vec::new(),
-            Tap::Declined => {
-                let open = |ethertype| {
-                    let protocol = Protocol::Ethertype(ethertype);
-                    PacketSocket::open(&Config { protocol, filter: deaf, send_buffer: None, ..config })
-                };
-                CARRIED.into_iter().map(open).collect::<Result<_, _>>()?
-            }
-        };
-        let socket = Arc::new(PacketSocket::open(&config)?);
-        Ok(Self::Link { socket, shares: false, declined, peer, tap, addresses })
     }
 
     /// The peer end whose packets come out of what many tunnels share.
@@ -174,19 +160,11 @@ impl Inside {
         }
     }
 
-    /// What is taken of what comes out.
-    pub(crate) fn tap(&self) -> Tap {
-        match self {
-            Self::Link { tap, .. } => *tap,
-            Self::Tun(_) => Tap::Everything,
-        }
-    }
-
     /// Index of the peer end, of a pair.
     pub(crate) fn peer(&self) -> Option<u32> {
         match self {
             Self::Link { peer, .. } => Some(*peer),
-            Self::Tun(_) => None,
+            Self::Tun { .. } => None,
         }
     }
 
@@ -198,45 +176,71 @@ impl Inside {
         }
     }
 
-    /// Whatever packets come out of, of this tunnel alone.
-    pub(crate) fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let own = self.shares().is_none().then(|| self.as_fd());
-        let declined: &[PacketSocket] = match self {
-            Self::Link { declined, .. } => declined,
-            Self::Tun(_) => &[],
-        };
-        own.into_iter().chain(declined.iter().map(AsFd::as_fd))
+    /// The socket that packets are brought in by, of a pair.
+    fn socket(&self) -> Option<Arc<PacketSocket>> {
+        match self {
+            Self::Link { socket, .. } => Some(Arc::clone(socket)),
+            Self::Tun { .. } => None,
+        }
     }
 
-    /// Has packets come from now on to sockets that [`Self::tapped`] has opened; those in numbers last.
+    /// All that it has.
+    fn own(&self) -> Vec<Arc<PacketSocket>> {
+        match self {
+            Self::Link { socket, declined, .. } => {
+                std::iter::once(socket).chain(declined).map(Arc::clone).collect()
+            }
+            Self::Tun { .. } => Vec::new(),
+        }
+    }
+
+    /// Whatever packets come out of, of this tunnel alone and for this worker.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let (own, declined): (_, &[Arc<PacketSocket>]) = match self {
+            Self::Link { shares, only_sends, declined, .. } => (!shares && !only_sends, declined),
+            Self::Tun { only_sends, .. } => (!only_sends, &[]),
+        };
+        own.then(|| self.as_fd()).into_iter().chain(declined.iter().map(|socket| socket.as_fd()))
+    }
+
+    /// Has packets come from now on, to all workers, to sockets that [`Self::reopened`] has opened; those in numbers last.
     pub(crate) fn hear(&self) {
-        let Self::Link { socket, declined, shares: false, tap, .. } = self else { return };
-        let beside = filter::beside(CARRIED);
-        let all = filter::accept_all();
-        let first = if *tap == Tap::Declined { &beside[..] } else { &all[..] };
-        let declined = declined.iter().rev().map(|socket| (socket, &all[..]));
-        for (socket, filter) in std::iter::once((&**socket, first)).chain(declined) {
+        let Self::Link { socket, declined, others, shares: false, only_sends: false, tap, .. } = self else {
+            return;
+        };
+        let (all, beside, received) = (filter::accept_all(), filter::beside(CARRIED), filter::not_outgoing());
+        let (first, rest) = match tap {
+            Tap::Declined => (&beside[..], &all[..]),
+            // Kernels before 5.16 show a group what others send.
+            Tap::Everything => (&received[..], &received[..]),
+        };
+        let rest = others.iter().chain(declined.iter().rev()).map(|socket| (socket, rest));
+        for (socket, filter) in std::iter::once((socket, first)).chain(rest) {
             if let Err(error) = socket.set_filter(filter) {
                 tracing::warn!(%error, "a socket of a tunnel hears nothing");
             }
         }
     }
 
-    /// Has no more packets come; those that wait stay.
-    pub(crate) fn deafen(&self) {
-        let Self::Link { socket, declined, shares: false, .. } = self else { return };
-        for socket in std::iter::once(&**socket).chain(declined) {
+    /// Has no more packets come to this worker, or to any; those that wait stay.
+    pub(crate) fn deafen(&self, all: bool) {
+        // Who only sends does so by a socket of another's.
+        let Self::Link { socket, declined, others, shares: false, only_sends: false, .. } = self else {
+            return;
+        };
+        let others = others.iter().filter(|_| all);
+        for socket in std::iter::once(socket).chain(declined).chain(others) {
             if let Err(error) = socket.set_filter(&filter::drop_all()) {
                 tracing::debug!(%error, "a socket goes on receiving");
             }
         }
     }
 
-    /// Packets that came out of the tunnel device since the last time this was asked and were lost because a socket was
-    /// full.
+    /// Packets that came out of the tunnel device for this worker since the last time this was asked and were lost
+    /// because a socket was full.
     pub(crate) fn spilled(&self) -> u64 {
-        let Self::Link { socket, declined, shares: false, .. } = self else { return 0 };
-        let sockets = std::iter::once(&**socket).chain(declined);
+        let Self::Link { socket, declined, shares: false, only_sends, .. } = self else { return 0 };
+        let sockets = Some(socket).filter(|_| !only_sends).into_iter().chain(declined);
         // Asking resets it. One that cannot be asked has lost nothing that anybody could know of.
         sockets.map(|socket| socket.statistics().map_or(0, |counted| u64::from(counted.drops))).sum()
     }
@@ -313,9 +317,108 @@ impl AsFd for Inside {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Link { socket, .. } => socket.as_fd(),
-            Self::Tun(tun) => tun.as_fd(),
+            Self::Tun { tun, .. } => tun.as_fd(),
         }
     }
+}
+
+/// What a worker sends by and hears with, and what else it hears with.
+type Hearing = (Arc<PacketSocket>, Vec<Arc<PacketSocket>>);
+
+/// The peer end of a pair.
+#[derive(Clone, Copy)]
+struct End {
+    peer: u32,
+    tap: Tap,
+    addresses: Option<[u8; 12]>,
+}
+
+impl End {
+    fn open(
+        self,
+        for_one: bool,
+        workers: usize,
+        shared: Option<Vec<Arc<PacketSocket>>>,
+        hears: bool,
+    ) -> Result<Vec<Inside>, OpenError> {
+        if let Some(shared) = shared {
+            // Who has which packets is decided for all that share.
+            let inside = |socket| self.inside(socket, Vec::new(), true, false);
+            return Ok(shared.into_iter().map(inside).collect());
+        }
+        let mut insides = Vec::with_capacity(workers);
+        for (socket, declined) in self.hearing(if for_one { 1 } else { workers }, hears)? {
+            insides.push(self.inside(socket, declined, false, false));
+        }
+        let others = insides.iter().skip(1).flat_map(Inside::own).collect();
+        // Whoever hears nothing sends by what the lead has.
+        let leads = insides.first().and_then(Inside::socket);
+        if let Some(leads) = leads {
+            insides.resize_with(workers, || self.inside(Arc::clone(&leads), Vec::new(), false, true));
+        }
+        if let Some(Inside::Link { others: known, .. }) = insides.first_mut() {
+            *known = others;
+        }
+        Ok(insides)
+    }
+
+    /// What each of so many workers has for what comes out: one to send by as well, and more.
+    fn hearing(self, workers: usize, hears: bool) -> Result<Vec<Hearing>, OpenError> {
+        let (beside, nothing) = (filter::beside(CARRIED), filter::drop_all());
+        let filter = (self.tap == Tap::Declined).then_some(&beside[..]);
+        let deaf = (!hears).then_some(&nothing[..]);
+        let config = Config {
+            protocol: Protocol::All,
+            filter: deaf.or(filter),
+            kind: Kind::Raw,
+            ifindex: Some(self.peer),
+            vnet_header: true,
+            // What we put in ourselves is not to come back.
+            ignore_outgoing: true,
+            receive_buffer: Some(BUFFER),
+            send_buffer: Some(BUFFER),
+            ..Config::default()
+        };
+        if self.tap == Tap::Everything {
+            let sockets = open_divided(&config, workers)?;
+            return Ok(sockets.into_iter().map(|socket| (socket, Vec::new())).collect());
+        }
+        let of = |ethertype| {
+            let protocol = Protocol::Ethertype(ethertype);
+            // The lead sends by another one.
+            let send_buffer = Some(BUFFER).filter(|_| workers > 1);
+            Config { protocol, filter: deaf, send_buffer, ..config }
+        };
+        let [ipv4, ipv6] = DIVIDED.map(of);
+        let divided = open_divided(&ipv4, workers)?.into_iter().zip(open_divided(&ipv6, workers)?);
+        let arp = Arc::new(PacketSocket::open(&Config { send_buffer: None, ..of(ethertype::ARP) })?);
+        let mut beside = Some((Arc::new(PacketSocket::open(&config)?), arp));
+        let each = |(ipv4, ipv6)| match beside.take() {
+            Some((beside, arp)) => (beside, vec![ipv4, ipv6, arp]),
+            None => (ipv4, vec![ipv6]),
+        };
+        Ok(divided.map(each).collect())
+    }
+
+    fn inside(
+        self,
+        socket: Arc<PacketSocket>,
+        declined: Vec<Arc<PacketSocket>>,
+        shares: bool,
+        only_sends: bool,
+    ) -> Inside {
+        let Self { peer, tap, addresses } = self;
+        Inside::Link { socket, shares, only_sends, declined, others: Vec::new(), peer, tap, addresses }
+    }
+}
+
+/// Sockets of so many workers that divide what arrives by flow, the lead's first.
+pub(crate) fn open_divided(config: &Config<'_>, workers: usize) -> Result<Vec<Arc<PacketSocket>>, OpenError> {
+    if workers == 1 {
+        return Ok(vec![Arc::new(PacketSocket::open(config)?)]);
+    }
+    let choice = flow::choice(Arriving::Plain, workers as u32);
+    Ok(PacketSocket::open_group(config, workers, &choice)?.into_iter().map(Arc::new).collect())
 }
 
 /// Virtio-net header and link header.

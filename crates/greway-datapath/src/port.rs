@@ -3,10 +3,12 @@
 use std::cell::Cell;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use greway_engine::{
-    DropReason, Endpoints, Heard, LinkErrors, Train, Tunnel, TunnelCounters, TunnelState, clamp_mss,
+    CounterSnapshot, DropReason, Endpoints, Heard, LinkErrors, Train, Tunnel, TunnelCounters, TunnelState,
+    clamp_mss,
 };
 use greway_linux::packet::PacketSocket;
 use greway_linux::{MacAddr, OpenError};
@@ -52,13 +54,71 @@ pub trait ReserveSequence: Send {
     fn reserve(&mut self, up_to: u32) -> io::Result<()>;
 }
 
+/// What a tunnel's counters are read through: each worker has its own.
+#[derive(Clone, Debug)]
+pub struct Traffic(Arc<[Arc<TunnelCounters>]>);
+
+impl Traffic {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Arc::default()).collect())
+    }
+
+    /// What all workers have counted.
+    #[must_use]
+    pub fn snapshot(&self) -> CounterSnapshot {
+        let mut sum = CounterSnapshot::default();
+        self.0.iter().for_each(|counters| sum.add(&counters.snapshot()));
+        sum
+    }
+
+    /// Whether it is the same tunnel's, carried without a break.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// ICMP errors that senders are still to be told of (ER-04), by whichever worker has their next packet.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles {
+    /// There are some: else nobody asks further.
+    some: AtomicBool,
+    errors: Mutex<LinkErrors>,
+    /// How often a sender was told that the far end cannot be reached.
+    told: AtomicU64,
+}
+
+impl Troubles {
+    /// One more was received; how many there are now.
+    pub(crate) fn record(&self, now_ms: u64) -> u32 {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        errors.record(now_ms);
+        self.some.store(true, Relaxed);
+        errors.pending()
+    }
+
+    /// A packet is sent: true when its sender is to be told.
+    pub(crate) fn take(&self, now_ms: u64) -> bool {
+        if !self.some.load(Relaxed) {
+            return false;
+        }
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let tell = errors.take(now_ms);
+        self.some.store(errors.pending() > 0, Relaxed);
+        if tell {
+            self.told.fetch_add(1, Relaxed);
+        }
+        tell
+    }
+}
+
 /// Numbers reserved at a time. At 1 Mpps one write to /run every 65 ms.
 const RESERVATION: u32 = 65_536;
 
 /// A tunnel at work.
 pub(crate) struct Port {
     pub(crate) name: DeviceName,
-    pub(crate) spec: TunnelSpec,
+    pub(crate) spec: Arc<TunnelSpec>,
     pub(crate) tunnel: Tunnel,
     pub(crate) state: TunnelState,
     pub(crate) inside: Inside,
@@ -75,59 +135,70 @@ pub(crate) struct Port {
     /// Why nothing may be sent, if nothing may.
     pub(crate) barred: Option<DropReason>,
     /// ICMP errors that senders are still to be told of.
-    pub(crate) errors: LinkErrors,
-    /// What was said about its packets.
+    pub(crate) errors: Arc<Troubles>,
+    /// What was said about its packets; the lead hears it.
     pub(crate) heard: Heard,
-    /// How often a sender was told that the far end cannot be reached.
-    pub(crate) told: u64,
     /// How much is taken from its device at once.
     pub(crate) turn: Turn,
     /// Packets came out of its device since what was lost there was last counted.
     pub(crate) stirred: bool,
     /// Whether its device takes datagrams that were put together.
     pub(crate) trains: Cell<Trains>,
-    sequence: Box<dyn ReserveSequence>,
+    /// The lead's, who alone sends any.
+    sequence: Option<Box<dyn ReserveSequence>>,
     reserved: u32,
 }
 
 impl Port {
-    /// Opens the tunnel device's side.
+    /// Opens the tunnel device's side, of as many workers as there are counters. The lead's comes first.
     pub(crate) fn open(
         port: PortSpec,
-        counters: Arc<TunnelCounters>,
-        shared: Option<Arc<PacketSocket>>,
-    ) -> Result<Self, OpenError> {
-        let mut tunnel = Tunnel::new(&port.spec, counters);
-        tunnel.set_segment_limit(port.device_mtu);
-        let ethernet = tunnel.carries_ethernet();
-        let mut endpoints = endpoints(&tunnel, &port.spec, None);
-        for (address, link) in port.neighbours {
-            endpoints.iter_mut().for_each(|known| known.learn_neighbour(address, link.octets()));
-        }
-        Ok(Self {
-            name: port.spec.name.clone(),
-            tunnel,
-            spec: port.spec,
-            state: TunnelState::starting_at(port.first_sequence),
-            inside: Inside::open(port.overlay, ethernet, shared)?,
-            receive: port.receive,
-            bound_to: port.bound_to,
-            device_mtu: port.device_mtu,
-            paths: Paths::unknown(),
-            endpoints,
-            short_way: None,
-            unlabelled: false,
-            barred: None,
-            errors: LinkErrors::default(),
-            heard: Heard::default(),
-            told: 0,
-            turn: Turn::default(),
-            stirred: false,
-            trains: Cell::default(),
-            sequence: port.sequence,
-            // The first packet reserves.
-            reserved: port.first_sequence,
-        })
+        traffic: &Traffic,
+        shared: Option<Vec<Arc<PacketSocket>>>,
+    ) -> Result<Vec<Self>, OpenError> {
+        let PortSpec { overlay, receive, bound_to, device_mtu, first_sequence, neighbours, .. } = port;
+        let (spec, errors) = (Arc::new(port.spec), Arc::<Troubles>::default());
+        let (ethernet, for_one) = (spec.mode.is_ethernet(), is_for_one(&spec));
+        let insides = Inside::open(overlay, ethernet, for_one, traffic.0.len(), shared)?;
+        let mut sequence = Some(port.sequence);
+        let each = |(inside, counters): (Inside, &Arc<TunnelCounters>)| {
+            let mut tunnel = Tunnel::new(&spec, Arc::clone(counters));
+            tunnel.set_segment_limit(device_mtu);
+            let mut endpoints = endpoints(&tunnel, &spec, None);
+            for (address, link) in &neighbours {
+                endpoints.iter_mut().for_each(|known| known.learn_neighbour(*address, link.octets()));
+            }
+            Self {
+                name: spec.name.clone(),
+                tunnel,
+                spec: Arc::clone(&spec),
+                state: TunnelState::starting_at(first_sequence),
+                inside,
+                receive,
+                bound_to,
+                device_mtu,
+                paths: Paths::unknown(),
+                endpoints,
+                short_way: None,
+                unlabelled: false,
+                barred: None,
+                errors: Arc::clone(&errors),
+                heard: Heard::default(),
+                turn: Turn::default(),
+                stirred: false,
+                trains: Cell::default(),
+                sequence: sequence.take(),
+                // The first packet reserves.
+                reserved: first_sequence,
+            }
+        };
+        Ok(insides.into_iter().zip(&*traffic.0).map(each).collect())
+    }
+
+    /// Whether all that comes out of its device is one worker's: what is sent is numbered over all flows, or questions
+    /// say where packets go.
+    pub(crate) fn is_for_one(&self) -> bool {
+        is_for_one(&self.spec)
     }
 
     /// Looks at the ends of a tunnel over IPv6 again: nothing is sent unless `local` is settled here, nor to ourselves
@@ -157,7 +228,7 @@ impl Port {
     }
 
     /// Takes other parameters from the next packet on; counters and sequence numbers go on.
-    pub(crate) fn change(&mut self, spec: TunnelSpec, bound_to: Option<u32>) {
+    pub(crate) fn change(&mut self, spec: Arc<TunnelSpec>, bound_to: Option<u32>) {
         let tunnel = Tunnel::new(&spec, Arc::clone(self.tunnel.counters()));
         let before = std::mem::replace(&mut self.tunnel, tunnel);
         self.tunnel.set_segment_limit(self.device_mtu);
@@ -171,7 +242,7 @@ impl Port {
 
     /// What was said about its packets.
     pub(crate) fn icmp(&self) -> TunnelIcmp {
-        TunnelIcmp { heard: self.heard.entries().to_vec(), told: self.told }
+        TunnelIcmp { heard: self.heard.entries().to_vec(), told: self.errors.told.load(Relaxed) }
     }
 
     /// Lowers the segment size that a TCP handshake announces, either way, to what fits.
@@ -216,10 +287,15 @@ impl Port {
             return;
         }
         self.reserved = self.state.next_sequence.wrapping_add(RESERVATION);
-        if let Err(error) = self.sequence.reserve(self.reserved) {
+        if let Some(Err(error)) = self.sequence.as_mut().map(|kept| kept.reserve(self.reserved)) {
             tracing::warn!(tunnel = %self.name, %error, "the sequence number cannot be kept for a restart");
         }
     }
+}
+
+/// See [`Port::is_for_one`]. Over IPv4 a hardware address says itself which endpoint it stands for.
+pub(crate) fn is_for_one(spec: &TunnelSpec) -> bool {
+    spec.oseq || spec.mode.over_ipv6() && spec.remote.is_none() && !spec.mode.is_ethernet()
 }
 
 /// The endpoints of a tunnel without a remote; those that were known stay so.

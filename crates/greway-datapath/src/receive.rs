@@ -1,6 +1,8 @@
 //! From the underlay towards tunnel devices: one batch in, one batch out for each run of packets of
 //! the same tunnel ([`crate::into_device`]).
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use greway_engine::{
     DeclineReason, Delivery, DropReason, Ingress, Receipt, Reorder, SequenceCounters, Tunnel, TunnelIndex,
     TunnelSlots, TunnelState, TunnelTable, UnderlayCounters, Unmatched, Verdict, decapsulate,
@@ -25,18 +27,20 @@ pub(crate) struct Strangers {
     pub(crate) unmatched: Unmatched,
     pub(crate) underlay: UnderlayCounters,
     pub(crate) fragmented: Fragmented,
-    pub(crate) answerer: Answerer,
+    /// One of all workers.
+    pub(crate) answerer: Arc<Mutex<Answerer>>,
     pub(crate) handover: Handover,
     pub(crate) recogniser: Option<Recogniser>,
 }
 
 impl Strangers {
     /// Tells the sender of a packet that no tunnel takes it, where it may be told.
-    fn answer(&mut self, datagram: &[u8], receipt: Receipt, context: &Context<'_>) {
+    fn answer(&self, datagram: &[u8], receipt: Receipt, context: &Context<'_>) {
         let (Receipt::Facts { ifindex, .. } | Receipt::Raw { ifindex }) = receipt;
         let is_ours = |address| context.local_addresses.takes(address, ifindex);
         let vrf = context.reverse_paths.vrfs.get(&ifindex).copied();
-        self.answerer.unmatched(datagram, ifindex, vrf, is_ours, context.now_ms);
+        let mut answerer = self.answerer.lock().unwrap_or_else(PoisonError::into_inner);
+        answerer.unmatched(datagram, ifindex, vrf, is_ours, context.now_ms);
     }
 }
 
@@ -122,7 +126,7 @@ impl Desk<'_> {
             now_ms: context.now_ms,
         };
         let (datagram, receipt) = gate.admit(packet, &mut strangers.fragmented)?;
-        if let Some(recognises) = &mut strangers.recogniser
+        if let Some(recognises) = &strangers.recogniser
             && recognises(arrived::behind_delivery_header(datagram), context.inlet.way)
         {
             return None;

@@ -74,7 +74,7 @@ impl Sender {
         forwards: bool,
         now_ms: u64,
     ) -> io::Result<usize> {
-        if matches!(port.inside, Inside::Tun(_)) {
+        if matches!(port.inside, Inside::Tun { .. }) {
             return self.carry_tun(port, underlay, forwards, now_ms).map(|()| 0);
         }
         let Some(source) = port.inside.sources().nth(source) else { return Ok(0) };
@@ -172,7 +172,7 @@ impl Sender {
         let mut taken = 0;
         for _ in 0..TUN_TURN {
             let mut header = [0; vnet::LEN];
-            let Inside::Tun(tun) = &port.inside else { return Ok(()) };
+            let Inside::Tun { tun, .. } = &port.inside else { return Ok(()) };
             let Some(length) = tun.recv(&mut header, buffer)? else { return Ok(()) };
             taken += length;
             let Some(fresh) = Inside::tun_payload(&mut buffer[..length], &header) else {
@@ -224,11 +224,11 @@ fn fit_path(port: &mut Port, payload: &Payload<'_>, storage: &mut SendStorage, n
     let way = port.way(*endpoint);
     let path_mtu = port.paths.to(*endpoint).for_packet(packet.len(), &port.tunnel, way, now_ms);
     let fit = fit(&port.tunnel, *protocol_type, packet, *offload, path_mtu);
-    if matches!(fit, Fit::Fits | Fit::Fragment { .. }) && port.errors.take(now_ms) {
-        port.told += 1;
-        if let Some(message) = Notice::Unreachable.message(*protocol_type, packet) {
-            tell(port, *protocol_type, &message, storage);
-        }
+    if matches!(fit, Fit::Fits | Fit::Fragment { .. })
+        && port.errors.take(now_ms)
+        && let Some(message) = Notice::Unreachable.message(*protocol_type, packet)
+    {
+        tell(port, *protocol_type, &message, storage);
     }
     fit
 }
@@ -256,7 +256,7 @@ pub(crate) fn tell(port: &Port, protocol_type: u16, message: &[u8], storage: &mu
             out.send(socket, |_, error| lost = Some(error));
             lost
         }
-        Inside::Tun(tun) => tun.send(&crate::offload::emit(&Offload::NONE, 0), &[], &[message]).err(),
+        Inside::Tun { tun, .. } => tun.send(&crate::offload::emit(&Offload::NONE, 0), &[], &[message]).err(),
     };
     if let Some(error) = lost {
         tracing::debug!(tunnel = %port.name, %error, "a sender could not be told by ICMP");

@@ -7,6 +7,10 @@
 //! share four that are bound to no device: they take what programs anywhere have declined, and the worker goes by the
 //! device that it came out of.
 //!
+//! With several workers each has its own two of them, for what has flows; the other two are the lead's. As long as one of
+//! the tunnels is for the lead alone ([`crate::port::Port::is_for_one`]), all that comes out of all of them is: the kernel
+//! divides by flow and not by tunnel.
+//!
 //! A tunnel without a program is no member: what comes out of it is taken before anybody else has seen it, and a
 //! socket that did so for all devices of a host would cost each of its packets something.
 
@@ -15,28 +19,38 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use greway_linux::batch::{Packet, ReceiveBatch, Source};
+use greway_linux::flow::{self, Arriving};
 use greway_linux::packet::{Config, Kind, PacketSocket, Protocol};
 use greway_linux::{OpenError, filter};
+use greway_wire::ethertype;
 
-use crate::overlay::CARRIED;
+use crate::overlay::{self, CARRIED, DIVIDED};
 
-/// Tunnels that have their own sockets.
-pub(crate) const OWN: usize = 64;
+/// Tunnels that have their own sockets, with so many workers: descriptors are what there are few of.
+pub(crate) fn own(workers: usize) -> usize {
+    (64 / workers).max(8)
+}
 
-/// The sockets.
+/// The sockets of one worker.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// What is of no ethertype that a program carries, and what is brought in.
+    /// What is of no ethertype that a program carries, and what is brought in; of a helper the latter alone, by one of
+    /// the others.
     beside: Arc<PacketSocket>,
-    /// What was declined, one for each ethertype.
-    declined: Vec<PacketSocket>,
+    /// What was declined, one for each ethertype; of a helper only those that have flows.
+    declined: Vec<Arc<PacketSocket>>,
+    /// A helper's.
+    only_declined: bool,
+    /// Of the lead: what each helper has, those that it sends by first.
+    helpers: Vec<[Arc<PacketSocket>; DIVIDED.len()]>,
 }
 
 impl Shared {
     /// How many sources there are.
     pub(crate) const SOURCES: u64 = 1 + CARRIED.len() as u64;
 
-    pub(crate) fn open() -> Result<Self, OpenError> {
+    /// Opens those of all workers, the lead's first.
+    pub(crate) fn open(workers: usize) -> Result<Vec<Self>, OpenError> {
         let beside = filter::not_for_host_beside(CARRIED, &[]);
         let sealed = filter::other_host(&[]);
         let config = Config {
@@ -49,23 +63,39 @@ impl Shared {
             send_buffer: Some(BUFFER),
             ..Config::default()
         };
-        let open = |ethertype| {
-            let protocol = Protocol::Ethertype(ethertype);
-            PacketSocket::open(&Config { protocol, filter: Some(&sealed), send_buffer: None, ..config })
+        let of = |ethertype| Config {
+            protocol: Protocol::Ethertype(ethertype),
+            filter: Some(&sealed),
+            send_buffer: Some(BUFFER).filter(|_| workers > 1),
+            ..config
         };
-        let declined = CARRIED.into_iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { beside: Arc::new(PacketSocket::open(&config)?), declined })
+        let [ipv4, ipv6] = DIVIDED.map(|ethertype| overlay::open_divided(&of(ethertype), workers));
+        let mut divided = ipv4?.into_iter().zip(ipv6?).map(<[_; 2]>::from);
+        let arp = Arc::new(PacketSocket::open(&Config { send_buffer: None, ..of(ethertype::ARP) })?);
+        let declined = divided.next().into_iter().flatten().chain([arp]).collect();
+        let helpers = divided.collect::<Vec<_>>();
+        let beside = Arc::new(PacketSocket::open(&config)?);
+        let mut all = vec![Self { beside, declined, only_declined: false, helpers: helpers.clone() }];
+        all.extend(helpers.into_iter().map(|declined| Self {
+            beside: Arc::clone(&declined[0]),
+            declined: declined.into(),
+            only_declined: true,
+            helpers: Vec::new(),
+        }));
+        Ok(all)
     }
 
-    /// For what is brought into the device of a tunnel.
-    pub(crate) fn sender(&self) -> Arc<PacketSocket> {
-        Arc::clone(&self.beside)
+    /// For what a worker brings into the device of a tunnel, the lead's by its number 0.
+    pub(crate) fn sender(&self, worker: usize) -> Arc<PacketSocket> {
+        let helper = worker.checked_sub(1).and_then(|helper| self.helpers.get(helper));
+        Arc::clone(helper.map_or(&self.beside, |[first, _]| first))
     }
 
     /// Leaves out what arrives on these devices: it comes to their own sockets.
     pub(crate) fn look_past(&self, devices: &[u32]) {
-        let beside = (&*self.beside, filter::not_for_host_beside(CARRIED, devices));
-        let declined = self.declined.iter().map(|socket| (socket, filter::other_host(devices)));
+        let beside = (&self.beside, filter::not_for_host_beside(CARRIED, devices));
+        let declined = self.declined.iter().chain(self.helpers.iter().flatten());
+        let declined = declined.map(|socket| (socket, filter::other_host(devices)));
         for (socket, program) in std::iter::once(beside).chain(declined) {
             if let Err(error) = socket.set_filter(&program) {
                 tracing::debug!(%error, "what comes to other sockets is looked at twice");
@@ -73,15 +103,27 @@ impl Shared {
         }
     }
 
+    /// Has what comes out divided among so many workers from now on; of one it is the lead.
+    pub(crate) fn divide(&self, workers: usize) {
+        let choice = flow::choice(Arriving::Plain, workers as u32);
+        for socket in self.declined.iter().take(DIVIDED.len()).filter(|_| !self.helpers.is_empty()) {
+            if let Err(error) = socket.set_choice(&choice) {
+                tracing::warn!(%error, "what tunnels share is divided as before");
+            }
+        }
+    }
+
     /// Packets that were lost since the last time this was asked because a socket was full.
     pub(crate) fn spilled(&self) -> u64 {
-        let sockets = std::iter::once(&*self.beside).chain(&self.declined);
+        let beside = Some(&self.beside).filter(|_| !self.only_declined);
+        let sockets = beside.into_iter().chain(&self.declined);
         sockets.map(|socket| socket.statistics().map_or(0, |counted| u64::from(counted.drops))).sum()
     }
 
     /// Whatever packets come out of.
     pub(crate) fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.beside.as_fd()).chain(self.declined.iter().map(AsFd::as_fd))
+        let beside = Some(&self.beside).filter(|_| !self.only_declined);
+        beside.into_iter().chain(&self.declined).map(|socket| socket.as_fd())
     }
 }
 

@@ -7,8 +7,8 @@
 //! - raw socket: behind all of them, and blind to the facts.
 //!
 //! Sending is the same for both: a raw socket, which also keeps the kernel from answering GRE with
-//! "protocol unreachable". There is only one of each address family, since each is given a copy of every GRE packet
-//! that arrives. Those of IPv6 are there as long as a tunnel over IPv6 is. What may pass by the IP stack
+//! "protocol unreachable". There is only one of each address family that does, since each is given a copy of every GRE
+//! packet that arrives; those of further workers are given none. Those of IPv6 are there as long as a tunnel over IPv6 is. What may pass by the IP stack
 //! ([`crate::Exit`]) leaves by one packet socket for all.
 
 use std::io;
@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use greway_linux::batch::{Control, ReceiveBatch, Target};
+use greway_linux::flow::{self, Arriving};
 use greway_linux::packet::{Config, Fanout, Kind, PacketSocket, Protocol};
 use greway_linux::raw::{MtuDiscovery, RawSocket};
 use greway_linux::{OpenError, filter, sockopt};
@@ -87,7 +88,15 @@ impl Inlet {
     }
 }
 
-/// The sockets on the underlay, those for receiving opened when a tunnel needs them.
+/// What a worker gets that receives by one more socket, see [`Underlay::need`].
+#[derive(Debug)]
+pub(crate) struct Part {
+    socket: OwnedFd,
+    /// To send over IPv6, where it has none yet.
+    ipv6: Option<Outlet>,
+}
+
+/// The sockets of one worker on the underlay, those for receiving opened when a tunnel needs them.
 #[derive(Debug)]
 pub(crate) struct Underlay {
     inlets: [Option<OwnedFd>; Inlet::ALL.len()],
@@ -122,26 +131,31 @@ struct Outlet {
 }
 
 impl Outlet {
-    fn over_ipv4() -> Result<Self, OpenError> {
+    /// `worker`: the lead's has number 0.
+    fn over_ipv4(worker: usize) -> Result<Self, OpenError> {
         let socket = RawSocket::open_ipv4_muted(GRE)?;
         set(socket.set_mtu_discovery(MtuDiscovery::Do), "IP_MTU_DISCOVER")?;
         // With it the kernel tells of a full queue behind the socket (linux net/ipv4/raw.c v6.18, `raw_sendmsg`) and
         // without it keeps quiet, and a lost packet would count as sent. Nobody reads the errors that are queued: they
         // take no more than the buffer below. Over IPv6 the kernel tells in any case.
         set(socket.set_error_queue(true), "IP_RECVERR")?;
-        Self::of(socket, true)
+        Self::of(socket, worker, true)
     }
 
     /// The engine asks no sender for less than 1280 bytes of IPv6 (T6-04), so what is larger than the path by
     /// that is fragmented here, as the kernel's own tunnels do.
-    fn over_ipv6() -> Result<Self, OpenError> {
+    fn over_ipv6(worker: usize) -> Result<Self, OpenError> {
         let socket = RawSocket::open_ipv6_muted(GRE)?;
         set(socket.set_mtu_discovery(MtuDiscovery::Want), "IPV6_MTU_DISCOVER")?;
         set(socket.set_error_queue(false), "IPV6_RECVERR")?;
-        Self::of(socket, false)
+        Self::of(socket, worker, false)
     }
 
-    fn of(socket: RawSocket, dont_fragment: bool) -> Result<Self, OpenError> {
+    fn of(socket: RawSocket, worker: usize, dont_fragment: bool) -> Result<Self, OpenError> {
+        // One keeps "protocol unreachable" away, and each costs every packet a copy.
+        if worker > 0 {
+            set(socket.hear_nothing(), "bind(nowhere)")?;
+        }
         // Nothing is received here; errors are read from what a send returns.
         set(socket.set_buffers(4 << 10, SEND_BUFFER), "SO_SNDBUF")?;
         // RX-09: what is sent to a group is for others.
@@ -160,33 +174,45 @@ impl Outlet {
 }
 
 impl Underlay {
-    pub(crate) fn open() -> Result<Self, OpenError> {
+    /// `worker`: the lead's has number 0.
+    pub(crate) fn open(worker: usize) -> Result<Self, OpenError> {
         Ok(Self {
             inlets: [const { None }; Inlet::ALL.len()],
             turns: [Turn::default(); Inlet::ALL.len()],
             more: [false; Inlet::ALL.len()],
             lost: [0; Inlet::ALL.len()],
-            ipv4: Outlet::over_ipv4()?,
+            ipv4: Outlet::over_ipv4(worker)?,
             ipv6: None,
             short: None,
         })
     }
 
-    /// Opens what `inlet` needs; true when it was not open before.
-    pub(crate) fn need(&mut self, inlet: Inlet) -> Result<bool, OpenError> {
+    /// Opens what `inlet` needs, for so many workers, and takes the lead's; the others' parts are returned. `None` when
+    /// it was open before.
+    pub(crate) fn need(&mut self, inlet: Inlet, workers: usize) -> Result<Option<Vec<Part>>, OpenError> {
         if self.is_open(inlet) {
-            return Ok(false);
+            return Ok(None);
         }
-        let socket = match inlet.way {
-            Receive::Packet => open_packet(inlet.over_ipv6)?.into(),
-            Receive::Raw => open_raw(inlet.over_ipv6)?.into(),
+        let sockets = match inlet.way {
+            Receive::Packet => open_packet(inlet.over_ipv6, workers)?,
+            Receive::Raw => open_raw(inlet.over_ipv6, workers)?,
         };
-        if inlet.over_ipv6 && self.ipv6.is_none() {
-            self.ipv6 = Some(Outlet::over_ipv6()?);
+        let mut parts = Vec::with_capacity(workers);
+        for (worker, socket) in sockets.into_iter().enumerate() {
+            let needed = inlet.over_ipv6 && self.ipv6.is_none();
+            let ipv6 = needed.then(|| Outlet::over_ipv6(worker)).transpose()?;
+            parts.push(Part { socket, ipv6 });
         }
-        self.inlets[inlet.index()] = Some(socket);
+        let helpers = parts.split_off(1);
+        parts.into_iter().for_each(|part| self.take(inlet, part));
+        Ok(Some(helpers))
+    }
+
+    /// Receives by one more socket.
+    pub(crate) fn take(&mut self, inlet: Inlet, part: Part) {
+        self.ipv6 = part.ipv6.or(self.ipv6.take());
+        self.inlets[inlet.index()] = Some(part.socket);
         self.lost[inlet.index()] = 0;
-        Ok(true)
     }
 
     /// Closes what no tunnel needs.
@@ -298,20 +324,32 @@ pub(crate) fn address(outer: &Outer, bound_to: Option<u32>) -> (Target, Control)
     (target, control)
 }
 
-fn open_packet(over_ipv6: bool) -> Result<PacketSocket, OpenError> {
+impl AsFd for Part {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn open_packet(over_ipv6: bool, workers: usize) -> Result<Vec<OwnedFd>, OpenError> {
     let (ipv4, ipv6) = (filter::ip_protocol(GRE), filter::ipv6_protocol(GRE));
-    PacketSocket::open(&Config {
+    let config = Config {
         // One ethertype: behind tc ingress, so that only what a fast path declines comes here.
         protocol: Protocol::Ethertype(if over_ipv6 { ethertype::IPV6 } else { ethertype::IPV4 }),
         kind: Kind::Raw,
         vnet_header: true,
         ignore_outgoing: true,
         receive_buffer: Some(RECEIVE_BUFFER),
-        // For reassembly only: a group of one. The kernel does that for IPv4 alone (trap T14).
+        // For reassembly: a group, if need be of one. The kernel does that for IPv4 alone (trap T14).
         fanout: (!over_ipv6).then_some(Fanout { group: None, defrag: true }),
         filter: Some(if over_ipv6 { &ipv6[..] } else { &ipv4[..] }),
         ..Config::default()
-    })
+    };
+    if workers == 1 {
+        return Ok(vec![PacketSocket::open(&config)?.into()]);
+    }
+    let arriving = if over_ipv6 { Arriving::GreOverIpv6 } else { Arriving::GreOverIpv4 };
+    let group = PacketSocket::open_group(&config, workers, &flow::choice(arriving, workers as u32))?;
+    Ok(group.into_iter().map(OwnedFd::from).collect())
 }
 
 fn open_short() -> io::Result<PacketSocket> {
@@ -319,12 +357,21 @@ fn open_short() -> io::Result<PacketSocket> {
     PacketSocket::open(&config).map_err(|error| error.source)
 }
 
-fn open_raw(over_ipv6: bool) -> Result<RawSocket, OpenError> {
-    let socket = if over_ipv6 { RawSocket::open_ipv6(GRE)? } else { RawSocket::open_ipv4(GRE)? };
-    set(socket.set_error_queue(false), "IP_RECVERR")?;
-    // A full buffer makes the kernel answer "protocol unreachable": 8 MiB at the least.
-    set(socket.set_buffers(RECEIVE_BUFFER, 4 << 10), "SO_RCVBUF")?;
-    Ok(socket)
+fn open_raw(over_ipv6: bool, workers: usize) -> Result<Vec<OwnedFd>, OpenError> {
+    let open = |worker| {
+        let share = flow::raw_share(over_ipv6, worker as u32, workers as u32);
+        let socket = match (workers, over_ipv6) {
+            (1, false) => RawSocket::open_ipv4(GRE)?,
+            (1, true) => RawSocket::open_ipv6(GRE)?,
+            (_, false) => RawSocket::open_ipv4_share(GRE, &share)?,
+            (_, true) => RawSocket::open_ipv6_share(GRE, &share)?,
+        };
+        set(socket.set_error_queue(false), "IP_RECVERR")?;
+        // A full buffer makes the kernel answer "protocol unreachable": 8 MiB at the least.
+        set(socket.set_buffers(RECEIVE_BUFFER, 4 << 10), "SO_RCVBUF")?;
+        Ok(socket.into())
+    };
+    (0..workers).map(open).collect()
 }
 
 fn set(result: io::Result<()>, step: &'static str) -> Result<(), OpenError> {

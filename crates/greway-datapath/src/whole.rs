@@ -5,7 +5,7 @@
 //! device that comes (linux net/packet/af_packet.c `packet_notifier`, v6.18): of ten thousand tunnels that is a minute.
 //! So those that come late share one that is bound to no device and sees everything before anybody else does; a filter
 //! keeps out of it what did not come out of a tunnel, most of it by its first comparison. What this socket loses
-//! is counted for the host.
+//! is counted for the host. Of several workers the lead alone reads it.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,8 +14,10 @@ use std::sync::Arc;
 use greway_linux::packet::{Config, Kind, PacketSocket, Protocol};
 use greway_linux::{OpenError, filter};
 
-/// Tunnels that have their own sockets.
-pub(crate) const OWN: usize = 512;
+/// Tunnels that have their own sockets, with so many workers.
+pub(crate) fn own(workers: usize) -> usize {
+    (512 / workers).max(64)
+}
 
 /// Bytes of socket buffer: as four tunnels of their own have.
 const BUFFER: usize = 16 << 20;

@@ -13,11 +13,11 @@ use crate::command::Command;
 use crate::handle::DatapathError;
 use crate::underlay::Receive;
 
-/// Looks at what arrived, from its GRE header on, and by which socket. True for what is no tunnel's packet and goes
-/// nowhere.
-pub type Recogniser = Box<dyn FnMut(&[u8], Receive) -> bool + Send>;
+/// Looks at what arrived, from its GRE header on, and by which socket; each worker asks. True for what is no tunnel's
+/// packet and goes nowhere.
+pub type Recogniser = Arc<dyn Fn(&[u8], Receive) -> bool + Send + Sync>;
 
-/// Done by the worker, with a function that carries all that waits.
+/// Done by the lead, with a function that carries all that waits.
 pub(crate) type Attempt = Box<dyn FnMut(&mut dyn FnMut()) + Send>;
 
 /// One of the two ways through the data plane.
@@ -37,8 +37,8 @@ pub struct Passages {
 }
 
 impl Passages {
-    /// Has the worker run `attempt` between two packets, with a function that carries all of a tunnel's that waits that
-    /// way. Returns when it has run.
+    /// Has the data plane run `attempt` between two packets, with a function that carries all of a tunnel's that waits
+    /// that way, whichever worker's it is. Returns when it has run.
     ///
     /// # Errors
     /// [`DatapathError::Unknown`], [`DatapathError::Stopped`].

@@ -1,16 +1,17 @@
-//! The thread that carries packets.
+//! A thread that carries packets; who does what where there are several is said in [`crate::crew`].
 //!
-//! It waits for all sockets at once and gives each that has something one turn a round, so that a
+//! It waits for all its sockets at once and gives each that has something one turn a round, so that a
 //! busy tunnel cannot starve another.
 
 mod change;
+mod orders;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::num::NonZero;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -23,11 +24,11 @@ use greway_spec::DeviceName;
 use crate::backlog::{Backlog, Waiting};
 use crate::close::close;
 use crate::command::Command;
-use crate::exit::ShortWay;
+use crate::crew::{Helper, Order};
 use crate::groups::Groups;
 use crate::handle::DatapathError;
 use crate::held::Holders;
-use crate::icmp::{Family, Icmp, IcmpReport};
+use crate::icmp::{Answerer, Family, Icmp};
 use crate::local::LocalAddresses;
 use crate::lull::{BusyPoll, Lull, Next};
 use crate::news::Newsroom;
@@ -39,12 +40,15 @@ use crate::send::Sender;
 use crate::shared::{self, Shared};
 use crate::underlay::{Inlet, Receive, Underlay};
 use crate::whole::Whole;
-use crate::witness::{Attempt, Through};
 
 pub(crate) struct Worker {
-    commands: Receiver<Command>,
+    /// Its number; the lead's is 0.
+    number: usize,
+    /// How many workers there are.
+    count: usize,
+    ears: Ears,
     wake: Arc<Waker>,
-    poller: Poller,
+    poller: Arc<Poller>,
     lull: Lull,
     underlay: Underlay,
     ports: Vec<Option<Port>>,
@@ -58,14 +62,16 @@ pub(crate) struct Worker {
     whole: Option<Whole>,
     /// Where these are, by the peer ends of their pairs.
     sharing: HashMap<u32, usize>,
-    /// Those of them that hold packets.
+    /// Those of them that are for the lead alone ([`Port::is_for_one`]), as the lead knows.
+    solos: BTreeSet<usize>,
+    /// Those tunnels that hold packets.
     holders: Holders,
     /// What arrived and waits its turn.
     backlog: Backlog,
     /// Packets whose turn it is.
     turn: Vec<Waiting>,
-    local_addresses: LocalAddresses,
-    reverse_paths: ReversePaths,
+    local_addresses: Arc<LocalAddresses>,
+    reverse_paths: Arc<ReversePaths>,
     forwards: bool,
     table: TunnelTable,
     strangers: Strangers,
@@ -73,6 +79,26 @@ pub(crate) struct Worker {
     sender: Sender,
     icmp: Icmp,
     groups: Groups,
+}
+
+/// Whom a worker listens to.
+pub(crate) enum Ears {
+    /// To other threads, and it has helpers, if any.
+    Lead { commands: Receiver<Command>, crew: Vec<Helper> },
+    /// To the lead.
+    Helper(Receiver<Order>),
+}
+
+/// Where a worker is put.
+pub(crate) struct Post {
+    /// Its number; the lead's is 0.
+    pub(crate) number: usize,
+    /// How many workers there are.
+    pub(crate) count: usize,
+    /// Readable while there is something to hear.
+    pub(crate) wake: Arc<Waker>,
+    pub(crate) poller: Arc<Poller>,
+    pub(crate) busy_poll: BusyPoll,
 }
 
 /// Room for what is received, shared by all sockets: a batch is carried before the next is taken.
@@ -119,33 +145,38 @@ const SOURCES: u64 = 4;
 
 impl Worker {
     pub(crate) fn new(
-        commands: Receiver<Command>,
-        wake: Arc<Waker>,
-        news: Newsroom,
-        busy_poll: BusyPoll,
+        post: Post,
+        ears: Ears,
+        news: &Newsroom,
+        answerer: &Arc<Mutex<Answerer>>,
     ) -> Result<Self, DatapathError> {
-        let poller = Poller::new().map_err(DatapathError::Start)?;
+        let Post { number, count, wake, poller, busy_poll } = post;
         poller.add(wake.as_ref(), WAKE, Interest::Readable).map_err(DatapathError::Start)?;
+        // Those who look at the same time leave nobody to be looked for.
+        let processors = thread::available_parallelism().map_or(1, NonZero::get) / count;
         Ok(Self {
-            commands,
+            number,
+            count,
+            ears,
             wake,
             poller,
-            lull: Lull::new(busy_poll, thread::available_parallelism().map_or(1, NonZero::get)),
-            underlay: Underlay::open()?,
+            lull: Lull::new(busy_poll, processors),
+            underlay: Underlay::open(number)?,
             ports: Vec::new(),
             positions: HashMap::new(),
             free: BTreeSet::new(),
             shared: None,
             whole: None,
             sharing: HashMap::new(),
+            solos: BTreeSet::new(),
             holders: Holders::default(),
             backlog: Backlog::default(),
             turn: Vec::new(),
-            local_addresses: LocalAddresses::default(),
-            reverse_paths: ReversePaths::default(),
+            local_addresses: Arc::default(),
+            reverse_paths: Arc::default(),
             forwards: false,
             table: TunnelTable::default(),
-            strangers: Strangers::default(),
+            strangers: Strangers { answerer: Arc::clone(answerer), ..Strangers::default() },
             buffers: Buffers {
                 framed: ReceiveBatch::new(BATCH, SLOT, frame::TAG).with_vnet_header(),
                 // Room for the header that a raw IPv6 socket gives none of.
@@ -153,7 +184,7 @@ impl Worker {
                 storage: SendStorage::new(BATCH),
             },
             sender: Sender::new(),
-            icmp: Icmp::new(news),
+            icmp: Icmp::new(news.clone()),
             groups: Groups::default(),
         })
     }
@@ -205,6 +236,8 @@ impl Worker {
 
     /// Closes all sockets, and waits until that is done.
     fn end(self) {
+        // The helpers close theirs meanwhile.
+        drop(self.ears);
         let closing = close(self.ports.into_iter().flatten().map(|port| port.inside).collect());
         for thread in closing {
             let _ = thread.join();
@@ -351,6 +384,10 @@ impl Worker {
     fn heed(&mut self, family: Family, now_ms: u64) {
         let Buffers { bare, storage, .. } = &mut self.buffers;
         self.icmp.receive(family, bare, &mut self.ports, storage, now_ms);
+        for (remote, indices) in self.icmp.take_doubts() {
+            let indices = indices.into();
+            self.tell_all(|| Order::AskAgain { indices: Arc::clone(&indices), remote });
+        }
     }
 
     /// Carries one batch of what comes out of a tunnel device; false when there was nothing.
@@ -410,90 +447,16 @@ impl Worker {
             self.empty_source(index, source, now_ms);
         }
         for source in (0..=Shared::SOURCES as usize).filter(|_| shares) {
-            for _ in 0..MOST_BATCHES {
-                if !self.send_shared(source, now_ms) {
-                    break;
-                }
-            }
+            self.empty_shared_source(source, now_ms);
         }
     }
 
-    /// Runs `attempt` with a function that carries all that waits in one direction.
-    fn between_packets(
-        &mut self,
-        name: &DeviceName,
-        through: Through,
-        mut attempt: Attempt,
-    ) -> Result<(), DatapathError> {
-        let index = self.position(name)?;
-        let Some(port) = &self.ports[index] else { return Ok(()) };
-        let inlet = port.inlet();
-        attempt(&mut || {
-            let now_ms = clock::monotonic_millis();
-            match through {
-                Through::Inwards => self.empty(inlet, now_ms),
-                Through::Outwards => self.send_all(index, now_ms),
-            }
-        });
-        Ok(())
-    }
-
-    /// Carries out what others ask; false when it is to stop.
-    fn obey(&mut self) -> bool {
-        while let Ok(command) = self.commands.try_recv() {
-            // Nobody waits for an answer who has gone away.
-            match command {
-                Command::Add { port, counters, done } => drop(done.send(self.add(*port, counters))),
-                Command::Change { spec, bound_to, done } => drop(done.send(self.change(*spec, bound_to))),
-                Command::Remove { name, done } => drop(done.send(self.remove(&name))),
-                Command::RemoveThese { names, done } => {
-                    self.remove_all(&names);
-                    let _ = done.send(());
-                }
-                Command::Tap { name, tap, done } => drop(done.send(self.tap(&name, tap))),
-                Command::Receive { name, way, done } => drop(done.send(self.receive_by(&name, way))),
-                Command::Mtu { name, mtu } => {
-                    if let Some(port) = self.port(&name) {
-                        port.set_mtu(mtu);
-                    }
-                }
-                Command::Exit { name, exit } => {
-                    if let Some(port) = self.port(&name) {
-                        port.short_way = exit.map(ShortWay::new);
-                    }
-                }
-                Command::LocalAddresses(addresses) => {
-                    self.local_addresses = addresses;
-                    self.look_at_ends();
-                    self.groups.follow(&self.ports, &self.local_addresses);
-                }
-                Command::ReversePaths(paths) => {
-                    let regrouped = paths.vrfs != self.reverse_paths.vrfs;
-                    self.reverse_paths = paths;
-                    if regrouped {
-                        self.index();
-                    }
-                }
-                Command::Forwards(forwards) => self.forwards = forwards,
-                Command::Strangers { done } => {
-                    self.count_spilled();
-                    let Strangers { unmatched, underlay, .. } = &self.strangers;
-                    drop(done.send((unmatched.entries().to_vec(), underlay.snapshot())));
-                }
-                Command::Answer(on) => self.strangers.answerer.switch(on),
-                Command::Icmp { done } => {
-                    let answers = self.strangers.answerer.counts();
-                    let heard = self.ports.iter().flatten().map(|port| (port.name.clone(), port.icmp()));
-                    drop(done.send(IcmpReport { tunnels: heard.collect(), answers }));
-                }
-                Command::Recognise(recogniser) => self.strangers.recogniser = recogniser,
-                Command::BetweenPackets { name, through, attempt, done } => {
-                    drop(done.send(self.between_packets(&name, through, attempt)));
-                }
-                Command::Stop => return false,
+    fn empty_shared_source(&mut self, source: usize, now_ms: u64) {
+        for _ in 0..MOST_BATCHES {
+            if !self.send_shared(source, now_ms) {
+                break;
             }
         }
-        true
     }
 
     /// Carries all that waits in one of a tunnel's sources.
@@ -528,11 +491,6 @@ impl Worker {
     fn count_spilled_by(&mut self, inlet: Inlet) {
         let packets = self.underlay.spilled(inlet);
         self.strangers.underlay.record_drops(DropReason::UnderlaySocketOverflow, packets);
-    }
-
-    fn port(&mut self, name: &DeviceName) -> Option<&mut Port> {
-        let index = *self.positions.get(name)?;
-        self.ports.get_mut(index)?.as_mut()
     }
 
     fn position(&self, name: &DeviceName) -> Result<usize, DatapathError> {

@@ -11,7 +11,7 @@ use std::io;
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
-use greway_control::daemon::{BusyPoll, Steer};
+use greway_control::daemon::{BusyPoll, Steer, Workers};
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -51,12 +51,46 @@ pub(crate) struct Daemon {
     /// How long the thread that carries packets in userspace looks for the next before it sleeps.
     #[serde(alias = "busy_poll", deserialize_with = "busy_poll")]
     pub(crate) busy_poll: BusyPoll,
+    /// How many threads carry packets in userspace.
+    #[serde(deserialize_with = "workers")]
+    pub(crate) workers: Workers,
 }
 
 impl Default for Daemon {
     fn default() -> Self {
-        Self { port_unreachable: true, fast_path: true, steer: Steer::Off, busy_poll: BusyPoll::Adaptive }
+        Self {
+            port_unreachable: true,
+            fast_path: true,
+            steer: Steer::Off,
+            busy_poll: BusyPoll::Adaptive,
+            workers: Workers::Auto,
+        }
     }
+}
+
+/// `workers`: "auto" or a number.
+fn workers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Workers, D::Error> {
+    struct Asked;
+    impl Visitor<'_> for Asked {
+        type Value = Workers;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "\"auto\" or 1 to {}", Workers::MOST)
+        }
+
+        fn visit_str<E: de::Error>(self, word: &str) -> Result<Workers, E> {
+            match word {
+                "auto" => Ok(Workers::Auto),
+                _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+            }
+        }
+
+        fn visit_i64<E: de::Error>(self, count: i64) -> Result<Workers, E> {
+            let fixed = u8::try_from(count).ok().and_then(Workers::fixed);
+            fixed.ok_or_else(|| E::invalid_value(Unexpected::Signed(count), &self))
+        }
+    }
+    deserializer.deserialize_any(Asked)
 }
 
 /// `busy-poll`: a word, or microseconds.
@@ -204,6 +238,11 @@ mod tests {
         };
         assert_eq!(busy_poll("\"auto\""), Ok(settings.daemon.busy_poll));
         assert_eq!((busy_poll("\"off\""), busy_poll("1000")), (Ok(BusyPoll::Off), Ok(BusyPoll::Fixed(1000))));
+        let workers = |value: &str| {
+            Settings::parse(&format!("[daemon]\nworkers = {value}")).map(|settings| settings.daemon.workers)
+        };
+        assert_eq!(workers("\"auto\""), Ok(settings.daemon.workers));
+        assert_eq!([1, 64].map(|count| workers(&count.to_string()).ok()), [1, 64].map(Workers::fixed));
         assert_eq!(settings.shim, Shim { backend: Backend::Greway, up_on_create: false });
         assert_eq!(settings.tools["ip"], PathBuf::from("/opt/ip"));
     }
@@ -245,6 +284,12 @@ mod tests {
                 format!(
                     "2:13: busy-poll: invalid value: {named}, expected \"auto\", \"off\" or 1 to 1000 microseconds"
                 )
+            );
+        }
+        for (value, named) in [("0", "integer `0`"), ("65", "integer `65`"), ("\"all\"", "string \"all\"")] {
+            assert_eq!(
+                wrong(&format!("[daemon]\nworkers = {value}")),
+                format!("2:11: invalid value: {named}, expected \"auto\" or 1 to 64")
             );
         }
         assert!(wrong("[shim]\nbakend = \"auto\"").contains("bakend"));

@@ -121,7 +121,8 @@ impl Host {
     /// Opens what every tunnel needs. The error is a sentence.
     pub(super) fn new(state: &Path, options: &Options) -> Result<Self, String> {
         let netlink = Netlink::open().map_err(|error| error.to_string())?;
-        let datapath = Datapath::start(options.busy_poll).map_err(|error| with_causes(&error))?;
+        let datapath =
+            Datapath::start(options.busy_poll, options.workers).map_err(|error| with_causes(&error))?;
         let mut host = Self {
             netlink,
             nftables: None,

@@ -41,7 +41,7 @@ mod witness;
 
 pub use device::peer_name;
 pub use fastpath::FastPathOptions;
-pub use greway_datapath::BusyPoll;
+pub use greway_datapath::{BusyPoll, Workers};
 pub use steering::Steer;
 
 use std::io;
@@ -104,6 +104,8 @@ pub struct Options {
     pub steer: Steer,
     /// How long the thread that carries packets in userspace looks for the next before it sleeps.
     pub busy_poll: BusyPoll,
+    /// How many threads carry packets in userspace.
+    pub workers: Workers,
     /// Why the options are not those that somebody wrote; a sentence, for the log and `status`.
     pub doubt: Option<String>,
 }
@@ -115,6 +117,7 @@ impl Default for Options {
             fast_path: FastPathOptions::default(),
             steer: Steer::Off,
             busy_poll: BusyPoll::default(),
+            workers: Workers::default(),
             doubt: None,
         }
     }

@@ -87,6 +87,7 @@ fn gather(host: &mut Host, name: Option<&DeviceName>, asked: Option<&Asked>) -> 
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: host.started.elapsed().as_secs(),
+            workers: host.datapath.workers(),
         },
     })
 }

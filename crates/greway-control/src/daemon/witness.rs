@@ -45,7 +45,7 @@ pub(super) struct Subject {
 impl PartialEq for Subject {
     fn eq(&self, other: &Self) -> bool {
         let plain = |one: &Self| (one.peer, one.device_mac, one.source, one.bound_to, one.receive);
-        plain(self) == plain(other) && self.spec == other.spec && Arc::ptr_eq(&self.traffic, &other.traffic)
+        plain(self) == plain(other) && self.spec == other.spec && self.traffic.is(&other.traffic)
     }
 }
 
@@ -161,7 +161,7 @@ impl Witnesses {
 
 /// What shows a witness to the data plane.
 fn recogniser(secret: [u8; 16], tell: Sender<Word>) -> Recogniser {
-    Box::new(move |gre, way| match Testimony::parse(gre, &secret) {
+    Arc::new(move |gre, way| match Testimony::parse(gre, &secret) {
         Some(testimony) => {
             let _ = tell.send(Word::Heard(testimony, way));
             true

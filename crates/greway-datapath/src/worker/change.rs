@@ -2,10 +2,11 @@
 //!
 //! What is done here for one of many tunnels does not look at the others, and whatever fails half-way leaves nothing open.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
 
-use greway_engine::{DropReason, Endpoint, TunnelCounters, TunnelTable};
+use greway_engine::{DropReason, Endpoint, TunnelTable};
 use greway_linux::clock;
 use greway_linux::event::{Interest, Poller};
 use greway_linux::packet::PacketSocket;
@@ -13,16 +14,23 @@ use greway_spec::{DeviceName, SeqMode, TunnelSpec};
 
 use super::{FIRST_INLET, FIRST_PORT, ICMP, ICMP_V6, SHARED, SOURCES, WHOLE, Worker, number};
 use crate::close::close;
+use crate::crew::{Order, Settled};
 use crate::handle::DatapathError;
 use crate::overlay::{Inside, Overlay, Tap};
-use crate::port::{Port, PortSpec};
+use crate::port::{Port, PortSpec, Traffic, is_for_one};
 use crate::reverse_path::ReversePaths;
 use crate::shared::{self, Shared};
 use crate::underlay::{Inlet, Receive};
 use crate::whole::{self, Whole};
 
+/// What the lead does, and has done; `settled` is held by everyone who is not done yet.
 impl Worker {
-    pub(super) fn add(&mut self, port: PortSpec, counters: Arc<TunnelCounters>) -> Result<(), DatapathError> {
+    pub(super) fn add(
+        &mut self,
+        port: PortSpec,
+        traffic: &Traffic,
+        settled: &Arc<Settled>,
+    ) -> Result<(), DatapathError> {
         let name = port.spec.name.clone();
         let inlet = Inlet { over_ipv6: port.spec.mode.over_ipv6(), way: port.receive };
         self.open(&name, inlet)?;
@@ -31,163 +39,206 @@ impl Worker {
             Overlay::Veth { tap, .. } => self.share(&name, *tap).inspect_err(|_| self.close_unused())?,
             Overlay::Tun(_) => None,
         };
-        let opened = Port::open(port, counters, shared)
+        let opened = Port::open(port, traffic, shared)
             .map_err(|source| DatapathError::Open { name: name.clone(), source })
-            .and_then(|port| {
-                watch(&self.poller, index, &port)?;
-                Ok(port)
+            .and_then(|ports| {
+                self.watch(index, &name, ports.iter().map(|port| &port.inside))?;
+                Ok(ports)
             });
-        let port = opened.inspect_err(|_| {
+        let ports = opened.inspect_err(|_| {
             self.end_sharing();
             self.close_unused();
         })?;
-        match self.ports.get_mut(index) {
-            Some(slot) => *slot = Some(port),
-            None => self.ports.push(Some(port)),
+        let mut ports = ports.into_iter();
+        if let Some(port) = ports.next() {
+            self.seat(index, port);
+            self.note_solo(index);
         }
-        self.free.remove(&index);
-        self.positions.insert(name, index);
-        let shares = self.ports[index].as_ref().and_then(|port| port.inside.shares());
-        self.sharing.extend(shares.map(|peer| (peer, index)));
-        self.let_in(index);
-        // The first of those that share makes the sockets look past all others; one of its own comes to those.
-        if self.sharing.len() == 1 || shares.is_none() {
-            self.look_past_own();
+        for (helper, port) in self.crew().iter().zip(ports) {
+            helper.tell(Order::Join { index, port: Box::new(port), settled: Arc::clone(settled) });
         }
-        self.enter(index);
         Ok(())
     }
 
-    pub(super) fn change(&mut self, spec: TunnelSpec, bound_to: Option<u32>) -> Result<(), DatapathError> {
-        let name = spec.name.clone();
-        let unknown = || DatapathError::Unknown(name.clone());
-        let port = self.port(&name).ok_or_else(unknown)?;
-        if port.tunnel.puts_in_order() && !(spec.iseq && spec.seq_mode == SeqMode::Rfc2890) {
-            // What waits would wait for nothing.
-            port.state.reorder.give_up(port.tunnel.counters().sequence());
-            self.let_go(clock::monotonic_millis(), |_, _| ());
+    pub(super) fn change(
+        &mut self,
+        spec: Arc<TunnelSpec>,
+        bound_to: Option<u32>,
+        settled: &Arc<Settled>,
+    ) -> Result<(), DatapathError> {
+        let index = self.position(&spec.name)?;
+        let before = self.ports[index].as_ref().map(Port::is_for_one);
+        if before.is_some_and(|before| before != is_for_one(&spec)) {
+            self.divide(index, &spec)?;
         }
-        let index = self.position(&name)?;
-        self.leave(index);
-        if let Some(port) = &mut self.ports[index] {
-            port.change(spec, bound_to);
-        }
-        self.enter(index);
+        self.tell_all(|| {
+            let (spec, settled) = (Arc::clone(&spec), Arc::clone(settled));
+            Order::Change { index, spec, bound_to, settled }
+        });
+        self.change_port(index, spec, bound_to);
+        self.note_solo(index);
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, name: &DeviceName) -> Result<(), DatapathError> {
+    /// What comes out of a tunnel is to be the lead's alone, or everybody's, before it has these parameters.
+    fn divide(&mut self, index: usize, spec: &TunnelSpec) -> Result<(), DatapathError> {
+        let for_one = is_for_one(spec);
+        let Some(port) = self.ports[index].as_ref().filter(|_| self.count > 1) else { return Ok(()) };
+        if port.inside.shares().is_some() {
+            // Numbers are taken by one from the first; without them anybody may send a while later.
+            let divided = for_one && port.inside.tap() == Tap::Declined;
+            if divided && self.solos.insert(index) && self.solos.len() == 1 {
+                self.divide_shared();
+            }
+            return Ok(());
+        }
+        let opened = port.inside.reopened(None, for_one, self.count, None);
+        let open = |source| DatapathError::Open { name: spec.name.clone(), source };
+        let Some(insides) = opened.map_err(open)? else { return Ok(()) };
+        let (settled, answer) = Settled::awaited();
+        self.replace_all(index, insides, &settled)?;
+        drop(settled);
+        // What the helpers have got has no numbers yet.
+        let _ = answer.recv();
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, name: &DeviceName, settled: &Arc<Settled>) -> Result<(), DatapathError> {
         self.position(name)?;
-        self.remove_all(std::slice::from_ref(name));
+        self.remove_all(std::slice::from_ref(name), settled);
         Ok(())
     }
 
-    pub(super) fn remove_all(&mut self, names: &[DeviceName]) {
-        let mut insides = Vec::with_capacity(names.len());
-        for name in names {
-            let Ok(index) = self.position(name) else { continue };
-            self.leave(index);
-            self.positions.remove(name);
-            self.free.insert(index);
-            let Some(port) = self.ports[index].take() else { continue };
-            // They are closed later, and the token may be another tunnel's by then.
-            for source in port.inside.sources() {
-                let _ = self.poller.remove(source);
-            }
-            if let Some(peer) = port.inside.shares() {
-                self.sharing.remove(&peer);
-                self.let_out(peer);
-            }
-            insides.push(port.inside);
-        }
+    pub(super) fn remove_all(&mut self, names: &[DeviceName], settled: &Arc<Settled>) {
+        let indices = names.iter().filter_map(|name| self.position(name).ok()).collect::<Arc<[_]>>();
+        self.unseat(&indices);
+        self.tell_all(|| Order::Leave { indices: Arc::clone(&indices), settled: Arc::clone(settled) });
+        let had_solos = !self.solos.is_empty();
+        indices.iter().for_each(|index| _ = self.solos.remove(index));
+        self.free.extend(indices.iter());
         self.end_sharing();
-        close(insides);
+        if had_solos && self.solos.is_empty() && self.shared.is_some() {
+            self.divide_shared();
+        }
         self.icmp.open_and_close(&self.poller, [ICMP, ICMP_V6]);
         self.groups.follow_rest(&self.ports, &self.local_addresses);
         self.close_unused();
     }
 
-    pub(super) fn receive_by(&mut self, name: &DeviceName, way: Receive) -> Result<(), DatapathError> {
+    /// Sockets that are not needed any more are closed later ([`Worker::close_unused`]).
+    pub(super) fn receive_by(
+        &mut self,
+        name: &DeviceName,
+        way: Receive,
+        settled: &Arc<Settled>,
+    ) -> Result<(), DatapathError> {
         let index = self.position(name)?;
         let Some(before) = self.ports[index].as_ref().map(Port::inlet).filter(|inlet| inlet.way != way)
         else {
             return Ok(());
         };
-        let after = Inlet { way, ..before };
-        let was_open = self.underlay.is_open(after);
-        self.open(name, after)?;
-        let now_ms = clock::monotonic_millis();
-        if was_open {
-            // Tunnels change one after the other: what it has of those before is compared while that is remembered,
-            // and what it has of this one the old socket brought or brings.
-            self.empty(after, now_ms);
-        }
-        self.strangers.handover.begin(number(index), way, now_ms);
-        // Emptied, it has nothing that the new one has not got as well.
-        self.empty(before, now_ms);
-        if let Some(port) = &mut self.ports[index] {
-            port.receive = way;
-        }
-        self.close_unused();
+        self.open(name, Inlet { way, ..before })?;
+        self.tell_all(|| Order::Receive { index, way, settled: Arc::clone(settled) });
+        self.switch(index, way);
         Ok(())
     }
 
-    pub(super) fn tap(&mut self, name: &DeviceName, tap: Tap) -> Result<(), DatapathError> {
+    pub(super) fn tap(
+        &mut self,
+        name: &DeviceName,
+        tap: Tap,
+        settled: &Arc<Settled>,
+    ) -> Result<(), DatapathError> {
         let index = self.position(name)?;
-        let shared = self.share(name, tap)?;
-        let opened = self.ports[index].as_ref().map_or(Ok(None), |port| port.inside.tapped(tap, shared));
-        let Ok(Some(inside)) = opened else {
-            self.end_sharing();
-            let opened = opened.map(drop);
-            return opened.map_err(|source| DatapathError::Open { name: name.clone(), source });
-        };
-        // What came before comes before, and what comes now comes by the new sockets alone; what comes between these
-        // two calls comes by both, which is as little as can be.
-        inside.hear();
-        self.ports[index].iter().for_each(|port| port.inside.deafen());
-        self.send_all(index, clock::monotonic_millis());
-        let left = self.ports[index].as_ref().and_then(|port| port.inside.shares());
-        left.into_iter().for_each(|peer| self.let_out(peer));
-        if let Some(port) = &mut self.ports[index] {
-            for source in port.inside.sources() {
-                let _ = self.poller.remove(source);
-            }
-            port.stirred = true;
-            port.count_spilled();
-            close(vec![std::mem::replace(&mut port.inside, inside)]);
-            watch(&self.poller, index, port)?;
+        if self.ports[index].as_ref().is_none_or(|port| port.inside.tap() == tap) {
+            return Ok(());
         }
-        self.note_sharing(index);
+        let shared = self.share(name, tap)?;
+        let reopen = |port: &Port| port.inside.reopened(Some(tap), port.is_for_one(), self.count, shared);
+        let opened = self.ports[index].as_ref().map_or(Ok(None), reopen);
+        let opened = opened.map_err(|source| DatapathError::Open { name: name.clone(), source });
+        let replaced = opened.and_then(|insides| match insides {
+            Some(insides) => self.replace_all(index, insides, settled),
+            None => Ok(()),
+        });
+        self.end_sharing();
+        self.note_solo(index);
+        replaced
+    }
+
+    /// Gives a tunnel other sockets at its device, the lead's first. What came before comes before, and what comes now
+    /// comes by the new sockets alone.
+    fn replace_all(
+        &mut self,
+        index: usize,
+        insides: Vec<Inside>,
+        settled: &Arc<Settled>,
+    ) -> Result<(), DatapathError> {
+        let Some(port) = &self.ports[index] else { return Ok(()) };
+        self.watch(index, &port.name, insides.iter())?;
+        // What comes between these two calls comes by both, which is as little as can be.
+        insides.iter().for_each(Inside::hear);
+        if insides.iter().all(|inside| inside.shares().is_none()) {
+            port.inside.deafen(true);
+        }
+        let left = port.inside.shares();
+        let mut insides = insides.into_iter();
+        // What helpers have next may have been the lead's before, as of [`Whole`].
+        insides.next().into_iter().for_each(|inside| self.replace(index, inside));
+        left.into_iter().for_each(|peer| self.let_out(peer));
         self.let_in(index);
+        for (helper, inside) in self.crew().iter().zip(insides) {
+            let (inside, settled) = (Box::new(inside), Arc::clone(settled));
+            helper.tell(Order::Inside { index, inside, settled });
+        }
         Ok(())
     }
 
-    /// Has the sockets ready that a tunnel shares which is to have none of its own; that to send by.
-    fn share(&mut self, name: &DeviceName, tap: Tap) -> Result<Option<Arc<PacketSocket>>, DatapathError> {
+    /// Has the sockets ready that a tunnel shares which is to have none of its own; those to send by, of each worker.
+    fn share(
+        &mut self,
+        name: &DeviceName,
+        tap: Tap,
+    ) -> Result<Option<Vec<Arc<PacketSocket>>>, DatapathError> {
         let own = self.positions.len() - self.sharing.len();
-        let open = |source| DatapathError::Open { name: name.clone(), source };
-        let watch = |source| DatapathError::Watch { name: name.clone(), source };
         match tap {
-            Tap::Declined if own >= shared::OWN => {
+            Tap::Declined if own >= shared::own(self.count) => {
                 if self.shared.is_none() {
-                    let opened = Shared::open().map_err(open)?;
-                    for (token, source) in (SHARED..).zip(opened.sources()) {
-                        self.poller.add(source, token, Interest::Readable).map_err(watch)?;
-                    }
-                    self.shared = Some(opened);
+                    self.open_shared(name)?;
                 }
-                Ok(self.shared.as_ref().map(Shared::sender))
+                let senders = |shared: &Shared| (0..self.count).map(|worker| shared.sender(worker)).collect();
+                Ok(self.shared.as_ref().map(senders))
             }
-            Tap::Everything if own >= whole::OWN => {
+            Tap::Everything if own >= whole::own(self.count) => {
                 if self.whole.is_none() {
-                    let opened = Whole::open().map_err(open)?;
-                    self.poller.add(&opened, WHOLE, Interest::Readable).map_err(watch)?;
+                    let opened = Whole::open();
+                    let opened =
+                        opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?;
+                    let watched = self.poller.add(&opened, WHOLE, Interest::Readable);
+                    watched.map_err(|source| DatapathError::Watch { name: name.clone(), source })?;
                     self.whole = Some(opened);
                 }
-                Ok(self.whole.as_ref().map(Whole::sender))
+                Ok(self.whole.as_ref().map(|whole| vec![whole.sender(); self.count]))
             }
             _ => Ok(None),
         }
+    }
+
+    fn open_shared(&mut self, name: &DeviceName) -> Result<(), DatapathError> {
+        let opened = Shared::open(self.count);
+        let opened = opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?;
+        for (poller, shared) in self.pollers().zip(&opened) {
+            for (token, source) in (SHARED..).zip(shared.sources()) {
+                let watched = poller.add(source, token, Interest::Readable);
+                watched.map_err(|source| DatapathError::Watch { name: name.clone(), source })?;
+            }
+        }
+        let mut opened = opened.into_iter();
+        self.shared = opened.next();
+        for (helper, shared) in self.crew().iter().zip(opened) {
+            helper.tell(Order::Shared(shared));
+        }
+        Ok(())
     }
 
     /// Has what comes out of a tunnel without a program come, where it shares its socket.
@@ -213,20 +264,25 @@ impl Worker {
         drop(thread::Builder::new().name("close".into()).spawn(move || drop(whole)));
     }
 
-    /// A tunnel has other sockets than it had.
-    fn note_sharing(&mut self, index: usize) {
-        self.sharing.retain(|_, known| *known != index);
-        let shares = self.ports[index].as_ref().and_then(|port| port.inside.shares());
-        self.sharing.extend(shares.map(|peer| (peer, index)));
-        self.end_sharing();
-        self.look_past_own();
+    /// Tunnels that share have one more, or one less, that is for the lead alone.
+    fn note_solo(&mut self, index: usize) {
+        let shares = |port: &Port| port.inside.shares().is_some() && port.inside.tap() == Tap::Declined;
+        let is_one = |port: &Port| shares(port) && port.is_for_one();
+        let had_any = !self.solos.is_empty();
+        match self.ports[index].as_ref().is_some_and(is_one) {
+            true => self.solos.insert(index),
+            false => self.solos.remove(&index),
+        };
+        if had_any == self.solos.is_empty() && self.shared.is_some() && self.count > 1 {
+            self.divide_shared();
+        }
     }
 
     /// Keeps packets that come to a tunnel's own sockets out of those that others share.
     fn look_past_own(&self) {
         let Some(shared) = &self.shared else { return };
         let own = self.ports.iter().flatten().filter(|port| port.inside.shares().is_none());
-        let own = own.filter_map(|port| port.inside.peer()).take(shared::OWN).collect::<Vec<_>>();
+        let own = own.filter_map(|port| port.inside.peer()).take(shared::own(1)).collect::<Vec<_>>();
         shared.look_past(&own);
     }
 
@@ -236,6 +292,13 @@ impl Worker {
             return;
         }
         self.close_whole();
+        if self.shared.is_some() {
+            self.tell_all(|| Order::EndSharing);
+            self.close_shared();
+        }
+    }
+
+    pub(super) fn close_shared(&mut self) {
         let Some(shared) = self.shared.take() else { return };
         for source in shared.sources() {
             let _ = self.poller.remove(source);
@@ -246,30 +309,149 @@ impl Worker {
 
     /// Opens a receiving socket that a tunnel needs.
     fn open(&mut self, name: &DeviceName, inlet: Inlet) -> Result<(), DatapathError> {
-        let opened = self.underlay.need(inlet);
+        let opened = self.underlay.need(inlet, self.count);
         let opened = opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?;
-        if !opened {
-            return Ok(());
-        }
+        let Some(parts) = opened else { return Ok(()) };
         let token = FIRST_INLET + inlet.index() as u64;
-        let socket = self.underlay.socket(inlet);
-        let watched = socket.map_or(Ok(()), |socket| self.poller.add(socket, token, Interest::Readable));
+        let sockets = self.underlay.socket(inlet).into_iter().chain(parts.iter().map(AsFd::as_fd));
+        let watch = |(poller, socket): (&Poller, _)| poller.add(socket, token, Interest::Readable);
+        let watched = self.pollers().zip(sockets).try_for_each(watch);
         watched.map_err(|source| {
             // Nobody would read it.
             self.underlay.release(inlet);
             DatapathError::Watch { name: name.clone(), source }
-        })
+        })?;
+        for (helper, part) in self.crew().iter().zip(parts) {
+            helper.tell(Order::Inlet { inlet, part });
+        }
+        Ok(())
+    }
+
+    /// What the workers wait with, the lead first.
+    fn pollers(&self) -> impl Iterator<Item = &Poller> {
+        std::iter::once(&*self.poller).chain(self.crew().iter().map(|helper| &*helper.poller))
+    }
+
+    /// Waits for all that comes out of a tunnel device, each worker for its own.
+    fn watch<'a>(
+        &self,
+        index: usize,
+        name: &DeviceName,
+        insides: impl Iterator<Item = &'a Inside>,
+    ) -> Result<(), DatapathError> {
+        let first = FIRST_PORT + index as u64 * SOURCES;
+        for (poller, inside) in self.pollers().zip(insides) {
+            for (token, source) in (first..).zip(inside.sources()) {
+                let watched = poller.add(source, token, Interest::Readable);
+                watched.map_err(|source| DatapathError::Watch { name: name.clone(), source })?;
+            }
+        }
+        Ok(())
     }
 
     /// Closes receiving sockets that no tunnel needs: an unread one fills up, and a raw one that is
     /// full makes the kernel answer "protocol unreachable".
-    fn close_unused(&mut self) {
+    pub(super) fn close_unused(&mut self) {
         for inlet in Inlet::ALL {
             let needed = || self.ports.iter().flatten().any(|port| port.inlet() == inlet);
             if self.underlay.is_open(inlet) && !needed() {
                 self.count_spilled_by(inlet);
                 self.underlay.release(inlet);
             }
+        }
+        self.tell_all(|| Order::CloseUnused);
+    }
+}
+
+/// What every worker does with its own part of a tunnel.
+impl Worker {
+    /// Carries it from now on; it is waited for already.
+    pub(super) fn seat(&mut self, index: usize, port: Port) {
+        self.positions.insert(port.name.clone(), index);
+        let shares = port.inside.shares();
+        if self.ports.len() <= index {
+            self.ports.resize_with(index + 1, || None);
+        }
+        self.ports[index] = Some(port);
+        self.free.remove(&index);
+        self.sharing.extend(shares.map(|peer| (peer, index)));
+        self.let_in(index);
+        // The first of those that share makes the sockets look past all others; one of its own comes to those.
+        if self.is_lead() && (self.sharing.len() == 1 || shares.is_none()) {
+            self.look_past_own();
+        }
+        self.enter(index);
+    }
+
+    pub(super) fn change_port(&mut self, index: usize, spec: Arc<TunnelSpec>, bound_to: Option<u32>) {
+        let Some(Some(port)) = self.ports.get_mut(index) else { return };
+        if port.tunnel.puts_in_order() && !(spec.iseq && spec.seq_mode == SeqMode::Rfc2890) {
+            // What waits would wait for nothing.
+            port.state.reorder.give_up(port.tunnel.counters().sequence());
+            self.let_go(clock::monotonic_millis(), |_, _| ());
+        }
+        self.leave(index);
+        if let Some(port) = &mut self.ports[index] {
+            port.change(spec, bound_to);
+        }
+        self.enter(index);
+    }
+
+    pub(super) fn unseat(&mut self, indices: &[usize]) {
+        let mut insides = Vec::with_capacity(indices.len());
+        for index in indices {
+            self.leave(*index);
+            let Some(port) = self.ports.get_mut(*index).and_then(Option::take) else { continue };
+            self.positions.remove(&port.name);
+            // They are closed later, and the token may be another tunnel's by then.
+            for source in port.inside.sources() {
+                let _ = self.poller.remove(source);
+            }
+            if let Some(peer) = port.inside.shares() {
+                self.sharing.remove(&peer);
+                self.let_out(peer);
+            }
+            insides.push(port.inside);
+        }
+        close(insides);
+    }
+
+    /// Receives a tunnel the other way. Both sockets are there, and each worker has the same flows of both.
+    pub(super) fn switch(&mut self, index: usize, way: Receive) {
+        let Some(before) = self.ports.get(index).and_then(Option::as_ref).map(Port::inlet) else { return };
+        let after = Inlet { way, ..before };
+        let now_ms = clock::monotonic_millis();
+        // Tunnels change one after the other: what it has of those before is compared while that is remembered,
+        // and what it has of this one the old socket brought or brings.
+        self.empty(after, now_ms);
+        self.strangers.handover.begin(number(index), way, now_ms);
+        // Emptied, it has nothing that the new one has not got as well.
+        self.empty(before, now_ms);
+        if let Some(port) = &mut self.ports[index] {
+            port.receive = way;
+        }
+    }
+
+    /// Takes other sockets at a tunnel's device; what the old ones have is carried first.
+    pub(super) fn replace(&mut self, index: usize, inside: Inside) {
+        if let Some(Some(port)) = self.ports.get(index)
+            && inside.shares().is_some()
+        {
+            // Not sooner: what comes by the shared ones is nobody's until this one knows whose.
+            port.inside.deafen(false);
+        }
+        self.send_all(index, clock::monotonic_millis());
+        let Some(Some(port)) = self.ports.get_mut(index) else { return };
+        for source in port.inside.sources() {
+            let _ = self.poller.remove(source);
+        }
+        port.stirred = true;
+        port.count_spilled();
+        self.sharing.retain(|_, known| *known != index);
+        self.sharing.extend(inside.shares().map(|peer| (peer, index)));
+        close(vec![std::mem::replace(&mut port.inside, inside)]);
+        if self.is_lead() {
+            self.look_past_own();
         }
     }
 
@@ -279,6 +461,9 @@ impl Worker {
         let Some(port) = self.ports.get_mut(index).and_then(Option::as_mut) else { return };
         enter_table(&mut self.table, &self.reverse_paths, index, port);
         port.look_at_ends(&self.local_addresses);
+        if self.number > 0 {
+            return;
+        }
         self.icmp.enter(number(index), port);
         self.icmp.open_and_close(&self.poller, [ICMP, ICMP_V6]);
         self.groups.follow_one(&self.ports, index, &self.local_addresses);
@@ -304,16 +489,6 @@ impl Worker {
             port.iter().for_each(|port| enter_table(&mut self.table, &self.reverse_paths, index, port));
         }
     }
-}
-
-/// Waits for all that comes out of a tunnel device.
-fn watch(poller: &Poller, index: usize, port: &Port) -> Result<(), DatapathError> {
-    let first = FIRST_PORT + index as u64 * SOURCES;
-    for (token, source) in (first..).zip(port.inside.sources()) {
-        let watched = poller.add(source, token, Interest::Readable);
-        watched.map_err(|source| DatapathError::Watch { name: port.name.clone(), source })?;
-    }
-    Ok(())
 }
 
 /// A packet comes in by a device of the VRF that a tunnel is bound to, and by the VRF where the stack had it first.

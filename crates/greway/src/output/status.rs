@@ -15,7 +15,7 @@ pub(crate) fn print(status: &Status, detailed: bool) {
     }
     for tunnel in &status.tunnels {
         line("");
-        print_tunnel(tunnel);
+        print_tunnel(tunnel, status.daemon.workers);
     }
     if !detailed || !status.unmatched.is_empty() {
         print_unmatched(&status.unmatched);
@@ -39,7 +39,8 @@ pub(crate) fn print(status: &Status, detailed: bool) {
     }
 }
 
-fn print_tunnel(tunnel: &TunnelStatus) {
+/// `workers`: threads that carry in userspace.
+fn print_tunnel(tunnel: &TunnelStatus, workers: usize) {
     let spec = &tunnel.spec;
     line(&spec.describe());
     let further = spec.further_words();
@@ -59,12 +60,14 @@ fn print_tunnel(tunnel: &TunnelStatus) {
         None => fact("device", "gone"),
     }
     let carried = &tunnel.datapath;
+    // One is what everybody expects; and programs run wherever packets are.
+    let workers = match (carried.datapath.as_str(), workers) {
+        ("userspace", 2..) => format!("userspace by {workers} workers"),
+        (datapath, _) => datapath.to_owned(),
+    };
     fact(
         "data plane",
-        &format!(
-            "{}, {} device, {} socket: {}",
-            carried.datapath, carried.overlay, carried.underlay, carried.why
-        ),
+        &format!("{workers}, {} device, {} socket: {}", carried.overlay, carried.underlay, carried.why),
     );
     if let Some(neighbour) = &carried.exit {
         fact("sends", &format!("past the IP stack, to {neighbour}"));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use greway_control::api::Request;
 use greway_control::api::client::ClientError;
-use greway_control::daemon::{BusyPoll, DaemonError, Ended, FastPathOptions, Options, Steer};
+use greway_control::daemon::{BusyPoll, DaemonError, Ended, FastPathOptions, Options, Steer, Workers};
 use greway_control::location::Location;
 use greway_control::start::StartError;
 use greway_control::{daemon, start, unit};
@@ -53,6 +53,7 @@ fn options() -> Options {
             fast_path: fast_path(settings.daemon.fast_path),
             steer: settings.daemon.steer,
             busy_poll: settings.daemon.busy_poll,
+            workers: workers(settings.daemon.workers),
             doubt: None,
         },
         Err(_) => Options {
@@ -60,6 +61,7 @@ fn options() -> Options {
             fast_path: fast_path(true),
             steer: Steer::Off,
             busy_poll: BusyPoll::Adaptive,
+            workers: workers(Workers::Auto),
             doubt: None,
         },
     };
@@ -76,11 +78,26 @@ pub(crate) fn doubt() -> Option<String> {
     };
     let word = std::env::var_os(FAST_PATH).filter(|word| !word.is_empty() && word != "on" && word != "off");
     let word = word.map(|word| format!("{FAST_PATH} {word:?} is neither on nor off and has no effect"));
-    let doubts = [Settings::read().err().map(without), word].into_iter().flatten().collect::<Vec<_>>();
+    let count = std::env::var_os(WORKERS).filter(|count| !count.is_empty());
+    let count = count.filter(|count| count.to_str().and_then(several).is_none());
+    let most = Workers::MOST;
+    let count =
+        count.map(|count| format!("{WORKERS} {count:?} is no number from 1 to {most} and has no effect"));
+    let doubts = [Settings::read().err().map(without), word, count].into_iter().flatten().collect::<Vec<_>>();
     (!doubts.is_empty()).then(|| doubts.join("; "))
 }
 
 const FAST_PATH: &str = "GREWAY_FAST_PATH";
+const WORKERS: &str = "GREWAY_WORKERS";
+
+/// GREWAY_WORKERS (a number) goes before the file.
+fn workers(asked: Workers) -> Workers {
+    std::env::var(WORKERS).ok().as_deref().and_then(several).unwrap_or(asked)
+}
+
+fn several(word: &str) -> Option<Workers> {
+    word.parse().ok().and_then(Workers::fixed)
+}
 
 /// GREWAY_FAST_PATH (`on` or `off`) goes before the file, and GREWAY_BPFFS names the bpffs for pins.
 fn fast_path(asked: bool) -> FastPathOptions {

@@ -17,6 +17,7 @@ mod in_order;
 mod live_change;
 mod outer;
 mod overlay;
+mod several;
 mod short_way;
 mod tcpdump;
 mod trains;

@@ -11,7 +11,7 @@ use greway_testbed::impair::{Counts, Impairment, Part};
 use greway_testbed::{Host, LinkOptions, poll_until, privilege, require};
 use serde_json::Value;
 
-use crate::bytes::{all_drops, path};
+use crate::bytes::{all_drops, path, path_with};
 use crate::pair::{Pair, inner, tunnel, udp};
 use crate::support::{BY_PROGRAMS, SOON};
 
@@ -82,7 +82,8 @@ fn tc(host: &Host, words: &str) {
 struct Flood<'a> {
     pair: &'a Pair,
     before: Accounts,
-    sender: UdpSocket,
+    /// Of as many flows; the first alone fills a queue.
+    senders: Vec<UdpSocket>,
     receiver: UdpSocket,
     sent: u64,
     received: u64,
@@ -90,16 +91,31 @@ struct Flood<'a> {
 
 impl<'a> Flood<'a> {
     fn new(pair: &'a Pair, impairment: Impairment) -> Self {
-        let [sender, receiver] = [(&pair.left, 0), (&pair.right, 1)].map(|(host, end)| udp(host, inner(end)));
-        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        let receiver = udp(&pair.right, inner(1));
+        let sender = |_| {
+            let sender = udp(&pair.left, inner(0));
+            sender.connect(receiver.local_addr().unwrap()).unwrap();
+            sender
+        };
+        let senders = (0..16).map(sender).collect();
         receiver.set_nonblocking(true).unwrap();
         pair.middle().impair(impairment);
-        Self { pair, before: accounts(pair), sender, receiver, sent: 0, received: 0 }
+        Self { pair, before: accounts(pair), senders, receiver, sent: 0, received: 0 }
     }
 
+    /// One flow, and so one worker's.
     fn send(&mut self, count: u64) {
-        for _ in 0..count {
-            self.sender.send(&self.sent.to_be_bytes()).unwrap();
+        self.send_by(1, count);
+    }
+
+    /// All flows, and so all workers'.
+    fn send_all_ways(&mut self, count: u64) {
+        self.send_by(self.senders.len(), count);
+    }
+
+    fn send_by(&mut self, flows: usize, count: u64) {
+        for sender in (0..count as usize).map(|number| number % flows) {
+            self.senders[sender].send(&self.sent.to_be_bytes()).unwrap();
             self.sent += 1;
         }
     }
@@ -142,17 +158,17 @@ const SOME: Impairment =
 #[test]
 fn every_packet_is_accounted_for_under_overload() {
     require!(privilege::check());
-    for (way, kind) in [
-        ("datapath userspace underlay packet", "gre"),
-        ("datapath userspace underlay raw", "gre"),
-        ("datapath userspace", "gretap"),
-        ("datapath userspace", "ip6gre"),
+    for (way, kind, workers) in [
+        ("datapath userspace underlay packet", "gre", "4"),
+        ("datapath userspace underlay raw", "gre", "1"),
+        ("datapath userspace", "gretap", "1"),
+        ("datapath userspace", "ip6gre", "4"),
     ] {
-        let pair = path(way, kind, &LinkOptions::default());
+        let pair = path_with(way, kind, &LinkOptions::default(), &[("GREWAY_WORKERS", workers)]);
         let mut flood = Flood::new(&pair, SOME);
         let what = |of: &str| format!("{of}: {kind} {way}");
 
-        flood.send(3_000);
+        flood.send_all_ways(3_000);
         flood.account(&what("what is carried"));
 
         // The socket at left's device fills up.
@@ -162,7 +178,7 @@ fn every_packet_is_accounted_for_under_overload() {
 
         // The queue of the device that leads to the far end does.
         tc(&pair.left, "qdisc add dev wan0 root tbf rate 8mbit burst 3kb limit 6000");
-        flood.send(1_000);
+        flood.send_all_ways(1_000);
         flood.account(&what("host-queue-full"));
         assert!(dropped(&pair, 0, "host-queue-full") > 100, "{}", pair.status(0));
         tc(&pair.left, "qdisc del dev wan0 root");

@@ -25,7 +25,17 @@ fn bad(seed: u64, part: Part) -> Impairment {
 
 /// tun0 of one kind between the two, with a new pair of hosts.
 pub(crate) fn path(way: &str, kind: &str, cable: &LinkOptions) -> Pair {
-    let pair = Pair::impaired(cable, environment_of(way));
+    path_with(way, kind, cable, &[])
+}
+
+/// The same with variables in the environment of both daemons.
+pub(crate) fn path_with(
+    way: &str,
+    kind: &str,
+    cable: &LinkOptions,
+    environment: &[(&'static str, &'static str)],
+) -> Pair {
+    let pair = Pair::impaired(cable, &[environment_of(way), environment].concat());
     let over_ipv6 = kind.starts_with("ip6");
     let mut ends = OUTER.map(|address| address.to_string());
     if over_ipv6 {

@@ -77,10 +77,15 @@ impl Pair {
     /// The same with tun0 on both, made with these words.
     pub fn with(cable: &LinkOptions, words: &str) -> Self {
         let pair = Self::bare(cable);
-        pair.add("tun0", words);
-        pair.left.address("tun0", &format!("{} peer {}/30", INNER[0], INNER[1])).unwrap();
-        pair.right.address("tun0", &format!("{} peer {}/30", INNER[1], INNER[0])).unwrap();
+        pair.lay_tun0(words);
         pair
+    }
+
+    /// Adds tun0 on both ends, with its addresses.
+    pub fn lay_tun0(&self, words: &str) {
+        self.add("tun0", words);
+        self.left.address("tun0", &format!("{} peer {}/30", INNER[0], INNER[1])).unwrap();
+        self.right.address("tun0", &format!("{} peer {}/30", INNER[1], INNER[0])).unwrap();
     }
 
     /// A pair on an ordinary cable.
