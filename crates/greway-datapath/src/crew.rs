@@ -127,9 +127,16 @@ pub(crate) enum Order {
         indices: Arc<[usize]>,
         settled: Arc<Settled>,
     },
+    /// What a tunnel is brought is remembered from now on: the socket that it goes to is about to be opened.
+    Handover {
+        index: usize,
+        way: Receive,
+        settled: Arc<Settled>,
+    },
     Receive {
         index: usize,
         way: Receive,
+        was_open: bool,
         settled: Arc<Settled>,
     },
     /// A tunnel has other sockets on its device. What came by the old ones is carried first.

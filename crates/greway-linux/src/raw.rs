@@ -14,7 +14,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
 use crate::abi::{self, OpenError, Step as _};
 pub use crate::error_queue::{IcmpError, Origin};
@@ -71,13 +71,13 @@ impl RawSocket {
     }
 
     /// Opens a receiving socket of several that share the packets, each by a filter of its own
-    /// ([`crate::flow::raw_share`]); the others' come to it not even before the filter is there.
+    /// ([`crate::flow::raw_share`]). What came before the filter was there, the others' as well, is gone on return.
     ///
     /// # Errors
     ///
     /// As [`RawSocket::open_ipv4`].
     pub fn open_ipv4_share(protocol: u8, share: &[Instruction]) -> Result<Self, OpenError> {
-        Self::open(Family::Ipv4, protocol, Some(share))?.with_errors()
+        Self::open_unheard(Family::Ipv4, protocol)?.with_errors()?.emptied()?.hear(Some(share))
     }
 
     /// The same over IPv6.
@@ -86,7 +86,7 @@ impl RawSocket {
     ///
     /// As [`RawSocket::open_ipv6`].
     pub fn open_ipv6_share(protocol: u8, share: &[Instruction]) -> Result<Self, OpenError> {
-        Self::open(Family::Ipv6, protocol, Some(share))?.with_errors()
+        Self::open_unheard(Family::Ipv6, protocol)?.with_errors()?.emptied()?.hear(Some(share))
     }
 
     /// Opens a socket for an IPv6 protocol. Destination, device, hop limit and traffic class of received
@@ -182,6 +182,17 @@ impl RawSocket {
     /// A socket that nothing gets into before [`RawSocket::hear`].
     fn open_unheard(family: Family, protocol: u8) -> Result<Self, OpenError> {
         Self::open(family, protocol, Some(&crate::filter::drop_all()))
+    }
+
+    /// A raw socket hears from the moment it is made, before it can have any filter.
+    fn emptied(self) -> Result<Self, OpenError> {
+        loop {
+            match rustix::net::recv(&self.fd, &mut [0_u8; 1], RecvFlags::TRUNC) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(self),
+                Err(error) => return Err(OpenError { step: "recv", source: error.into() }),
+            }
+        }
     }
 
     fn hear(self, filter: Option<&[Instruction]>) -> Result<Self, OpenError> {

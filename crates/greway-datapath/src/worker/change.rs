@@ -137,9 +137,18 @@ impl Worker {
         else {
             return Ok(());
         };
-        self.open(name, Inlet { way, ..before })?;
-        self.tell_all(|| Order::Receive { index, way, settled: Arc::clone(settled) });
-        self.switch(index, way);
+        let after = Inlet { way, ..before };
+        let was_open = self.underlay.is_open(after);
+        if !was_open {
+            // All of it that comes by the new socket, too, is known then, whoever brings it.
+            let done = self.ask_all(|settled| Order::Handover { index, way, settled });
+            self.remember(index, way);
+            let _ = done.recv();
+            self.carry_a_while(before);
+            self.open(name, after)?;
+        }
+        self.tell_all(|| Order::Receive { index, way, was_open, settled: Arc::clone(settled) });
+        self.switch(index, way, was_open);
         Ok(())
     }
 
@@ -416,15 +425,35 @@ impl Worker {
         close(insides);
     }
 
+    /// Remembers what the old socket brings, before the new one is there.
+    pub(super) fn remember(&mut self, index: usize, way: Receive) {
+        self.strangers.handover.begin(number(index), way, clock::monotonic_millis());
+    }
+
+    /// Carries what comes by a socket until all has come by it that the other kind of socket has had by now: the kernel
+    /// gives a packet to one, and to the other when it has gone through the batch that the packet was in.
+    fn carry_a_while(&mut self, inlet: Inlet) {
+        const A_WHILE: u64 = 2_000_000;
+        let begin = clock::monotonic_nanos();
+        while clock::monotonic_nanos() - begin < A_WHILE {
+            self.empty(inlet, clock::monotonic_millis());
+        }
+    }
+
     /// Receives a tunnel the other way. Both sockets are there, and each worker has the same flows of both.
-    pub(super) fn switch(&mut self, index: usize, way: Receive) {
+    pub(super) fn switch(&mut self, index: usize, way: Receive, was_open: bool) {
         let Some(before) = self.ports.get(index).and_then(Option::as_ref).map(Port::inlet) else { return };
         let after = Inlet { way, ..before };
         let now_ms = clock::monotonic_millis();
-        // Tunnels change one after the other: what it has of those before is compared while that is remembered,
-        // and what it has of this one the old socket brought or brings.
-        self.empty(after, now_ms);
-        self.strangers.handover.begin(number(index), way, now_ms);
+        if was_open {
+            // Tunnels change one after the other: what it has of those before is compared while that is remembered,
+            // and what it has of this one the old socket brought or brings.
+            self.empty(after, now_ms);
+            self.remember(index, way);
+        } else {
+            // What came before the new socket was there comes by this one alone.
+            self.carry_a_while(before);
+        }
         // Emptied, it has nothing that the new one has not got as well.
         self.empty(before, now_ms);
         if let Some(port) = &mut self.ports[index] {

@@ -142,7 +142,8 @@ impl Worker {
                 self.change_port(index, spec, bound_to)
             }
             Order::Leave { indices, settled: _settled } => self.unseat(&indices),
-            Order::Receive { index, way, settled: _settled } => self.switch(index, way),
+            Order::Handover { index, way, settled: _settled } => self.remember(index, way),
+            Order::Receive { index, way, was_open, settled: _settled } => self.switch(index, way, was_open),
             Order::Inside { index, inside, settled: _settled } => self.replace(index, *inside),
             Order::Mtu { index, mtu } => self.set_mtu(index, mtu),
             Order::Exit { index, exit } => self.set_exit(index, exit),
@@ -224,7 +225,10 @@ impl Worker {
     }
 
     /// Tells all helpers the same; there is an answer when all are done.
-    fn ask_all(&self, order: impl Fn(Arc<Settled>) -> Order) -> Receiver<Result<(), DatapathError>> {
+    pub(super) fn ask_all(
+        &self,
+        order: impl Fn(Arc<Settled>) -> Order,
+    ) -> Receiver<Result<(), DatapathError>> {
         let (settled, answer) = Settled::awaited();
         self.tell_all(|| order(Arc::clone(&settled)));
         answer

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -27,6 +28,8 @@ struct Stream {
     stop: AtomicBool,
     /// Nothing more is waited for.
     over: AtomicBool,
+    /// What came out of order.
+    wrong: OnceLock<String>,
 }
 
 impl Stream {
@@ -57,7 +60,8 @@ impl Stream {
             }
             let (number, next) = (u32::from_be_bytes(buffer), self.arrived.load(Ordering::Acquire));
             if number != next {
-                return Err(format!("number {number} came where {next} was due"));
+                let wrong = format!("number {number} came where {next} was due");
+                return Err(self.wrong.get_or_init(|| wrong).clone());
             }
             self.arrived.store(next + 1, Ordering::Release);
         }
@@ -68,7 +72,8 @@ impl Stream {
         let begin = self.arrived.load(Ordering::Acquire);
         let came = || self.arrived.load(Ordering::Acquire) - begin;
         poll_until(SOON, what, || (came() >= BETWEEN).then_some(())).unwrap_or_else(|error| {
-            panic!("after {what}: {error}; {} came: {} {}", came(), pair.status(0), pair.status(1))
+            let (came, wrong, ends) = (came(), self.wrong.get(), [pair.status(0), pair.status(1)]);
+            panic!("after {what}: {error}; {came} came, {wrong:?}: {} {}", ends[0], ends[1])
         });
     }
 }
@@ -108,7 +113,7 @@ fn streaming(pair: &Pair, work: impl FnOnce(&Stream)) {
     });
 }
 
-/// Several workers, and several flows; one is watched while the others only have to come through.
+/// Each worker hands over the flows that are its own.
 #[test]
 fn several_workers_lose_repeat_and_reorder_nothing_when_a_tunnel_goes_from_socket_to_socket() {
     require!(privilege::check());
@@ -116,15 +121,11 @@ fn several_workers_lose_repeat_and_reorder_nothing_when_a_tunnel_goes_from_socke
     let pair = Pair::bare_with(&LinkOptions::default(), &four);
     pair.lay_tun0("");
     let changes = ["underlay raw", "underlay packet", "underlay raw", "underlay auto"];
-    streaming(&pair, |_| {
-        streaming(&pair, |_| {
-            streaming(&pair, |stream| {
-                for (words, node) in changes.into_iter().flat_map(|words| [(words, 1), (words, 0)]) {
-                    pair.nodes[node].words(&format!("tunnel change tun0 {words}")).ok();
-                    stream.flows(&pair, words);
-                }
-            });
-        });
+    streaming(&pair, |stream| {
+        for (words, node) in changes.into_iter().flat_map(|words| [(words, 1), (words, 0)]) {
+            pair.nodes[node].words(&format!("tunnel change tun0 {words}")).ok();
+            stream.flows(&pair, &format!("{words} at {node}"));
+        }
     });
 }
 
