@@ -12,6 +12,12 @@ use crate::overlay::Inside;
 const MOST: usize = 256;
 const STACK: usize = 64 << 10;
 
+/// Closes something that takes the kernel a while.
+pub(crate) fn close_beside<T: Send + 'static>(what: T) {
+    // As below.
+    drop(thread::Builder::new().name("close".into()).stack_size(STACK).spawn(move || drop(what)));
+}
+
 /// Closes them all. Whoever wants to know when that is done joins.
 pub(crate) fn close(insides: Vec<Inside>) -> Vec<JoinHandle<()>> {
     // A TUN device is to be had again when this returns, and makes nobody wait.

@@ -133,10 +133,12 @@ pub(crate) enum Order {
         way: Receive,
         settled: Arc<Settled>,
     },
+    /// It receives a tunnel the other way, by a socket that it has, or by this one.
     Receive {
         index: usize,
         way: Receive,
         was_open: bool,
+        part: Option<(Inlet, Part)>,
         settled: Arc<Settled>,
     },
     /// A tunnel has other sockets on its device. What came by the old ones is carried first.

@@ -16,31 +16,55 @@ const LAG_MS: u64 = 1_000;
 /// Packets that are remembered at most: far more than both sockets' buffers hold of any size that comes in numbers.
 const MOST: usize = 65_536;
 
-/// A tunnel that is changing its socket; mostly none is.
+/// Tunnels that are changing their sockets, or did so a moment ago; mostly none.
+///
+/// One that changes back while its new socket has still got copies keeps what it knows of them: each change is
+/// remembered by itself.
 #[derive(Debug, Default)]
 pub(crate) struct Handover {
-    state: Option<Underway>,
+    underway: HashMap<(TunnelIndex, Receive), Underway>,
+    /// When the last of them is over.
+    until_ms: u64,
     hasher: RandomState,
 }
 
 #[derive(Debug)]
 struct Underway {
-    tunnel: TunnelIndex,
-    to: Receive,
     /// How often the old socket brought it.
     brought: HashMap<u64, u32>,
+    /// What the old socket brings from now on is another change's.
+    is_undone: bool,
     until_ms: u64,
 }
 
 impl Handover {
-    /// From now on this tunnel's packets are remembered.
+    /// From now on what brings this tunnel's packets is remembered, until some time after [`Self::is_done`].
     pub(crate) fn begin(&mut self, tunnel: TunnelIndex, to: Receive, now_ms: u64) {
-        self.state = Some(Underway { tunnel, to, brought: HashMap::new(), until_ms: now_ms + LAG_MS });
+        self.underway.retain(|_, state| now_ms < state.until_ms);
+        if let Some(undone) = self.underway.get_mut(&(tunnel, to.other())) {
+            undone.is_undone = true;
+        }
+        let until_ms = self.lasts(now_ms);
+        let state = Underway { brought: HashMap::new(), is_undone: false, until_ms };
+        self.underway.insert((tunnel, to), state);
+    }
+
+    /// The old socket has brought its last, however long that took.
+    pub(crate) fn is_done(&mut self, tunnel: TunnelIndex, to: Receive, now_ms: u64) {
+        let until_ms = self.lasts(now_ms);
+        if let Some(state) = self.underway.get_mut(&(tunnel, to)) {
+            state.until_ms = until_ms;
+        }
+    }
+
+    fn lasts(&mut self, now_ms: u64) -> u64 {
+        self.until_ms = now_ms + LAG_MS;
+        self.until_ms
     }
 
     /// Whether packets have to be compared.
     pub(crate) fn is_underway(&self) -> bool {
-        self.state.is_some()
+        !self.underway.is_empty()
     }
 
     /// Whether a packet is a copy of one that the old socket brought. `gre`: its bytes behind the delivery header, which
@@ -52,28 +76,26 @@ impl Handover {
         gre: impl FnOnce() -> &'a [u8],
         now_ms: u64,
     ) -> bool {
-        let Some(state) = &mut self.state else { return false };
-        if now_ms >= state.until_ms {
-            self.state = None;
-            return false;
+        if now_ms >= self.until_ms {
+            self.underway.clear();
         }
-        if tunnel != Some(state.tunnel) {
-            return false;
-        }
+        let Some(tunnel) = tunnel.filter(|_| self.is_underway()) else { return false };
         let hash = self.hasher.hash_one(gre());
-        if way != state.to {
-            if state.brought.len() < MOST {
-                *state.brought.entry(hash).or_default() += 1;
-            }
-            return false;
+        let known = self.underway.get_mut(&(tunnel, way)).filter(|state| now_ms < state.until_ms);
+        if let Some(times) = known.and_then(|state| state.brought.get_mut(&hash))
+            && *times > 0
+        {
+            *times -= 1;
+            return true;
         }
-        match state.brought.get_mut(&hash) {
-            Some(times) if *times > 0 => {
-                *times -= 1;
-                true
-            }
-            _ => false,
+        let leaving = self.underway.get_mut(&(tunnel, way.other())).filter(|state| !state.is_undone);
+        if let Some(state) = leaving
+            && now_ms < state.until_ms
+            && state.brought.len() < MOST
+        {
+            *state.brought.entry(hash).or_default() += 1;
         }
+        false
     }
 }
 
@@ -95,6 +117,36 @@ mod tests {
             [b"one", b"one", b"one", b"two"].map(|bytes| sees(Receive::Raw, bytes, 11)),
             [true, true, false, false]
         );
+    }
+
+    #[test]
+    fn a_change_back_remembers_what_the_change_before_it_brought() {
+        let mut handover = Handover::default();
+        handover.begin(TUNNEL, Receive::Raw, 10);
+        let mut sees = |handover: &mut Handover, way| handover.repeats(way, Some(TUNNEL), || b"one", 11);
+        assert!(!sees(&mut handover, Receive::Packet));
+        handover.is_done(TUNNEL, Receive::Raw, 11);
+        // The raw socket has its copy still when it is given up.
+        handover.begin(TUNNEL, Receive::Packet, 11);
+        assert!(sees(&mut handover, Receive::Raw));
+        // The next of the same bytes is another packet, and is known on both ways.
+        assert!(!sees(&mut handover, Receive::Raw));
+        handover.is_done(TUNNEL, Receive::Packet, 11);
+        assert_eq!([(); 2].map(|()| sees(&mut handover, Receive::Packet)), [true, false]);
+        // And it was no packet of the change before.
+        assert!(!sees(&mut handover, Receive::Raw));
+    }
+
+    #[test]
+    fn a_change_is_remembered_from_its_end_on() {
+        let mut handover = Handover::default();
+        handover.begin(TUNNEL, Receive::Raw, 10);
+        assert!(!handover.repeats(Receive::Packet, Some(TUNNEL), || b"one", 10));
+        handover.is_done(TUNNEL, Receive::Raw, 10 + LAG_MS / 2);
+        assert!(handover.repeats(Receive::Raw, Some(TUNNEL), || b"one", 9 + LAG_MS * 3 / 2));
+        assert!(handover.is_underway());
+        assert!(!handover.repeats(Receive::Raw, Some(TUNNEL), || b"two", 10 + LAG_MS * 3 / 2));
+        assert!(!handover.is_underway());
     }
 
     #[test]

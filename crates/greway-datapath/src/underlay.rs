@@ -8,8 +8,8 @@
 //!
 //! Sending is the same for both: a raw socket, which also keeps the kernel from answering GRE with
 //! "protocol unreachable". There is only one of each address family that does, since each is given a copy of every GRE
-//! packet that arrives; those of further workers are given none. Those of IPv6 are there as long as a tunnel over IPv6 is. What may pass by the IP stack
-//! ([`crate::Exit`]) leaves by one packet socket for all.
+//! packet that arrives; those of further workers are given none. Those of IPv6 are there as long
+//! as a tunnel over IPv6 is. What may pass by the IP stack ([`crate::Exit`]) leaves by one packet socket for all.
 
 use std::io;
 use std::net::IpAddr;
@@ -24,6 +24,7 @@ use greway_linux::{OpenError, filter, sockopt};
 use greway_engine::Outer;
 use greway_wire::ethertype;
 
+use crate::close::close_beside;
 use crate::turn::Turn;
 
 /// How a tunnel receives from the underlay.
@@ -41,6 +42,13 @@ impl Receive {
         match self {
             Self::Packet => "packet",
             Self::Raw => "raw",
+        }
+    }
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Packet => Self::Raw,
+            Self::Raw => Self::Packet,
         }
     }
 }
@@ -70,11 +78,7 @@ impl Inlet {
 
     /// The other socket of the same family.
     pub(crate) fn other_way(self) -> Self {
-        let way = match self.way {
-            Receive::Packet => Receive::Raw,
-            Receive::Raw => Receive::Packet,
-        };
-        Self { way, ..self }
+        Self { way: self.way.other(), ..self }
     }
 
     /// Its name in the log.
@@ -215,9 +219,10 @@ impl Underlay {
         self.lost[inlet.index()] = 0;
     }
 
-    /// Closes what no tunnel needs.
+    /// Gives up what no tunnel needs.
     pub(crate) fn release(&mut self, inlet: Inlet) {
-        self.inlets[inlet.index()] = None;
+        // A worker that waited for the kernel would carry nothing meanwhile.
+        self.inlets[inlet.index()].take().into_iter().for_each(close_beside);
         if inlet.over_ipv6 && !self.is_open(inlet.other_way()) {
             self.ipv6 = None;
         }

@@ -9,7 +9,7 @@ mod orders;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::num::NonZero;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use greway_engine::{DropReason, Reorder, SequenceCounters, TunnelIndex, TunnelTable, frame};
 use greway_linux::batch::{ReceiveBatch, SendStorage};
 use greway_linux::event::{Events, Interest, Poller, Waker};
-use greway_linux::{clock, errno, process};
+use greway_linux::{clock, errno, process, sockopt};
 use greway_spec::DeviceName;
 
 use crate::backlog::{Backlog, Waiting};
@@ -124,9 +124,11 @@ const BATCH: usize = 64;
 /// The largest packet and its link header; the kernel's GRO makes no larger ones for IPv4.
 const SLOT: usize = 65_536 + 64;
 
-/// A socket that is to be closed is emptied in so many turns at most: its buffer holds no more packets of a size that
-/// comes in numbers, and what comes meanwhile another one has as well.
-const MOST_BATCHES: usize = 4_096;
+/// What a packet of whatever size takes of a socket's memory at the least: the kernel's own words for it are larger
+/// (linux include/linux/skbuff.h v6.18, `SKB_TRUESIZE`).
+const LEAST_TRUESIZE: usize = 512;
+/// Packets in a socket that does not say how much waits in it.
+const MOST_WAITING: usize = 1 << 18;
 
 /// Batches that are taken out of a socket and put into line before packets have their turn.
 const MOST_INTO_LINE: usize = 16;
@@ -390,44 +392,53 @@ impl Worker {
         }
     }
 
-    /// Carries one batch of what comes out of a tunnel device; false when there was nothing.
-    fn send(&mut self, index: u64, source: usize, now_ms: u64) -> bool {
+    /// Carries one batch of what comes out of a tunnel device. How many packets it had; an error is as good as one.
+    fn send(&mut self, index: u64, source: usize, now_ms: u64) -> usize {
         let slot = usize::try_from(index).ok().and_then(|index| self.ports.get_mut(index));
-        let Some(Some(port)) = slot else { return false };
+        let Some(Some(port)) = slot else { return 0 };
         let framed = &mut self.buffers.framed;
         let carried = self.sender.carry(port, source, &mut self.underlay, framed, self.forwards, now_ms);
         match carried {
-            Ok(taken) => taken > 0,
+            Ok(taken) => taken,
             Err(error) => {
                 tracing::debug!(tunnel = %port.name, %error, "on the tunnel device");
                 if lost_a_packet(&error) {
                     port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
                 }
-                true
+                1
             }
         }
     }
 
-    /// Carries one batch of what came out of tunnels that share their sockets; false when there was nothing.
-    fn send_shared(&mut self, source: usize, now_ms: u64) -> bool {
+    /// One of the sockets that tunnels share, and what is taken of what comes out by it.
+    fn shared_source(&self, source: usize) -> Option<(BorrowedFd<'_>, Tap)> {
+        match source as u64 + SHARED {
+            WHOLE => self.whole.as_ref().map(|whole| (whole.as_fd(), Tap::Everything)),
+            _ => self.shared.as_ref()?.sources().nth(source).map(|socket| (socket, Tap::Declined)),
+        }
+    }
+
+    /// Carries one batch of what came out of tunnels that share their sockets. How many packets it had; an error is as
+    /// good as one.
+    fn send_shared(&mut self, source: usize, now_ms: u64) -> usize {
         let shared = self.shared.as_ref().and_then(|shared| shared.sources().nth(source));
         let (socket, tap) = match source as u64 + SHARED {
             WHOLE => (self.whole.as_ref().map(AsFd::as_fd), Tap::Everything),
             _ => (shared, Tap::Declined),
         };
-        let Some(socket) = socket else { return false };
+        let Some(socket) = socket else { return 0 };
         let framed = &mut self.buffers.framed;
-        match framed.recv(socket) {
-            Ok(0) => return false,
-            Ok(_) => {}
+        let taken = match framed.recv(socket) {
+            Ok(0) => return 0,
+            Ok(taken) => taken,
             Err(error) => {
                 tracing::debug!(%error, "on tunnel devices");
                 if lost_a_packet(&error) {
                     self.strangers.underlay.record_drop(DropReason::UnsplittableOffload);
                 }
-                return true;
+                return 1;
             }
-        }
+        };
         for (peer, packets) in shared::by_device(framed) {
             // Others' packets come by too: of tunnels with sockets of their own, of devices that look at everything.
             let port = self.sharing.get(&peer).and_then(|index| self.ports.get_mut(*index)?.as_mut());
@@ -436,7 +447,7 @@ impl Worker {
                 self.sender.carry_these(port, packets.into_iter(), &mut self.underlay, self.forwards, now_ms);
             }
         }
-        true
+        taken
     }
 
     /// Carries all that has come out of a tunnel device so far.
@@ -452,30 +463,22 @@ impl Worker {
     }
 
     fn empty_shared_source(&mut self, source: usize, now_ms: u64) {
-        for _ in 0..MOST_BATCHES {
-            if !self.send_shared(source, now_ms) {
-                break;
-            }
-        }
+        let waiting = self.shared_source(source).map_or(0, |(socket, _)| most_waiting(socket));
+        take(waiting, || self.send_shared(source, now_ms));
     }
 
-    /// Carries all that waits in one of a tunnel's sources.
+    /// Carries all that waits in one of a tunnel's sources; what comes meanwhile has its turn.
     fn empty_source(&mut self, index: usize, source: usize, now_ms: u64) {
-        for _ in 0..MOST_BATCHES {
-            if !self.send(index as u64, source, now_ms) {
-                break;
-            }
-        }
+        let Some(Some(port)) = self.ports.get(index) else { return };
+        let waiting = port.inside.sources().nth(source).map_or(0, most_waiting);
+        take(waiting, || self.send(index as u64, source, now_ms));
     }
 
-    /// Carries all that waits in a receiving socket.
+    /// Carries all that waits in a receiving socket; what comes meanwhile has its turn.
     fn empty(&mut self, inlet: Inlet, now_ms: u64) {
         self.clear_backlog(now_ms);
-        for _ in 0..MOST_BATCHES {
-            if self.receive_batch(inlet, now_ms, false) == 0 {
-                break;
-            }
-        }
+        let waiting = self.underlay.socket(inlet).map_or(0, most_waiting);
+        take(waiting, || self.receive_batch(inlet, now_ms, false));
     }
 
     /// Counts what was lost because a socket was full. Nobody is told of it when it happens.
@@ -495,6 +498,24 @@ impl Worker {
 
     fn position(&self, name: &DeviceName) -> Result<usize, DatapathError> {
         self.positions.get(name).copied().ok_or_else(|| DatapathError::Unknown(name.clone()))
+    }
+}
+
+/// Packets that wait in a socket by now, at most.
+fn most_waiting(socket: BorrowedFd<'_>) -> usize {
+    let waiting = |memory: sockopt::Memory| memory.waiting as usize / LEAST_TRUESIZE + BATCH;
+    sockopt::memory(socket).map_or(MOST_WAITING, waiting)
+}
+
+/// Takes batches until so many packets have been taken, or there are no more. A busy socket is never empty: only its
+/// first packets are those that waited.
+fn take(packets: usize, mut batch: impl FnMut() -> usize) {
+    let mut left = packets;
+    while left > 0 {
+        match batch() {
+            0 => return,
+            taken => left = left.saturating_sub(taken),
+        }
     }
 }
 

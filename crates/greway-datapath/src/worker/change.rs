@@ -4,7 +4,6 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread;
 
 use greway_engine::{DropReason, Endpoint, TunnelTable};
 use greway_linux::clock;
@@ -13,15 +12,21 @@ use greway_linux::packet::PacketSocket;
 use greway_spec::{DeviceName, SeqMode, TunnelSpec};
 
 use super::{FIRST_INLET, FIRST_PORT, ICMP, ICMP_V6, SHARED, SOURCES, WHOLE, Worker, number};
-use crate::close::close;
+use crate::close::{close, close_beside};
 use crate::crew::{Order, Settled};
 use crate::handle::DatapathError;
 use crate::overlay::{Inside, Overlay, Tap};
 use crate::port::{Port, PortSpec, Traffic, is_for_one};
 use crate::reverse_path::ReversePaths;
 use crate::shared::{self, Shared};
-use crate::underlay::{Inlet, Receive};
+use crate::underlay::{Inlet, Part, Receive};
 use crate::whole::{self, Whole};
+
+/// Nanoseconds in which the kernel goes through a batch of packets.
+const A_WHILE: u64 = 2_000_000;
+/// And in which it goes from one socket to the next with a packet; there may be thousands of tunnels that each wait so
+/// long.
+const A_MOMENT: u64 = 20_000;
 
 /// What the lead does, and has done; `settled` is held by everyone who is not done yet.
 impl Worker {
@@ -33,8 +38,11 @@ impl Worker {
     ) -> Result<(), DatapathError> {
         let name = port.spec.name.clone();
         let inlet = Inlet { over_ipv6: port.spec.mode.over_ipv6(), way: port.receive };
-        self.open(&name, inlet)?;
+        let parts = self.open(&name, inlet)?;
         let index = self.free.first().copied().unwrap_or(self.ports.len());
+        for (helper, part) in self.crew().iter().zip(parts) {
+            helper.tell(Order::Inlet { inlet, part });
+        }
         let shared = match &port.overlay {
             Overlay::Veth { tap, .. } => self.share(&name, *tap).inspect_err(|_| self.close_unused())?,
             Overlay::Tun(_) => None,
@@ -139,15 +147,21 @@ impl Worker {
         };
         let after = Inlet { way, ..before };
         let was_open = self.underlay.is_open(after);
+        let mut parts = Vec::new().into_iter();
         if !was_open {
             // All of it that comes by the new socket, too, is known then, whoever brings it.
             let done = self.ask_all(|settled| Order::Handover { index, way, settled });
             self.remember(index, way);
             let _ = done.recv();
-            self.carry_a_while(before);
-            self.open(name, after)?;
+            self.carry_for(A_WHILE, before);
+            parts = self.open(name, after)?.into_iter();
         }
-        self.tell_all(|| Order::Receive { index, way, was_open, settled: Arc::clone(settled) });
+        for helper in self.crew() {
+            // With the socket comes the word of what to do with it: what it has is read when the old one is done.
+            let part = parts.next().map(|part| (after, part));
+            let settled = Arc::clone(settled);
+            helper.tell(Order::Receive { index, way, was_open, part, settled });
+        }
         self.switch(index, way, was_open);
         Ok(())
     }
@@ -270,7 +284,7 @@ impl Worker {
         let Some(whole) = self.whole.take() else { return };
         let _ = self.poller.remove(&whole);
         self.strangers.underlay.record_drops(DropReason::QueueFull, whole.spilled());
-        drop(thread::Builder::new().name("close".into()).spawn(move || drop(whole)));
+        close_beside(whole);
     }
 
     /// Tunnels that share have one more, or one less, that is for the lead alone.
@@ -313,14 +327,14 @@ impl Worker {
             let _ = self.poller.remove(source);
         }
         // As those of a tunnel, it takes the kernel a while.
-        drop(thread::Builder::new().name("close".into()).spawn(move || drop(shared)));
+        close_beside(shared);
     }
 
-    /// Opens a receiving socket that a tunnel needs.
-    fn open(&mut self, name: &DeviceName, inlet: Inlet) -> Result<(), DatapathError> {
+    /// Opens a receiving socket that a tunnel needs; what the helpers get of it, none where it was open.
+    fn open(&mut self, name: &DeviceName, inlet: Inlet) -> Result<Vec<Part>, DatapathError> {
         let opened = self.underlay.need(inlet, self.count);
         let opened = opened.map_err(|source| DatapathError::Open { name: name.clone(), source })?;
-        let Some(parts) = opened else { return Ok(()) };
+        let Some(parts) = opened else { return Ok(Vec::new()) };
         let token = FIRST_INLET + inlet.index() as u64;
         let sockets = self.underlay.socket(inlet).into_iter().chain(parts.iter().map(AsFd::as_fd));
         let watch = |(poller, socket): (&Poller, _)| poller.add(socket, token, Interest::Readable);
@@ -330,10 +344,7 @@ impl Worker {
             self.underlay.release(inlet);
             DatapathError::Watch { name: name.clone(), source }
         })?;
-        for (helper, part) in self.crew().iter().zip(parts) {
-            helper.tell(Order::Inlet { inlet, part });
-        }
-        Ok(())
+        Ok(parts)
     }
 
     /// What the workers wait with, the lead first.
@@ -430,12 +441,11 @@ impl Worker {
         self.strangers.handover.begin(number(index), way, clock::monotonic_millis());
     }
 
-    /// Carries what comes by a socket until all has come by it that the other kind of socket has had by now: the kernel
-    /// gives a packet to one, and to the other when it has gone through the batch that the packet was in.
-    fn carry_a_while(&mut self, inlet: Inlet) {
-        const A_WHILE: u64 = 2_000_000;
+    /// Carries what comes by a socket for so many nanoseconds: the kernel gives a packet to one kind of socket, and to the
+    /// other when it has gone through the batch that the packet was in.
+    fn carry_for(&mut self, nanos: u64, inlet: Inlet) {
         let begin = clock::monotonic_nanos();
-        while clock::monotonic_nanos() - begin < A_WHILE {
+        while clock::monotonic_nanos() - begin < nanos {
             self.empty(inlet, clock::monotonic_millis());
         }
     }
@@ -444,18 +454,19 @@ impl Worker {
     pub(super) fn switch(&mut self, index: usize, way: Receive, was_open: bool) {
         let Some(before) = self.ports.get(index).and_then(Option::as_ref).map(Port::inlet) else { return };
         let after = Inlet { way, ..before };
-        let now_ms = clock::monotonic_millis();
         if was_open {
-            // Tunnels change one after the other: what it has of those before is compared while that is remembered,
-            // and what it has of this one the old socket brought or brings.
-            self.empty(after, now_ms);
+            // Tunnels change one after the other: what it has of this one by now, the old socket brought or brings.
+            self.empty(after, clock::monotonic_millis());
             self.remember(index, way);
+            self.carry_for(A_MOMENT, before);
         } else {
             // What came before the new socket was there comes by this one alone.
-            self.carry_a_while(before);
+            self.carry_for(A_WHILE, before);
         }
-        // Emptied, it has nothing that the new one has not got as well.
+        // What waited in it is carried, and what comes now the new one has got as well.
+        let now_ms = clock::monotonic_millis();
         self.empty(before, now_ms);
+        self.strangers.handover.is_done(number(index), way, now_ms);
         if let Some(port) = &mut self.ports[index] {
             port.receive = way;
         }

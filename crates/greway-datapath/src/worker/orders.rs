@@ -143,7 +143,12 @@ impl Worker {
             }
             Order::Leave { indices, settled: _settled } => self.unseat(&indices),
             Order::Handover { index, way, settled: _settled } => self.remember(index, way),
-            Order::Receive { index, way, was_open, settled: _settled } => self.switch(index, way, was_open),
+            Order::Receive { index, way, was_open, part, settled: _settled } => {
+                if let Some((inlet, part)) = part {
+                    self.underlay.take(inlet, part);
+                }
+                self.switch(index, way, was_open);
+            }
             Order::Inside { index, inside, settled: _settled } => self.replace(index, *inside),
             Order::Mtu { index, mtu } => self.set_mtu(index, mtu),
             Order::Exit { index, exit } => self.set_exit(index, exit),
