@@ -149,9 +149,9 @@ impl Node {
         if let Some(socket) = &self.socket {
             command.env("GREWAY_SOCKET", socket);
         }
-        // The whole suite runs with and without the fast path.
-        if let Some(fast_path) = std::env::var_os("GREWAY_FAST_PATH") {
-            command.env("GREWAY_FAST_PATH", fast_path);
+        // The whole suite runs with and without the fast path, and with several workers.
+        for name in ["GREWAY_FAST_PATH", "GREWAY_WORKERS"] {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
         command
     }
