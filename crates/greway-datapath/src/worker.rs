@@ -24,7 +24,7 @@ use greway_spec::DeviceName;
 use crate::backlog::{Backlog, Waiting};
 use crate::close::close;
 use crate::command::Command;
-use crate::crew::{Helper, Order};
+use crate::crew::{Helper, Order, Workers};
 use crate::groups::Groups;
 use crate::handle::DatapathError;
 use crate::held::Holders;
@@ -193,8 +193,11 @@ impl Worker {
 
     pub(crate) fn run(mut self) {
         // The kernel's own tunnels come before every program; behind a sender that is busy all the time packets would
-        // wait for its time slice, which is milliseconds. Without the privilege they do.
-        if let Err(error) = process::run_before_others() {
+        // wait for its time slice, which is milliseconds. Without the privilege they do. Not on all processors: what the
+        // kernel does later (RCU callbacks, closing sockets) has no priority, and the daemon waits for it.
+        if self.number < Workers::Auto.here()
+            && let Err(error) = process::run_before_others()
+        {
             tracing::debug!(%error, "the data plane has no priority");
         }
         let mut events = Events::with_capacity(256);

@@ -6,7 +6,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread;
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use greway_testbed::{LinkOptions, poll_until, privilege, require};
@@ -16,6 +16,8 @@ use crate::support::SOON;
 
 /// Packets on their way at most: fewer than any queue holds, so that one that is missing was lost by a change.
 const WINDOW: u32 = 32;
+/// Who waits looks so often whether all is over.
+const LOOKS_UP: Duration = Duration::from_millis(50);
 /// Packets that must come through between two changes.
 const BETWEEN: u32 = 200;
 
@@ -30,18 +32,21 @@ struct Stream {
     over: AtomicBool,
     /// What came out of order.
     wrong: OnceLock<String>,
+    /// Waits for what arrived.
+    sender: OnceLock<Thread>,
 }
 
 impl Stream {
     /// Sends numbers, no more than [`WINDOW`] ahead of what arrived; says how many.
     fn send(&self, socket: &UdpSocket, to: SocketAddr) -> u32 {
         let mut next = 0_u32;
+        self.sender.set(thread::current()).unwrap();
         while !self.stop.load(Ordering::Acquire) {
             if next - self.arrived.load(Ordering::Acquire) < WINDOW {
                 socket.send_to(&next.to_be_bytes(), to).unwrap();
                 next += 1;
             } else {
-                thread::yield_now();
+                thread::park_timeout(LOOKS_UP);
             }
         }
         next
@@ -64,6 +69,7 @@ impl Stream {
                 return Err(self.wrong.get_or_init(|| wrong).clone());
             }
             self.arrived.store(next + 1, Ordering::Release);
+            self.sender.get().into_iter().for_each(Thread::unpark);
         }
     }
 
@@ -108,8 +114,7 @@ fn streaming(pair: &Pair, count: usize, work: impl FnOnce(&Streams<'_>)) {
         let threads = ends.iter().zip(&streams).map(|((from, to), stream)| {
             let destination = to.local_addr().unwrap();
             assert_eq!(destination.ip(), INNER[1]);
-            // Looks up now and then whether all is over.
-            to.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            to.set_read_timeout(Some(LOOKS_UP)).unwrap();
             (scope.spawn(move || stream.send(from, destination)), scope.spawn(|| stream.receive(to)))
         });
         let (senders, receivers): (Vec<_>, Vec<_>) = threads.unzip();
