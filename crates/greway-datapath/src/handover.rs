@@ -123,7 +123,7 @@ mod tests {
     fn a_change_back_remembers_what_the_change_before_it_brought() {
         let mut handover = Handover::default();
         handover.begin(TUNNEL, Receive::Raw, 10);
-        let mut sees = |handover: &mut Handover, way| handover.repeats(way, Some(TUNNEL), || b"one", 11);
+        let sees = |handover: &mut Handover, way| handover.repeats(way, Some(TUNNEL), || b"one", 11);
         assert!(!sees(&mut handover, Receive::Packet));
         handover.is_done(TUNNEL, Receive::Raw, 11);
         // The raw socket has its copy still when it is given up.

@@ -214,7 +214,7 @@ impl Underlay {
 
     /// Receives by one more socket.
     pub(crate) fn take(&mut self, inlet: Inlet, part: Part) {
-        self.ipv6 = part.ipv6.or(self.ipv6.take());
+        self.ipv6 = part.ipv6.or_else(|| self.ipv6.take());
         self.inlets[inlet.index()] = Some(part.socket);
         self.lost[inlet.index()] = 0;
     }
