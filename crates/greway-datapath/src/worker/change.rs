@@ -200,7 +200,8 @@ impl Worker {
         let Some(port) = &self.ports[index] else { return Ok(()) };
         self.watch(index, &port.name, insides.iter())?;
         // What comes between these two calls comes by both, which is as little as can be.
-        insides.iter().for_each(Inside::hear);
+        // The lead's knows all sockets, and which of them has what.
+        insides.first().into_iter().for_each(Inside::hear);
         if insides.iter().all(|inside| inside.shares().is_none()) {
             port.inside.deafen(true);
         }

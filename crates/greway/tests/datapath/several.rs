@@ -168,6 +168,19 @@ fn what_is_numbered_over_all_flows_is_one_workers() {
 }
 
 #[test]
+fn what_programs_leave_is_divided_again_when_it_has_no_numbers_any_more() {
+    require!(privilege::check());
+    let pair = Pair::bare_with(&LinkOptions::default(), &FOUR[..1]);
+    pair.lay_tun0("");
+    for words in ["seq", "underlay raw", "noseq"] {
+        pair.change(words);
+        Flows::both_ways(&pair).flow(2, words);
+    }
+    let workers = at_work(&pair, || Flows::both_ways(&pair).flow(5, "without numbers again"));
+    assert_eq!(workers.map(|busy| busy.len()), [4, 4]);
+}
+
+#[test]
 fn tunnels_that_share_their_sockets_are_divided_too_unless_one_is_numbered() {
     require!(privilege::check());
     let four = [("GREWAY_WORKERS", "4"), ("GREWAY_FAST_PATH", "on")];
