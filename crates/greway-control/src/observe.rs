@@ -298,12 +298,15 @@ pub(crate) fn path_mtu(netlink: &Netlink, spec: &TunnelSpec) -> Result<Option<u3
     };
     // With `local` not on this host the kernel knows no way; it is the same without.
     let route = resolve(&options).or_else(|| resolve(&RouteOptions { source: None, ..options }));
-    // A way that leads into the tunnel itself is none, and its MTU is our own.
-    let itself = netlink.link_by_name(spec.name.as_str())?.map(|device| device.index);
-    let route = route.filter(|route| Some(route.ifindex) != itself);
-    let way = match route {
-        Some(ResolvedRoute { mtu: Some(mtu), mtu_learned: false, .. }) => return Ok(Some(mtu)),
+    let leads_by = match &route {
         Some(route) => netlink.link_by_index(route.ifindex)?,
+        None => None,
+    };
+    // A way that leads into the tunnel itself is none, and its MTU is our own.
+    let itself = leads_by.as_ref().is_some_and(|link| link.name == spec.name.as_str());
+    let way = match route.filter(|_| !itself) {
+        Some(ResolvedRoute { mtu: Some(mtu), mtu_learned: false, .. }) => return Ok(Some(mtu)),
+        Some(_) => leads_by,
         None => bound,
     };
     // A route to ourselves goes by the loopback device, whose 65,536 says nothing about a tunnel.

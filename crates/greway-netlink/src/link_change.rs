@@ -1,7 +1,7 @@
 //! Changing a link in place. One request where the kernel's order allows it: `do_setlink`
 //! (net/core/rtnetlink.c, 6.18) moves to another namespace first, then sets the attributes, then the flags,
-//! and IPv6's address generation mode only after that; so the mode goes ahead in a request of its own,
-//! or the link-local address it should prevent would be there already.
+//! and IPv6's address generation mode only after that; so the mode goes ahead of "up" in a request of its
+//! own, or the link-local address it should prevent would be there already.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -80,17 +80,33 @@ impl Netlink {
                 subject.invalid("the address generation mode does not survive a move: set it afterwards")
             );
         }
+        if change.addr_gen_mode_none && change.up == Some(true) {
+            // The kernel sets it up first (`do_setlink`), and the address would be there.
+            let first = LinkChange { addr_gen_mode_none: true, ..LinkChange::default() };
+            self.change_at_once(subject, index, &first)?;
+            return self.change_at_once(subject, index, &LinkChange { addr_gen_mode_none: false, ..*change });
+        }
+        self.change_at_once(subject, index, change)
+    }
+
+    /// The same in one message. An IPv6 address is made meanwhile for a link that comes up with it and has a carrier.
+    pub(crate) fn change_at_once(
+        &self,
+        subject: Subject<'_>,
+        index: u32,
+        change: &LinkChange<'_>,
+    ) -> Result<(), NetlinkError> {
+        let mut request = message(index, change);
         if change.addr_gen_mode_none {
-            let mut request = LinkMessage::default();
-            request.header.index = index;
+            let rest = request.clone();
             request.attributes.push(addr_gen_mode_none());
             match self.change(subject, libc::RTM_SETLINK, 0, &request) {
-                // A kernel or a namespace without IPv6 makes no such address either.
-                Err(error) if error.is_unsupported() => {}
-                outcome => outcome?,
+                // A kernel or a namespace without IPv6 makes no such address either. It says so before it changes
+                // anything (linux net/core/rtnetlink.c `validate_linkmsg`).
+                Err(error) if error.is_unsupported() => request = rest,
+                outcome => return outcome,
             }
         }
-        let request = message(index, change);
         if request.attributes.is_empty() && request.header.change_mask.is_empty() {
             return Ok(());
         }

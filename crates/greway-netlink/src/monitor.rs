@@ -14,12 +14,13 @@ use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use rustix::event::epoll;
 
 use crate::error::NetlinkError;
+use crate::netconf;
 use crate::nla::Attributes;
 use crate::socket::{ListenSocket, Message, Messages};
 
-/// RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE
+/// RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE, IPV4_NETCONF
 /// (include/uapi/linux/rtnetlink.h).
-const ROUTE_GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
+const ROUTE_GROUPS: [u32; 8] = [1, 5, 7, 8, 9, 11, 19, 24];
 /// RTNLGRP_NEIGH.
 const NEIGHBOUR_GROUP: u32 = 3;
 /// NFNLGRP_NFTABLES (include/uapi/linux/netfilter/nfnetlink.h).
@@ -34,6 +35,7 @@ const IFADDRMSG: usize = 8;
 const NDMSG: usize = 12;
 const NDA_DST: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
@@ -47,6 +49,8 @@ pub enum Event {
         index: u32,
         /// Its name now.
         name: String,
+        /// Its MTU in bytes now, where that is told.
+        mtu: Option<u32>,
         /// Administratively up.
         up: bool,
         /// It has a carrier.
@@ -79,6 +83,11 @@ pub enum Event {
     Route,
     /// One or more policy routing rules changed.
     Rule,
+    /// The reverse path filter of a link (`rp_filter`) changed, or the link is new.
+    ReversePathFilter {
+        /// Interface index; none of a link where it is the filter for all.
+        index: u32,
+    },
     /// The nf_tables ruleset changed. Legacy xtables changes tell nobody.
     Firewall,
     /// An xfrm policy changed.
@@ -212,6 +221,10 @@ fn route_event(message: &Message<'_>) -> Option<Event> {
         libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => neighbour_event(message),
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => Some(Event::Route),
         libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Event::Rule),
+        netconf::RTM_NEWNETCONF => {
+            let (index, _) = netconf::parse(message.payload)?;
+            Some(Event::ReversePathFilter { index: index.cast_unsigned() })
+        }
         _ => None,
     }
 }
@@ -225,12 +238,15 @@ fn link_event(message: &Message<'_>) -> Option<Event> {
     let [.., i0, i1, i2, i3, f0, f1, f2, f3, _, _, _, _] = *header;
     let index = u32::from_ne_bytes([i0, i1, i2, i3]);
     let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
-    let name = Attributes::new(&message.payload[IFINFOMSG..]).find(IFLA_IFNAME)?.string();
+    let attributes = Attributes::new(&message.payload[IFINFOMSG..]);
+    let name = attributes.find(IFLA_IFNAME)?.string();
     if message.kind == libc::RTM_DELLINK {
         return Some(Event::LinkRemoved { index, name });
     }
     let (up, running) = (flags & libc::IFF_UP as u32 != 0, flags & libc::IFF_LOWER_UP as u32 != 0);
-    Some(Event::LinkChanged { index, name, up, running })
+    let mtu = attributes.find(IFLA_MTU).and_then(|mtu| mtu.value.first_chunk().copied());
+    let mtu = mtu.map(u32::from_ne_bytes);
+    Some(Event::LinkChanged { index, name, mtu, up, running })
 }
 
 fn address_event(message: &Message<'_>) -> Option<Event> {

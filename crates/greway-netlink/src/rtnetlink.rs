@@ -76,7 +76,20 @@ impl Netlink {
         wanted: u16,
         parse: impl Fn(&[u8]) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, NetlinkError> {
-        let replies: Vec<Reply> = self.socket.request(subject, kind, 0, &emit(request))?;
+        self.change_and_look(subject, kind, 0, request, wanted, parse)
+    }
+
+    /// Sends a change and returns what the kernel says of the object then; `None` where it says nothing.
+    pub(crate) fn change_and_look<T>(
+        &self,
+        subject: Subject<'_>,
+        kind: u16,
+        flags: u16,
+        request: &impl Emitable,
+        wanted: u16,
+        parse: impl Fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> Result<Option<T>, NetlinkError> {
+        let replies: Vec<Reply> = self.socket.request(subject, kind, flags, &emit(request))?;
         let reply = replies.iter().find(|reply| reply.kind == wanted);
         reply.map(|reply| parse(&reply.payload).map_err(|error| subject.malformed(error))).transpose()
     }

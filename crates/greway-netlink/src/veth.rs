@@ -2,13 +2,13 @@
 //! queue a CPU takes 421 KiB of kernel memory with 64 of them, with one queue 40 to 71), a second one
 //! an end sets what the kernel takes only afterwards. If that fails the pair is deleted again.
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Parseable};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
 use crate::error::{NetlinkError, Subject};
-use crate::link::MacAddress;
+use crate::link::{Index, Link, MacAddress};
 use crate::link_change::{LinkChange, NetnsRef, is_name};
 use crate::rtnetlink::Netlink;
 
@@ -33,6 +33,8 @@ pub struct VethEnd {
     pub multicast: bool,
     /// `true` keeps the kernel from making an IPv6 link-local address when the link comes up.
     pub addr_gen_mode_none: bool,
+    /// Set up once the pair is there.
+    pub up: bool,
 }
 
 impl VethEnd {
@@ -48,11 +50,12 @@ impl VethEnd {
             arp: true,
             multicast: true,
             addr_gen_mode_none: false,
+            up: false,
         }
     }
 }
 
-/// A pair to make. Both ends are made down.
+/// A pair to make. Both ends are made down, and set up afterwards where that is asked for.
 #[derive(Debug, Clone)]
 pub struct VethSpec<'a> {
     /// The end in this namespace.
@@ -60,7 +63,8 @@ pub struct VethSpec<'a> {
     /// The other end.
     pub peer: VethEnd,
     /// Where the other end is made, if not in this namespace. Its alias and address generation mode can then
-    /// only be set from inside (with [`Netlink::change_link`]) and must be left alone here.
+    /// only be set, and it can only be set up, from inside (with [`Netlink::change_link`]); they must be left alone
+    /// here.
     pub peer_netns: Option<NetnsRef<'a>>,
 }
 
@@ -74,7 +78,7 @@ pub struct VethPair {
 }
 
 impl Netlink {
-    /// Makes a veth pair, both ends down.
+    /// Makes a veth pair.
     ///
     /// # Errors
     /// `is_exists` when a name is taken, `is_unsupported` on a kernel without veth. Nothing is left behind.
@@ -84,18 +88,42 @@ impl Netlink {
         if !is_name(&spec.end.name) || !is_name(&spec.peer.name) {
             return Err(subject.invalid("interface names must have 1 to 15 bytes"));
         }
-        if spec.peer_netns.is_some() && (spec.peer.alias.is_some() || spec.peer.addr_gen_mode_none) {
-            return Err(
-                subject.invalid("alias and address generation mode are set inside the peer's namespace")
-            );
+        if spec.peer_netns.is_some()
+            && (spec.peer.alias.is_some() || spec.peer.addr_gen_mode_none || spec.peer.up)
+        {
+            return Err(subject.invalid(
+                "alias and address generation mode are set, and the peer is set up, inside its namespace",
+            ));
         }
-        self.change(subject, libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &creation(spec))?;
-        let made = self.link_by_name(&spec.end.name)?.ok_or_else(|| subject.malformed("the pair is gone"))?;
+        // Kernels from 6.2 on tell what they have made.
+        let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
+        let parse = |bytes: &[u8]| LinkMessage::parse(bytes).map(Link::from_message);
+        let told = self.change_and_look(
+            subject,
+            libc::RTM_NEWLINK,
+            flags,
+            &creation(spec),
+            libc::RTM_NEWLINK,
+            parse,
+        );
+        let told = told?.filter(|link| link.name == spec.end.name && link.peer_index.is_some());
+        let made = match told {
+            Some(link) => Some(link),
+            None => self.link_by_name(&spec.end.name)?,
+        };
+        let made = made.ok_or_else(|| subject.malformed("the pair is gone"))?;
         let finish = || {
             let peer_index = made.peer_index.ok_or_else(|| subject.malformed("the pair has no other end"))?;
-            self.change_link(made.index, &remainder(&spec.end))?;
-            if spec.peer_netns.is_none() {
-                self.change_link(peer_index, &remainder(&spec.peer))?;
+            let change = |index, end| {
+                let object = Index(index);
+                self.change_at_once(Subject::new("change", &object), index, &remainder(end))
+            };
+            // As long as one end is down neither has a carrier.
+            change(made.index, &spec.end)?;
+            match (spec.peer_netns, spec.end.up) {
+                (Some(_), _) => {}
+                (None, false) => change(peer_index, &spec.peer)?,
+                (None, true) => self.change_link(peer_index, &remainder(&spec.peer))?,
             }
             Ok(VethPair { index: made.index, peer_index })
         };
@@ -152,6 +180,7 @@ fn remainder(end: &VethEnd) -> LinkChange<'_> {
     LinkChange {
         alias: end.alias.as_deref(),
         addr_gen_mode_none: end.addr_gen_mode_none,
+        up: end.up.then_some(true),
         ..LinkChange::default()
     }
 }

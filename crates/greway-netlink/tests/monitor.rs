@@ -39,8 +39,10 @@ fn links_addresses_and_routes_are_told() {
         let pair = tunnel_pair(netlink);
         assert!(readable(&monitor));
         let (index, name) = (pair.index, "tun0".to_owned());
-        let made = Event::LinkChanged { index, name: name.clone(), up: false, running: false };
-        let carrying = Event::LinkChanged { index, name: name.clone(), up: true, running: true };
+        let made =
+            Event::LinkChanged { index, name: name.clone(), mtu: Some(1500), up: false, running: false };
+        let carrying =
+            Event::LinkChanged { index, name: name.clone(), mtu: Some(1500), up: true, running: true };
         expect(&monitor, &[made, carrying]);
 
         let local = "172.16.0.1".parse().unwrap();

@@ -2,11 +2,12 @@
 
 use greway_engine::nbma;
 use greway_netlink::{Address, IpPrefix, LinkChange, NetlinkError, Route};
-use greway_spec::{DeviceName, InnerAddress, InnerNeighbour, InnerRoute, TunnelSpec};
+use greway_spec::{DatapathChoice, DeviceName, InnerAddress, InnerNeighbour, InnerRoute, TunnelSpec};
 
 use super::device::{self, DeviceError};
 use super::fastpath;
 use super::host::{Host, Live, with_causes};
+use super::sealed_group;
 use crate::apply::{StepError, System};
 use crate::plan::Action;
 use crate::rules;
@@ -17,7 +18,7 @@ impl System for Host {
     fn execute(&mut self, action: &Action) -> Result<(), StepError> {
         match action {
             Action::Remember(spec) => self.store(spec),
-            Action::CreateDevice { spec, mtu } => Ok(device::create(&self.netlink, spec, *mtu)?),
+            Action::CreateDevice { spec, mtu } => self.create_device(spec, *mtu),
             Action::StartDatapath(spec) => {
                 Ok(self.carry(Stored { spec: (**spec).clone(), turned_on: Vec::new() }, None)?)
             }
@@ -25,7 +26,7 @@ impl System for Host {
             Action::SetMtu { name, mtu, .. } => {
                 let index = self.index_of(name)?;
                 self.netlink.change_link(index, &LinkChange { mtu: Some(*mtu), ..LinkChange::default() })?;
-                self.datapath.set_mtu(name, *mtu);
+                self.tell_mtu(name, *mtu);
                 self.look_at_ends(name);
                 Ok(())
             }
@@ -122,6 +123,14 @@ impl System for Host {
 }
 
 impl Host {
+    fn create_device(&mut self, spec: &TunnelSpec, mtu: u32) -> Result<(), StepError> {
+        let sealed_with_others = self.group_sealed && spec.datapath == DatapathChoice::Userspace;
+        let group = sealed_with_others.then_some(sealed_group::GROUP);
+        let made = device::create(&self.netlink, spec, mtu, group)?;
+        self.coming.made = made.map(|device| (spec.name.clone(), device));
+        Ok(())
+    }
+
     fn update(&mut self, spec: &TunnelSpec) -> Result<(), StepError> {
         // Whether a program is there counts for the decision too.
         self.rules.unheeded = true;
@@ -150,6 +159,10 @@ impl Host {
     }
 
     fn index_of(&self, name: &DeviceName) -> Result<u32, StepError> {
+        // The device of a tunnel that is carried is known, whatever its name is by now.
+        if let Some(live) = self.tunnels.get(name) {
+            return Ok(live.index);
+        }
         match self.netlink.link_by_name(name.as_str())? {
             Some(link) => Ok(link.index),
             None => Err(StepError(format!("{name} is gone"))),

@@ -20,13 +20,14 @@ impl Between {
     /// Asks for both ends.
     pub(super) fn now(netlink: &Netlink, index: u32, peer: Option<u32>) -> Self {
         let link = netlink.link_by_index(index).ok().flatten();
-        Self::of(link.as_ref(), || netlink.link_by_index(peer?).ok().flatten())
+        let peer = peer.and_then(|peer| netlink.link_by_index(peer).ok().flatten());
+        Self::of(link.as_ref(), peer.as_ref())
     }
 
-    /// The same with the tunnel device at hand. What is out of sight has dropped nothing.
-    pub(super) fn of(link: Option<&Link>, peer: impl FnOnce() -> Option<Link>) -> Self {
+    /// The same with both at hand. What is out of sight has dropped nothing.
+    pub(super) fn of(link: Option<&Link>, peer: Option<&Link>) -> Self {
         let dropped = |link: &Link| link.statistics.tx_dropped;
-        Self { out: link.map_or(0, dropped), into: peer().as_ref().map_or(0, dropped) }
+        Self { out: link.map_or(0, dropped), into: peer.map_or(0, dropped) }
     }
 
     /// What was dropped after `earlier`.

@@ -6,6 +6,8 @@
 //!
 //! Only a pair whose other end has the very name that our own would have is taken.
 
+use std::time::Instant;
+
 use greway_netlink::{Link, LinkChange, Netlink};
 use greway_spec::TunnelSpec;
 
@@ -41,7 +43,7 @@ impl Host {
             }
             return Err(format!("{}: {error}", spec.name));
         }
-        device::wait_until_running(&self.netlink, link.index);
+        device::wait_until_running(&self.netlink, link.index, Instant::now() + device::PATIENCE);
         let actions = [Action::Remember(Box::new(spec.clone())), Action::StartDatapath(Box::new(spec))];
         Ok(done(&actions, Vec::new()))
     }

@@ -15,6 +15,7 @@ use greway_linux::{MacAddr, ethtool, packet, tun};
 use greway_netlink::{Link, LinkChange, Netlink, NetlinkError, VethEnd, VethSpec};
 use greway_spec::{DeviceName, OverlayChoice, TunnelSpec};
 
+use super::between::Between;
 use super::moved;
 use crate::observe::{OWNER_MARK, is_ours};
 
@@ -61,6 +62,8 @@ pub(super) struct Device {
     /// The group of devices that it is of.
     pub(super) peer_group: u32,
     pub(super) mtu: u32,
+    /// What was lost between its ends before.
+    pub(super) lost: Between,
     pub(super) overlay: Overlay,
 }
 
@@ -74,6 +77,7 @@ impl Device {
             peer: Some(peer.index),
             peer_group: peer.group,
             mtu: link.mtu,
+            lost: Between::of(Some(link), Some(peer)),
             overlay: Overlay::Veth {
                 peer: peer.index,
                 device_address: MacAddr::new(device_address),
@@ -82,9 +86,7 @@ impl Device {
             },
         })
     }
-}
 
-impl Device {
     /// Has only that taken of what comes out of the device which a program at the other end declines.
     pub(super) fn take_declined(&mut self) {
         if let Overlay::Veth { tap, .. } = &mut self.overlay {
@@ -93,11 +95,17 @@ impl Device {
     }
 }
 
-/// Makes the device, down. Nothing is left behind when it fails.
-pub(super) fn create(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), DeviceError> {
+/// Makes the device, down; of a pair it says what there is to know of it. `peer_group`: the group of devices that the
+/// data plane's end is to be of. Nothing is left behind when it fails.
+pub(super) fn create(
+    netlink: &Netlink,
+    spec: &TunnelSpec,
+    mtu: u32,
+    peer_group: Option<u32>,
+) -> Result<Option<Device>, DeviceError> {
     let veth = match spec.overlay {
-        OverlayChoice::Tun => return create_tun(netlink, spec, mtu).map(drop),
-        OverlayChoice::Auto | OverlayChoice::Veth => create_veth(netlink, spec, mtu),
+        OverlayChoice::Tun => return create_tun(netlink, spec, mtu).map(|_| None),
+        OverlayChoice::Auto | OverlayChoice::Veth => create_veth(netlink, spec, mtu, peer_group),
     };
     match veth {
         // A TUN device has no place for an Ethernet header, and no neighbours.
@@ -105,12 +113,12 @@ pub(super) fn create(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(
             if spec.overlay == OverlayChoice::Auto && !asks_neighbours(spec) && error.is_unsupported() =>
         {
             tracing::warn!(tunnel = %spec.name, %error, "no veth pair, a TUN device instead");
-            create_tun(netlink, spec, mtu).map(drop).map_err(|tun| match tun {
+            create_tun(netlink, spec, mtu).map(|_| None).map_err(|tun| match tun {
                 DeviceError::Tun(tun) => DeviceError::Neither { veth: error, tun },
                 other => other,
             })
         }
-        outcome => Ok(outcome?),
+        outcome => Ok(Some(outcome?)),
     }
 }
 
@@ -142,6 +150,7 @@ pub(super) fn open(netlink: &Netlink, name: &DeviceName, index: Option<u32>) -> 
                 peer: None,
                 peer_group: 0,
                 mtu: link.mtu,
+                lost: Between::of(Some(&link), None),
                 overlay: Overlay::Tun(tun),
             })
         }
@@ -244,9 +253,15 @@ fn asks_neighbours(spec: &TunnelSpec) -> bool {
     spec.mode.is_ethernet() || spec.remote.is_none()
 }
 
-fn create_veth(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), NetlinkError> {
+fn create_veth(
+    netlink: &Netlink,
+    spec: &TunnelSpec,
+    mtu: u32,
+    peer_group: Option<u32>,
+) -> Result<Device, NetlinkError> {
+    let (device_address, peer_address) = (random_address(), random_address());
     let end = VethEnd {
-        address: Some(random_address()),
+        address: Some(device_address),
         mtu: Some(mtu),
         txqlen: Some(1000),
         alias: Some(alias(spec)),
@@ -257,20 +272,30 @@ fn create_veth(netlink: &Netlink, spec: &TunnelSpec, mtu: u32) -> Result<(), Net
         ..VethEnd::new(spec.name.as_str())
     };
     let peer = VethEnd {
-        address: Some(random_address()),
+        address: Some(peer_address),
         mtu: Some(PEER_MTU),
+        group: peer_group,
         alias: Some(data_plane_alias(&spec.name)),
         arp: false,
         multicast: false,
         addr_gen_mode_none: true,
+        up: true,
         ..VethEnd::new(peer_name(&spec.name))
     };
     let pair = netlink.create_veth(&VethSpec { end, peer, peer_netns: None })?;
-    let finished =
-        netlink.change_link(pair.peer_index, &LinkChange { up: Some(true), ..LinkChange::default() });
-    finished.inspect_err(|_| {
-        // The error that is told is the first one.
-        let _ = netlink.delete_link(pair.index);
+    without_offloads(&spec.name);
+    Ok(Device {
+        index: pair.index,
+        peer: Some(pair.peer_index),
+        peer_group: peer_group.unwrap_or(0),
+        mtu,
+        lost: Between::default(),
+        overlay: Overlay::Veth {
+            peer: pair.peer_index,
+            device_address: MacAddr::new(device_address),
+            peer_address: MacAddr::new(peer_address),
+            tap: Tap::Everything,
+        },
     })
 }
 
@@ -331,13 +356,18 @@ fn open_veth(netlink: &Netlink, name: &DeviceName, link: &Link) -> Result<Device
     };
     let peer = peer.ok_or_else(|| DeviceError::Foreign(name.clone()))?;
     let device = Device::of_pair(link, &peer).ok_or_else(|| DeviceError::Foreign(name.clone()))?;
+    without_offloads(name);
+    Ok(device)
+}
+
+/// Has a device whose packets go through the data plane's socket not offered what that has no word for.
+fn without_offloads(name: &DeviceName) {
     // What the virtio-net header has no word for would be lost at the data plane's socket.
     let mut beyond = ethtool::BEYOND_VNET_HEADER.to_vec();
     beyond.extend((!describes_datagram_trains()).then_some(ethtool::DATAGRAM_TRAINS));
     if let Err(error) = ethtool::disable_matching(name.as_str(), &beyond) {
         tracing::warn!(tunnel = %name, %error, "some offloads cannot be switched off");
     }
-    Ok(device)
 }
 
 /// [`packet::describes_datagram_trains`], asked once. Where nobody knows, the kernel splits trains before the pair.
@@ -346,17 +376,24 @@ fn describes_datagram_trains() -> bool {
     *KNOWN.get_or_init(|| packet::describes_datagram_trains().unwrap_or(false))
 }
 
+/// How long a device that was just set up may take until it passes packets.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether an end is up and does not pass packets yet.
+pub(super) fn is_to_run(link: &Link) -> bool {
+    link.up && !link.operational()
+}
+
 /// Waits until the device and the data plane's end of it pass packets: a veth end that was just put up
 /// drops what is sent, in silence, until the kernel's link watcher has seen to it, which it does for each
-/// end apart. A device that does not come to run is not an error here: it may have been moved or set down
-/// meanwhile.
-pub(super) fn wait_until_running(netlink: &Netlink, index: u32) {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    let deadline = Instant::now() + PATIENCE;
+/// end apart. A device that does not come to run until `deadline` is not an error here: it may have been moved or set
+/// down meanwhile.
+pub(super) fn wait_until_running(netlink: &Netlink, index: u32, deadline: Instant) {
     let mut waited_for = index;
-    while Instant::now() < deadline {
+    loop {
         match netlink.link_by_index(waited_for) {
-            Ok(Some(link)) if link.up && !link.operational() => thread::sleep(Duration::from_millis(1)),
+            Ok(Some(link)) if is_to_run(&link) && Instant::now() >= deadline => break,
+            Ok(Some(link)) if is_to_run(&link) => thread::sleep(Duration::from_millis(1)),
             Ok(Some(Link { peer_index: Some(peer), link_netns_id: None, .. })) if waited_for == index => {
                 waited_for = peer;
             }

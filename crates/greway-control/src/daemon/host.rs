@@ -78,6 +78,8 @@ pub(super) struct Live {
     pub(super) index: u32,
     /// Index of the data plane's end.
     pub(super) peer: Option<u32>,
+    /// The MTU in bytes of the tunnel device that the data plane was told.
+    pub(super) mtu: u32,
     pub(super) traffic: Traffic,
     pub(super) decision: Decision,
     /// Index of the device that it is bound to (`dev`).
@@ -410,13 +412,22 @@ impl Host {
     }
 
     /// A device changed: its MTU decides what fits into it, and its name is the tunnel's.
-    pub(super) fn device_changed(&mut self, index: u32, tunnel: Option<&DeviceName>) {
-        let Some(live) = tunnel.and_then(|name| self.tunnels.get(name)).filter(|live| live.index == index)
-        else {
+    pub(super) fn device_changed(
+        &mut self,
+        index: u32,
+        tunnel: Option<&DeviceName>,
+        name: &str,
+        mtu: Option<u32>,
+    ) {
+        let live = tunnel.and_then(|name| self.tunnels.get_mut(name));
+        let Some(live) = live.filter(|live| live.index == index) else { return };
+        // Of ten thousand that come each is told of several times.
+        if name == live.spec().name.as_str() && mtu == Some(live.mtu) {
             return;
-        };
+        }
         let Ok(Some(link)) = self.netlink.link_by_index(index) else { return };
-        self.datapath.set_mtu(&live.spec().name, link.mtu);
+        live.mtu = link.mtu;
+        self.datapath.set_mtu(&live.stored.spec.name, link.mtu);
         if link.name != live.spec().name.as_str() {
             self.follow_names();
         }
@@ -547,7 +558,11 @@ impl Host {
     /// Opens a device's sockets and starts to carry.
     pub(super) fn carry(&mut self, stored: Stored, index: Option<u32>) -> Result<(), DeviceError> {
         let spec = stored.spec.clone();
-        let mut device = device::open(&self.netlink, &spec.name, index)?;
+        let just_made = self.coming.made.take().filter(|(name, _)| index.is_none() && *name == spec.name);
+        let mut device = match just_made {
+            Some((_, device)) => device,
+            None => device::open(&self.netlink, &spec.name, index)?,
+        };
         // A program at the end of the pair keeps what comes out of it from the host's own stack as well.
         let attached = self.attach_to_pair(&spec, device.peer);
         if attached {
@@ -594,6 +609,7 @@ impl Host {
             stored,
             index,
             peer,
+            mtu: device.mtu,
             traffic,
             decision,
             bound_to,
@@ -606,7 +622,7 @@ impl Host {
             exit_by: None,
             exit: None,
             ends,
-            lost_before: Between::now(&self.netlink, index, peer),
+            lost_before: device.lost,
         };
         self.tunnels.insert(spec.name.clone(), live);
         self.note_identity(&spec);

@@ -52,13 +52,27 @@ impl Host {
         }
     }
 
-    fn follow_mtu(&self, name: &DeviceName, index: u32, before: u32, now: u32) -> Result<bool, NetlinkError> {
+    fn follow_mtu(
+        &mut self,
+        name: &DeviceName,
+        index: u32,
+        before: u32,
+        now: u32,
+    ) -> Result<bool, NetlinkError> {
         let device = self.netlink.link_by_index(index)?;
         if device.is_none_or(|device| device.mtu != before) {
             return Ok(false);
         }
         self.netlink.change_link(index, &LinkChange { mtu: Some(now), ..LinkChange::default() })?;
-        self.datapath.set_mtu(name, now);
+        self.tell_mtu(name, now);
         Ok(true)
+    }
+
+    /// Tells the data plane which MTU a tunnel device has.
+    pub(super) fn tell_mtu(&mut self, name: &DeviceName, mtu: u32) {
+        if let Some(live) = self.tunnels.get_mut(name) {
+            live.mtu = mtu;
+        }
+        self.datapath.set_mtu(name, mtu);
     }
 }

@@ -109,7 +109,8 @@ fn tunnel(
     let fast = host.fast.counters(live.peer).unwrap_or_default();
     // Only programs send in without being told what is lost.
     let other_end = live.peer.filter(|_| fast.rx_packets > 0);
-    let lost = Between::of(link.as_ref(), || host.netlink.link_by_index(other_end?).ok().flatten());
+    let other_end = other_end.and_then(|other_end| host.netlink.link_by_index(other_end).ok().flatten());
+    let lost = Between::of(link.as_ref(), other_end.as_ref());
     let lost = lost.since(live.lost_before);
     // What the data plane itself did not get in is told when it tries.
     let lost_by_programs = lost.into.saturating_sub(counted.dropped(DropReason::DeviceQueueFull));

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::host::Live;
-use crate::sysctl;
 use greway_datapath::{Filter, ReversePaths};
 use greway_netlink::{Link, Netlink, NetlinkError, RouteKind, RouteOptions};
 
@@ -17,13 +16,14 @@ pub(super) fn read<'l>(
     // What comes out of a tunnel device is no packet of the underlay.
     let peer_ends = tunnels.clone().filter_map(|live| live.peer).collect::<HashSet<_>>();
     let links = netlink.links()?;
+    let known = netlink.reverse_path_filters()?;
     let is_vrf = |link: &&Link| link.kind.as_deref() == Some("vrf");
     let vrfs = links.iter().filter(is_vrf).map(|link| link.index).collect::<HashSet<_>>();
     for link in links.into_iter().filter(|link| !peer_ends.contains(&link.index)) {
         if let Some(vrf) = link.master.filter(|master| vrfs.contains(master)) {
             paths.vrfs.insert(link.index, vrf);
         }
-        let filter = match sysctl::reverse_path_filter(&link.name) {
+        let filter = match known.on(link.index).unwrap_or(0) {
             1 => Filter::Strict,
             2 => Filter::Loose,
             _ => continue,

@@ -17,7 +17,7 @@ use greway_netlink::KernelTunnel;
 use greway_spec::{DeviceName, Mode, TunnelSpec};
 
 use super::between::Between;
-use super::device;
+use super::device::{self, Device};
 use super::host::{Host, Live};
 use super::kernel_tunnels;
 use crate::api::{Outcome, Reply};
@@ -47,6 +47,8 @@ pub(super) struct Coming {
     until: Option<Instant>,
     /// What was asked of the kernel.
     seen: Option<Seen>,
+    /// The device that was made a moment ago, which nobody has to ask for.
+    pub(super) made: Option<(DeviceName, Device)>,
 }
 
 impl Coming {
@@ -147,9 +149,7 @@ impl Host {
         self.keep_group_seal(None);
         self.look_at_reverse_paths();
         self.look_at_forwarding();
-        for (name, index) in set_up {
-            self.wait_until_running(&name, index);
-        }
+        self.wait_for_these(set_up);
         self.look_at_places_of(&places);
         if places.len() >= MANY {
             process::give_memory_back();
@@ -196,10 +196,45 @@ impl Host {
         if self.together.is_some() {
             return self.coming.set_up.push((name.clone(), index));
         }
-        device::wait_until_running(&self.netlink, index);
+        self.wait_for(name, index, Instant::now() + device::PATIENCE);
+    }
+
+    fn wait_for(&mut self, name: &DeviceName, index: u32, deadline: Instant) {
+        device::wait_until_running(&self.netlink, index, deadline);
         // Until then the ends drop what is sent, and no queue is to blame.
         if let Some(live) = self.tunnels.get_mut(name) {
             live.lost_before = Between::now(&self.netlink, index, live.peer);
+        }
+    }
+
+    /// The same for several devices, which have one deadline: those that have no carrier have none for the same reason.
+    fn wait_for_these(&mut self, mut set_up: Vec<(DeviceName, u32)>) {
+        /// The kernel tells of carriers once a second.
+        const STEP: Duration = Duration::from_millis(50);
+        let deadline = Instant::now() + device::PATIENCE;
+        // To list all devices is less than to ask for many.
+        while set_up.len() > MANY {
+            let Ok(links) = self.netlink.links() else { break };
+            let links = links.into_iter().map(|link| (link.index, link)).collect::<HashMap<_, _>>();
+            set_up.retain(|(name, index)| {
+                let link = links.get(index);
+                let other = link.filter(|link| link.link_netns_id.is_none()).and_then(|link| link.peer_index);
+                let ends = [link, other.and_then(|other| links.get(&other))];
+                let runs = !ends.into_iter().flatten().any(device::is_to_run);
+                if let Some(live) = self.tunnels.get_mut(name).filter(|_| runs) {
+                    live.lost_before = Between::of(link, live.peer.and_then(|peer| links.get(&peer)));
+                }
+                !runs
+            });
+            if Instant::now() >= deadline {
+                break;
+            }
+            if set_up.len() > MANY {
+                std::thread::sleep(STEP);
+            }
+        }
+        for (name, index) in set_up {
+            self.wait_for(&name, index, deadline);
         }
     }
 

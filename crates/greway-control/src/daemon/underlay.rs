@@ -1,6 +1,8 @@
 //! The device that a tunnel is bound to (`dev`): deleted and made again it has another index, and the tunnel
 //! follows it. A tunnel of an earlier daemon that found no such device waits for it.
 
+use std::collections::HashSet;
+
 use greway_spec::DeviceName;
 
 use super::device::DeviceError;
@@ -32,6 +34,13 @@ impl From<&DeviceError> for Remains {
 }
 
 impl Host {
+    /// The devices that tunnels are bound to, or wait for.
+    pub(super) fn underlays(&self) -> HashSet<String> {
+        let bound = self.tunnels.values().filter_map(|live| live.spec().dev.as_ref());
+        let waited_for = self.remains.values().filter_map(|remains| remains.waits_for.as_ref());
+        bound.chain(waited_for).map(ToString::to_string).collect()
+    }
+
     /// A device came, changed or got another name: binds the tunnels whose `dev` has that name anew, and
     /// carries those that waited for it.
     pub(super) fn underlay_changed(&mut self, dev: &str) {

@@ -22,7 +22,7 @@ use crate::sd_notify::Heart;
 /// policy where its socket cannot be had, nor a data plane that has died.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// `rp_filter` tells nobody either; every device is asked for it.
+/// Forwarding tells nobody either, and neither does a device that joins a VRF; and what was missed is seen then.
 const LOOK_BACK: Duration = Duration::from_secs(2);
 
 /// Starts the thread. `end` is told when the daemon cannot go on, and `heart` beats as long as this thread comes
@@ -50,8 +50,8 @@ fn open() -> Result<Monitor, NetlinkError> {
 }
 
 /// Where nothing was told of, everything is looked at after so many times as long as that takes: of ten thousand
-/// tunnels it takes a second.
-const SELDOM: u32 = 50;
+/// tunnels it takes half a second.
+const SELDOM: u32 = 200;
 /// A look is followed by a rest of so many times its length; short ones by none.
 const REST: u32 = 3;
 const SHORT: Duration = Duration::from_millis(100);
@@ -64,8 +64,10 @@ const PUT_OFF: Duration = Duration::from_millis(50);
 /// What happened, each thing once.
 #[derive(Debug, Default)]
 struct News {
-    /// The last of each device: its name, or that it is gone.
-    links: BTreeMap<u32, Option<String>>,
+    /// The last of each device: its name and MTU, or that it is gone.
+    links: BTreeMap<u32, Option<(String, Option<u32>)>>,
+    /// Whose reverse path filter is another.
+    filters: BTreeSet<u32>,
     neighbours: BTreeSet<(u32, IpAddr)>,
     others: Vec<Event>,
 }
@@ -77,7 +79,10 @@ impl News {
         for event in events {
             match event {
                 Event::LinkRemoved { index, .. } => drop(news.links.insert(index, None)),
-                Event::LinkChanged { index, name, .. } => drop(news.links.insert(index, Some(name))),
+                Event::LinkChanged { index, name, mtu, .. } => {
+                    drop(news.links.insert(index, Some((name, mtu))));
+                }
+                Event::ReversePathFilter { index } => drop(news.filters.insert(index)),
                 Event::Neighbour { index, address } => drop(news.neighbours.insert((index, address))),
                 other if news.others.iter().any(|known| same_kind(known, &other)) => {}
                 other => news.others.push(other),
@@ -162,21 +167,26 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
         routes &= unseen.is_empty();
         let news = News::of(now);
         // Of ten thousand tunnels nobody is asked where nothing came.
-        let devices = match news.links.is_empty() {
+        let devices = match news.links.is_empty() && news.filters.is_empty() {
             true => HashMap::new(),
-            false => host.by_device(|index| news.links.contains_key(&index)),
+            false => host.by_device(|index| news.links.contains_key(&index) || news.filters.contains(&index)),
         };
-        for (index, name) in &news.links {
-            match name {
+        // What comes out of a tunnel's device is no packet of the underlay.
+        routes |= news.filters.iter().any(|index| !devices.contains_key(index));
+        let underlays = host.underlays();
+        for (index, link) in &news.links {
+            match link {
                 None => {
                     host.device_removed(*index, devices.get(index));
                     // What happens to a tunnel's own pair concerns no other tunnel, unless one leads through it.
                     ways |= !devices.contains_key(index);
                 }
-                Some(name) => {
+                Some((name, mtu)) => {
                     let tunnel = devices.get(index);
-                    host.device_changed(*index, tunnel);
-                    host.underlay_changed(name);
+                    host.device_changed(*index, tunnel, name, *mtu);
+                    if underlays.contains(name) {
+                        host.underlay_changed(name);
+                    }
                     match tunnel {
                         Some(name) => drop(own.insert(name.clone())),
                         None => ways = true,
