@@ -59,7 +59,7 @@ pub use local::LocalAddresses;
 pub use lull::BusyPoll;
 pub use news::News;
 pub use others::Silence;
-pub use overlay::{CARRIED, Overlay, Tap};
+pub use overlay::{Overlay, SEALED, Tap};
 pub use port::{PortSpec, ReserveSequence, Traffic};
 pub use reverse_path::{Filter, ReversePaths};
 pub use underlay::Receive;

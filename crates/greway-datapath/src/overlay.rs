@@ -40,16 +40,20 @@ pub enum Tap {
     /// Everything, before anybody else has seen it; whatever keeps it from the host's own stack comes behind.
     #[default]
     Everything,
-    /// What the fast path's program declined, which keeps it from the host's own stack as well. Of the ethertypes that
-    /// it may carry ([`CARRIED`]) only what comes behind tc is taken; of all others everything, since it never carries
-    /// them, and since the kernel forgets a VLAN tag on the way there (linux net/core/dev.c
-    /// `__netif_receive_skb_core`, v6.18).
+    /// What the fast path's program declined, which keeps it from the host's own stack as well: what comes behind tc, by
+    /// its ethertype ([`SEALED`]). A socket for every ethertype would look at each packet before the program has it, a
+    /// tenth of what a small one costs in the tunnel.
     Declined,
 }
 
-/// The ethertypes of payload packets that a program carries: IPv4, IPv6, ARP.
-pub const CARRIED: [u16; 3] = [ethertype::IPV4, ethertype::IPV6, ethertype::ARP];
-/// The first of them that have flows which several workers can divide.
+/// The ethertypes of what a program declines: IPv4, IPv6, ARP, and behind a tag of the program's own
+/// everything else and what has a VLAN tag itself.
+pub const SEALED: [u16; 4] = [ethertype::QINQ, ethertype::IPV4, ethertype::IPV6, ethertype::ARP];
+
+/// What that tag says beside its ethertype, which no frame on a wire does (IEEE 802.1Q table 9-2; `SEALED_TCI` of the
+/// programs).
+const SEALED_TCI: u16 = 0x0fff;
+/// Of these the ones that have flows which several workers can divide.
 pub(crate) const DIVIDED: [u16; 2] = [ethertype::IPV4, ethertype::IPV6];
 
 /// The inner side at work.
@@ -57,13 +61,13 @@ pub(crate) const DIVIDED: [u16; 2] = [ethertype::IPV4, ethertype::IPV6];
 pub(crate) enum Inside {
     /// Frames on the peer end.
     Link {
-        /// For what is brought in, and for what comes out but for that of `declined`.
+        /// For what is brought in, and for what comes out: all of it, or of the first of [`SEALED`].
         socket: Arc<PacketSocket>,
         /// The sockets are those of many tunnels.
         shares: bool,
         /// Nothing comes out of `socket`: what comes out is another worker's.
         only_sends: bool,
-        /// For what comes out and was declined ([`Tap::Declined`]), one for each ethertype.
+        /// For what comes out and was declined ([`Tap::Declined`]), one for each other of [`SEALED`].
         declined: Vec<Arc<PacketSocket>>,
         /// What other workers have for what comes out; the lead knows all.
         others: Vec<Arc<PacketSocket>>,
@@ -170,9 +174,12 @@ impl Inside {
 
     /// Where what is brought in goes.
     pub(crate) fn target(&self) -> Target {
-        match self.shares() {
-            Some(ifindex) => Target::Link { ifindex, mac: MacAddr::ZERO, protocol: 0 },
-            None => Target::Connected,
+        match self {
+            // Bound to no device, or to an ethertype, which is not that of the frames.
+            Self::Link { peer, shares, tap, .. } if *shares || *tap == Tap::Declined => {
+                Target::Link { ifindex: *peer, mac: MacAddr::ZERO, protocol: 0 }
+            }
+            _ => Target::Connected,
         }
     }
 
@@ -208,14 +215,13 @@ impl Inside {
         let Self::Link { socket, declined, others, shares: false, only_sends: false, tap, .. } = self else {
             return;
         };
-        let (all, beside, received) = (filter::accept_all(), filter::beside(CARRIED), filter::not_outgoing());
-        let (first, rest) = match tap {
-            Tap::Declined => (&beside[..], &all[..]),
+        let filter = match tap {
+            Tap::Declined => &filter::accept_all()[..],
             // Kernels before 5.16 show a group what others send.
-            Tap::Everything => (&received[..], &received[..]),
+            Tap::Everything => &filter::not_outgoing()[..],
         };
-        let rest = others.iter().chain(declined.iter().rev()).map(|socket| (socket, rest));
-        for (socket, filter) in std::iter::once((socket, first)).chain(rest) {
+        let rest = others.iter().chain(declined.iter().rev());
+        for socket in std::iter::once(socket).chain(rest) {
             if let Err(error) = socket.set_filter(filter) {
                 tracing::warn!(%error, "a socket of a tunnel hears nothing");
             }
@@ -255,8 +261,9 @@ impl Inside {
         let protocol_type = u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]);
         // A length and not an EtherType: an LLC frame, for which GRE has no name (RFC 2784 §2.4).
         let named = protocol_type >= 0x0600;
-        // A tag was taken off: the packet is of a VLAN on top of the device.
-        let tagged = auxdata.is_some_and(|auxdata| auxdata.vlan.is_some());
+        // A tag was taken off, or stands there unsealed: the packet is of a VLAN on top of the device.
+        let tagged = auxdata.is_some_and(|auxdata| auxdata.vlan.is_some())
+            || matches!(protocol_type, ethertype::VLAN | ethertype::QINQ);
         let offload = offload::parse(&header?, ETHERNET)?;
         let packet = frame.get_mut(ETHERNET..)?;
         (named && !tagged).then_some(Fresh { protocol_type, packet, offload })
@@ -266,8 +273,6 @@ impl Inside {
     /// again; the batch has room for one before each packet. `None` for what is described in a way that cannot be
     /// carried out.
     pub(crate) fn frame(received: Packet<'_>) -> Option<Fresh<'_>> {
-        /// Bytes of both addresses: the tag's place is behind them.
-        const ADDRESSES: usize = 12;
         let Packet { slot, data, vnet, meta } = received;
         let offload = offload::parse(&vnet?, 0)?;
         let Some(Vlan { tpid, tci }) = meta.auxdata.and_then(|auxdata| auxdata.vlan) else {
@@ -322,6 +327,26 @@ impl AsFd for Inside {
     }
 }
 
+/// The frame without the tag that a program has put on it, where it has ([`SEALED`]).
+pub(crate) fn unsealed(mut received: Packet<'_>) -> Packet<'_> {
+    let seal = [ethertype::QINQ.to_be_bytes(), SEALED_TCI.to_be_bytes()];
+    let tagged = received.meta.auxdata.is_some_and(|auxdata| auxdata.vlan.is_some());
+    if tagged || received.data().get(ADDRESSES..ADDRESSES + frame::TAG) != Some(seal.as_flattened()) {
+        return received;
+    }
+    let begin = received.data.start;
+    received.slot.copy_within(begin..begin + ADDRESSES, begin + frame::TAG);
+    received.data.start += frame::TAG;
+    received.vnet = received.vnet.map(|header| VnetHeader {
+        csum_start: header.csum_start.saturating_sub(frame::TAG as u16),
+        hdr_len: header.hdr_len.saturating_sub(frame::TAG as u16),
+        ..header
+    });
+    received
+}
+
+/// Bytes of both addresses of a link header: a tag's place is behind them.
+const ADDRESSES: usize = 12;
 /// What a worker sends by and hears with, and what else it hears with.
 type Hearing = (Arc<PacketSocket>, Vec<Arc<PacketSocket>>);
 
@@ -364,12 +389,11 @@ impl End {
 
     /// What each of so many workers has for what comes out: one to send by as well, and more.
     fn hearing(self, workers: usize, hears: bool) -> Result<Vec<Hearing>, OpenError> {
-        let (beside, nothing) = (filter::beside(CARRIED), filter::drop_all());
-        let filter = (self.tap == Tap::Declined).then_some(&beside[..]);
+        let nothing = filter::drop_all();
         let deaf = (!hears).then_some(&nothing[..]);
         let config = Config {
             protocol: Protocol::All,
-            filter: deaf.or(filter),
+            filter: deaf,
             kind: Kind::Raw,
             ifindex: Some(self.peer),
             vnet_header: true,
@@ -383,18 +407,15 @@ impl End {
             let sockets = open_divided(&config, workers)?;
             return Ok(sockets.into_iter().map(|socket| (socket, Vec::new())).collect());
         }
-        let of = |ethertype| {
-            let protocol = Protocol::Ethertype(ethertype);
-            // The lead sends by another one.
-            let send_buffer = Some(BUFFER).filter(|_| workers > 1);
-            Config { protocol, filter: deaf, send_buffer, ..config }
-        };
-        let [ipv4, ipv6] = DIVIDED.map(of);
+        let of = |ethertype| Config { protocol: Protocol::Ethertype(ethertype), ..config };
+        // The lead sends by another one.
+        let send_buffer = Some(BUFFER).filter(|_| workers > 1);
+        let [ipv4, ipv6] = DIVIDED.map(|ethertype| Config { send_buffer, ..of(ethertype) });
         let divided = open_divided(&ipv4, workers)?.into_iter().zip(open_divided(&ipv6, workers)?);
         let arp = Arc::new(PacketSocket::open(&Config { send_buffer: None, ..of(ethertype::ARP) })?);
-        let mut beside = Some((Arc::new(PacketSocket::open(&config)?), arp));
-        let each = |(ipv4, ipv6)| match beside.take() {
-            Some((beside, arp)) => (beside, vec![ipv4, ipv6, arp]),
+        let mut leads = Some((Arc::new(PacketSocket::open(&of(ethertype::QINQ))?), arp));
+        let each = |(ipv4, ipv6)| match leads.take() {
+            Some((sealed, arp)) => (sealed, vec![ipv4, ipv6, arp]),
             None => (ipv4, vec![ipv6]),
         };
         Ok(divided.map(each).collect())
@@ -462,6 +483,21 @@ mod tests {
         let payload = Inside::frame(tagged).unwrap();
         assert_eq!(payload.packet, b"ddddddssssss\x81\x00\x20\x05\x08\x00E...");
         assert_eq!(payload.offload.partial, Some(Partial { start: 38, offset: 16 }));
+
+        let sealed = *b"ddddddssssss\x88\xa8\x0f\xff\x81\x00\x20\x05\x08\x00E...";
+        let mut slot = sealed;
+        let further = VnetHeader { csum_start: 42, hdr_len: 62, ..vnet };
+        let unsealed =
+            unsealed(Packet { slot: &mut slot, data: 0..26, vnet: Some(further), meta: meta(None) });
+        assert_eq!(unsealed.vnet, Some(VnetHeader { csum_start: 38, hdr_len: 58, ..vnet }));
+        let payload = Inside::frame(unsealed).unwrap();
+        assert_eq!(payload.packet, b"ddddddssssss\x81\x00\x20\x05\x08\x00E...");
+        assert_eq!(payload.offload.partial, Some(Partial { start: 38, offset: 16 }));
+
+        // A tag in front of it was taken off: it was on the frame when it came.
+        let mut slot = sealed;
+        let twice = Packet { slot: &mut slot, data: 0..26, vnet: Some(vnet), meta: meta(vlan) };
+        assert_eq!(super::unsealed(twice).data, 0..26);
 
         let mut slot = bytes;
         let short = Packet { slot: &mut slot, data: 4..15, vnet: Some(vnet), meta: meta(vlan) };

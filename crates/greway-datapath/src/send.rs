@@ -12,7 +12,7 @@ use greway_linux::batch::{Control, Packet, ReceiveBatch, SendBatch, SendStorage}
 use greway_linux::{errno, vnet};
 
 use crate::exit::Leave;
-use crate::overlay::{Fresh, Inside, Payload};
+use crate::overlay::{Fresh, Inside, Payload, unsealed};
 use crate::port::Port;
 use crate::turn::Turn;
 use crate::underlay::{self, Underlay};
@@ -108,6 +108,7 @@ impl Sender {
                 port.tunnel.counters().record_drop(DropReason::UnsplittableOffload);
                 continue;
             }
+            let received = unsealed(received);
             let mut endpoint = None;
             let fresh = if ethernet {
                 Inside::frame(received)

@@ -24,7 +24,7 @@ use greway_linux::packet::{Config, Kind, PacketSocket, Protocol};
 use greway_linux::{OpenError, filter};
 use greway_wire::ethertype;
 
-use crate::overlay::{self, CARRIED, DIVIDED};
+use crate::overlay::{self, DIVIDED, SEALED};
 
 /// Tunnels that have their own sockets, with so many workers: descriptors are what there are few of.
 pub(crate) fn own(workers: usize) -> usize {
@@ -34,10 +34,10 @@ pub(crate) fn own(workers: usize) -> usize {
 /// The sockets of one worker.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// What is of no ethertype that a program carries, and what is brought in; of a helper the latter alone, by one of
-    /// the others.
-    beside: Arc<PacketSocket>,
-    /// What was declined, one for each ethertype; of a helper only those that have flows.
+    /// What was declined and is of the first of [`overlay::SEALED`], and what is brought in; of a helper the latter
+    /// alone, by one of the others.
+    first: Arc<PacketSocket>,
+    /// What was declined, one for each other of them; of a helper only those that have flows.
     declined: Vec<Arc<PacketSocket>>,
     /// A helper's.
     only_declined: bool,
@@ -47,15 +47,14 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// How many sources there are.
-    pub(crate) const SOURCES: u64 = 1 + CARRIED.len() as u64;
+    pub(crate) const SOURCES: u64 = SEALED.len() as u64;
 
     /// Opens those of all workers, the lead's first.
     pub(crate) fn open(workers: usize) -> Result<Vec<Self>, OpenError> {
-        let beside = filter::not_for_host_beside(CARRIED, &[]);
         let sealed = filter::other_host(&[]);
-        let config = Config {
-            protocol: Protocol::All,
-            filter: Some(&beside),
+        let of = |ethertype| Config {
+            protocol: Protocol::Ethertype(ethertype),
+            filter: Some(&sealed),
             kind: Kind::Raw,
             vnet_header: true,
             ignore_outgoing: true,
@@ -63,21 +62,18 @@ impl Shared {
             send_buffer: Some(BUFFER),
             ..Config::default()
         };
-        let of = |ethertype| Config {
-            protocol: Protocol::Ethertype(ethertype),
-            filter: Some(&sealed),
-            send_buffer: Some(BUFFER).filter(|_| workers > 1),
-            ..config
-        };
-        let [ipv4, ipv6] = DIVIDED.map(|ethertype| overlay::open_divided(&of(ethertype), workers));
+        // The lead sends by another one.
+        let send_buffer = Some(BUFFER).filter(|_| workers > 1);
+        let of_flows = |ethertype| Config { send_buffer, ..of(ethertype) };
+        let [ipv4, ipv6] = DIVIDED.map(|ethertype| overlay::open_divided(&of_flows(ethertype), workers));
         let mut divided = ipv4?.into_iter().zip(ipv6?).map(<[_; 2]>::from);
         let arp = Arc::new(PacketSocket::open(&Config { send_buffer: None, ..of(ethertype::ARP) })?);
         let declined = divided.next().into_iter().flatten().chain([arp]).collect();
         let helpers = divided.collect::<Vec<_>>();
-        let beside = Arc::new(PacketSocket::open(&config)?);
-        let mut all = vec![Self { beside, declined, only_declined: false, helpers: helpers.clone() }];
+        let first = Arc::new(PacketSocket::open(&of(ethertype::QINQ))?);
+        let mut all = vec![Self { first, declined, only_declined: false, helpers: helpers.clone() }];
         all.extend(helpers.into_iter().map(|declined| Self {
-            beside: Arc::clone(&declined[0]),
+            first: Arc::clone(&declined[0]),
             declined: declined.into(),
             only_declined: true,
             helpers: Vec::new(),
@@ -88,15 +84,14 @@ impl Shared {
     /// For what a worker brings into the device of a tunnel, the lead's by its number 0.
     pub(crate) fn sender(&self, worker: usize) -> Arc<PacketSocket> {
         let helper = worker.checked_sub(1).and_then(|helper| self.helpers.get(helper));
-        Arc::clone(helper.map_or(&self.beside, |[first, _]| first))
+        Arc::clone(helper.map_or(&self.first, |[first, _]| first))
     }
 
     /// Leaves out what arrives on these devices: it comes to their own sockets.
     pub(crate) fn look_past(&self, devices: &[u32]) {
-        let beside = (&self.beside, filter::not_for_host_beside(CARRIED, devices));
+        let program = filter::other_host(devices);
         let declined = self.declined.iter().chain(self.helpers.iter().flatten());
-        let declined = declined.map(|socket| (socket, filter::other_host(devices)));
-        for (socket, program) in std::iter::once(beside).chain(declined) {
+        for socket in std::iter::once(&self.first).chain(declined) {
             if let Err(error) = socket.set_filter(&program) {
                 tracing::debug!(%error, "what comes to other sockets is looked at twice");
             }
@@ -115,15 +110,15 @@ impl Shared {
 
     /// Packets that were lost since the last time this was asked because a socket was full.
     pub(crate) fn spilled(&self) -> u64 {
-        let beside = Some(&self.beside).filter(|_| !self.only_declined);
-        let sockets = beside.into_iter().chain(&self.declined);
+        let first = Some(&self.first).filter(|_| !self.only_declined);
+        let sockets = first.into_iter().chain(&self.declined);
         sockets.map(|socket| socket.statistics().map_or(0, |counted| u64::from(counted.drops))).sum()
     }
 
     /// Whatever packets come out of.
     pub(crate) fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let beside = Some(&self.beside).filter(|_| !self.only_declined);
-        beside.into_iter().chain(&self.declined).map(|socket| socket.as_fd())
+        let first = Some(&self.first).filter(|_| !self.only_declined);
+        first.into_iter().chain(&self.declined).map(|socket| socket.as_fd())
     }
 }
 

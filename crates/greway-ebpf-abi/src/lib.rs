@@ -78,6 +78,10 @@ pub const MOST_ADDRESSES: u32 = 16_384;
 /// How old the daemon's last sign of life may be in nanoseconds before next hops are the kernel's to find.
 pub const HEARTBEAT_STALE_NS: u64 = 5_000_000_000;
 
+/// What the overlay program declines and is neither IPv4, IPv6 nor ARP, or had a VLAN tag, goes to userspace behind a
+/// service tag (EtherType 0x88a8) of its own with this content, which no frame has on a wire (IEEE 802.1Q table 9-2).
+pub const SEALED_TCI: u16 = 0x0fff;
+
 /// Where on the host a program of ours looks at packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]

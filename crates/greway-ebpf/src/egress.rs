@@ -25,11 +25,11 @@ use aya_ebpf::{
     },
     helpers::r#gen::{
         bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
-        bpf_skb_change_head, bpf_skb_change_type, bpf_skb_store_bytes,
+        bpf_skb_change_head, bpf_skb_change_type, bpf_skb_store_bytes, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
-use greway_ebpf_abi::{Decline, Dropped, EgressEntry, HEADER_MAX, HEARTBEAT_STALE_NS, egress};
+use greway_ebpf_abi::{Decline, Dropped, EgressEntry, HEADER_MAX, HEARTBEAT_STALE_NS, SEALED_TCI, egress};
 
 use crate::{
     DIRECT, EGRESS, End, NEXT, SHOT, STATE, Stop,
@@ -192,12 +192,21 @@ pub(crate) fn carry_direct(ctx: &TcContext, seen: &mut Seen) -> End {
 }
 
 /// Leaves a packet to userspace and to nobody else: the host's own stack shall not take what comes out of a tunnel a
-/// second time, multicast for one. Userspace taps behind tc what this program may carry; everything else it had before.
+/// second time, multicast for one. Userspace taps it behind tc, by its EtherType.
+///
+/// That is one of three, or it is made to be the one of a service tag in front of all: EtherTypes are without number,
+/// a socket for all of them would look at every packet before we have it, and behind us the kernel forgets a tag that
+/// it took off (`__netif_receive_skb_core` in linux net/core/dev.c, v6.18). So two tags are put on: the first is written
+/// into the packet when the second comes, behind whatever the packet had itself, and the second is what is forgotten.
 #[inline(always)]
 pub(crate) fn seal(ctx: &TcContext) -> i32 {
     const PACKET_OTHERHOST: u32 = 3;
     if packet::vlan_tagged(ctx) || !matches!(packet::ethertype(ctx), IPV4 | IPV6 | ARP) {
-        return SHOT;
+        // SAFETY: the helper changes the packet; no pointer into it is held.
+        let tag = || unsafe { bpf_skb_vlan_push(ctx.skb.skb, QINQ.to_be(), SEALED_TCI) };
+        if tag() != 0 || tag() != 0 {
+            return SHOT;
+        }
     }
     // SAFETY: the helper writes one field; it has nothing to say against this value.
     unsafe { bpf_skb_change_type(ctx.skb.skb, PACKET_OTHERHOST) };
@@ -273,7 +282,6 @@ fn read(
             (inner, next_header, IPV6_LEN)
         }
         VLAN | QINQ => return Err(Decline::VlanTagged.into()),
-        // What else there is userspace has had already (see `seal`).
         _ if protocol != ARP => return Err(Decline::PayloadType.into()),
         _ if gso_size != 0 => return Err(Decline::SuperPacket.into()),
         _ if !ethernet && length == 0 => return Err(Decline::Truncated.into()),

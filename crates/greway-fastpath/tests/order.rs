@@ -1,13 +1,13 @@
 //! Where our programs stand: behind ETH_P_ALL packet sockets, before protocol-bound ones and the IP stack. What they
 //! decline reaches everybody on the underlay. At the peer end of a pair it is for userspace alone: the sockets behind
-//! see what they are bound for, those before had everything else, and the host's own stack gets none of it.
+//! see what they are bound for, everything else behind a tag of the program's, and the host's own stack gets none of it.
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
 
 mod support;
 
 use std::{cell::Cell, collections::BTreeSet};
 
-use greway_fastpath::{Decline, Fastpath, Hook, HookChoice, Options, Point};
+use greway_fastpath::{Decline, Fastpath, Hook, HookChoice, Options, Point, SEALED_TCI};
 use greway_linux::packet::Protocol;
 use support::*;
 
@@ -96,10 +96,11 @@ fn without_the_seal_the_host_would_take_them_too() {
     });
 }
 
-/// Every other ethertype and what has a VLAN tag ends at the overlay: userspace has them from before tc, once.
+/// Every other ethertype and what has a VLAN tag: whole, behind a tag of the program's own, to the socket for that, and
+/// to nobody else behind tc.
 #[test]
-fn what_userspace_had_before_tc_the_overlay_ends() {
-    in_namespace("what_userspace_had_before_tc_the_overlay_ends", |wire| {
+fn what_has_no_socket_of_its_own_the_overlay_puts_behind_a_tag() {
+    in_namespace("what_has_no_socket_of_its_own_the_overlay_puts_behind_a_tag", |wire| {
         fn tagged(ethertype: u16, number: u32) -> Vec<u8> {
             let mut frame = frame(IPPROTO_TEST, number);
             frame.splice(12..12, [&ethertype.to_be_bytes()[..], &[0, 7]].concat());
@@ -107,26 +108,40 @@ fn what_userspace_had_before_tc_the_overlay_ends() {
         }
         type Frame = fn(u32) -> Vec<u8>;
         // Behind the tag is IPv4, and the kernel takes the tag off: it is a socket for IPv4 that would see them.
-        let kinds: [(&str, u16, Frame); 3] = [
+        let kinds: [(&str, u16, Frame); 5] = [
             ("another", ETH_P_TEST, |number| ethernet(ETH_P_TEST, &marked(number))),
+            // And no LLC header behind it, for which the kernel's number is 1 (ETH_P_802_3).
+            ("a length", 1, |number| ethernet(8, &[&[0xff; 2], &marked(number)[..]].concat())),
             ("tagged", ETH_P_IP, |number| tagged(ETH_P_8021Q, number)),
             ("tagged by a provider", ETH_P_IP, |number| tagged(ETH_P_8021AD, number)),
+            ("tagged twice", ETH_P_8021Q, |number| {
+                let mut frame = tagged(ETH_P_8021Q, number);
+                frame.splice(12..12, [0x81, 0, 0, 9]);
+                frame
+            }),
         ];
         for (point, hook) in ways_at(Point::Overlay) {
             for (kind, ethertype, frame) in kinds {
                 let way = format!("{kind} {hook:?}");
                 let (mut fastpath, attachment) = attached(&Options { hook, ..options() }, point);
                 let mut before_tc = wire.tap(Protocol::All);
-                let mut behind_tc = wire.tap(Protocol::Ethertype(ethertype));
+                let mut sealed = wire.tap(Protocol::Ethertype(ETH_P_8021AD));
+                let mut others = wire.tap(Protocol::Ethertype(ethertype));
 
                 (0..PACKETS).for_each(|number| wire.send_frame(&frame(number)));
 
-                assert_eq!(before_tc.until(PACKETS - 1), (0..PACKETS).collect(), "{way}");
-                until("the program has seen all", || seen(&fastpath, point) == u64::from(PACKETS));
+                let all: BTreeSet<u32> = (0..PACKETS).collect();
+                assert_eq!(before_tc.until(PACKETS - 1), all, "{way}");
+                assert_eq!(sealed.until(PACKETS - 1), all, "{way}");
+                for (number, mut came) in (0..).zip(sealed.frames) {
+                    let seal: Vec<u8> = came.splice(12..16, []).collect();
+                    assert_eq!(seal, [0x88, 0xa8, (SEALED_TCI >> 8) as u8, SEALED_TCI as u8], "{way}");
+                    assert_eq!(came, frame(number), "{way}");
+                }
                 all_declined(&fastpath, point, &way);
                 fastpath.detach(&attachment).unwrap();
                 wire.send_frame(&frame(PACKETS));
-                assert_eq!(behind_tc.until(PACKETS), [PACKETS].into(), "{way}");
+                assert_eq!(others.until(PACKETS), [PACKETS].into(), "{way}");
             }
         }
     });

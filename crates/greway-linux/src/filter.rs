@@ -84,23 +84,6 @@ pub const fn ipv6_protocol(protocol: u8) -> [Instruction; 16] {
     ]
 }
 
-/// A filter for a socket that is bound to every ethertype: packets of none of these ethertypes, and those whose VLAN
-/// tag the kernel took off.
-#[must_use]
-pub const fn beside(ethertypes: [u16; 3]) -> [Instruction; 8] {
-    let [first, second, third] = ethertypes;
-    [
-        load(BYTE_ABS, ANCILLARY + ANCILLARY_VLAN_TAG_PRESENT),
-        jump_unless_equal(0, 4),
-        load(HALF_ABS, ANCILLARY + ANCILLARY_PROTOCOL),
-        jump_if_equal(first as u32, 3),
-        jump_if_equal(second as u32, 2),
-        jump_if_equal(third as u32, 1),
-        ret(WHOLE),
-        ret(0),
-    ]
-}
-
 /// A filter for packets whose link-layer destination is another host, by the header or by whoever said so since, and
 /// that arrived on none of these devices.
 ///
@@ -116,24 +99,6 @@ pub fn other_host(devices: &[u32]) -> Vec<Instruction> {
         ret(WHOLE),
         ret(0),
     ]);
-    program
-}
-
-/// As [`beside`], of packets whose link-layer destination is not this host alone, and that arrived on none of these
-/// devices.
-///
-/// # Panics
-///
-/// With more than 100 devices.
-#[must_use]
-pub fn not_for_host_beside(ethertypes: [u16; 3], devices: &[u32]) -> Vec<Instruction> {
-    let mut program = on_none_of(devices);
-    program.extend([
-        load(BYTE_ABS, ANCILLARY + ANCILLARY_PACKET_TYPE),
-        jump_unless_equal(PACKET_HOST, 1),
-        ret(0),
-    ]);
-    program.extend(beside(ethertypes));
     program
 }
 
@@ -274,7 +239,5 @@ const ANCILLARY_PACKET_TYPE: u32 = 4;
 const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
 const PACKET_OUTGOING: u32 = 4;
-/// `SKF_AD_VLAN_TAG_PRESENT`.
-const ANCILLARY_VLAN_TAG_PRESENT: u32 = 48;
 
 const _: () = assert!(size_of::<Instruction>() == 8);

@@ -198,17 +198,25 @@ impl Wire {
             ignore_outgoing: true,
             ..Config::default()
         };
-        Tap { socket: PacketSocket::open(&config).unwrap().into(), seen: BTreeSet::new() }
+        Tap { socket: PacketSocket::open(&config).unwrap().into(), seen: BTreeSet::new(), frames: Vec::new() }
     }
 
     /// What the IP stack delivers to a raw socket.
     pub(crate) fn ip_stack(&self, protocol: u8) -> Tap {
-        Tap { socket: RawSocket::open_ipv4(protocol).unwrap().into(), seen: BTreeSet::new() }
+        Tap {
+            socket: RawSocket::open_ipv4(protocol).unwrap().into(),
+            seen: BTreeSet::new(),
+            frames: Vec::new(),
+        }
     }
 
     /// The same of IPv6.
     pub(crate) fn ip6_stack(&self, protocol: u8) -> Tap {
-        Tap { socket: RawSocket::open_ipv6(protocol).unwrap().into(), seen: BTreeSet::new() }
+        Tap {
+            socket: RawSocket::open_ipv6(protocol).unwrap().into(),
+            seen: BTreeSet::new(),
+            frames: Vec::new(),
+        }
     }
 }
 
@@ -216,6 +224,8 @@ impl Wire {
 pub(crate) struct Tap {
     socket: rustix::fd::OwnedFd,
     seen: BTreeSet<u32>,
+    /// They themselves, as they came.
+    pub(crate) frames: Vec<Vec<u8>>,
 }
 
 impl Tap {
@@ -235,7 +245,11 @@ impl Tap {
         let mut buffer = [0; 2048];
         loop {
             match recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
-                Ok((len, _)) => self.seen.extend(number(&buffer[..len])),
+                Ok((len, _)) => {
+                    let number = number(&buffer[..len]);
+                    self.frames.extend(number.map(|_| buffer[..len].to_vec()));
+                    self.seen.extend(number);
+                }
                 Err(Errno::AGAIN) => return,
                 Err(errno) => panic!("recv: {errno}"),
             }
