@@ -12,6 +12,12 @@
 //!  +----------+---------+----------+---------+----------+----------+-- ... --+--- ... ---+
 //!  |rx_packets|rx_bytes |tx_packets|tx_bytes |last_rx_ns|last_tx_ns| dropped | declined  |
 //!  +----------+---------+----------+---------+----------+----------+-- ... --+--- ... ---+
+//!
+//! Slot (one of a few tunnels, whose carried packets are counted here and not there)
+//!  0                                                               48         52        56
+//!  +----------+---------+----------+---------+----------+----------+----------+---------+
+//!  |rx_packets|rx_bytes |tx_packets|tx_bytes |last_rx_ns|last_tx_ns|   peer   |    0    |
+//!  +----------+---------+----------+---------+----------+----------+----------+---------+
 //! ```
 
 use crate::{Decline, Dropped};
@@ -53,6 +59,47 @@ pub struct TunnelCounters {
     pub dropped: [u64; Dropped::COUNT],
     /// Packets known to be this tunnel's that were left to userspace, by [`Decline`].
     pub declined: [u64; Decline::COUNT],
+}
+
+/// What was carried of one tunnel by one CPU: how [`TunnelCounters`] begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Traffic {
+    /// See [`TunnelCounters::rx_packets`], and so on.
+    pub rx_packets: u64,
+    /// See there.
+    pub rx_bytes: u64,
+    /// See there.
+    pub tx_packets: u64,
+    /// See there.
+    pub tx_bytes: u64,
+    /// See there.
+    pub last_rx_ns: u64,
+    /// See there.
+    pub last_tx_ns: u64,
+}
+
+/// A place where the carried packets of one tunnel are counted instead, which is found without a lookup in a hash map.
+/// Userspace gives it to a tunnel that finds it free; what stands in [`TunnelCounters`] is to be added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Slot {
+    /// What was carried.
+    pub traffic: Traffic,
+    /// Index of the peer end of the tunnel whose it is; 0: nobody's.
+    pub peer: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl Slot {
+    /// How many there are.
+    pub const COUNT: u32 = 256;
+
+    /// The only one that a tunnel can have. Both ends of a pair get their index one after the other.
+    pub const fn of(peer: u32) -> u32 {
+        peer / 2 % Self::COUNT
+    }
 }
 
 impl Default for Counters {
@@ -114,6 +161,20 @@ impl TunnelCounters {
         add_each(&mut self.dropped, &other.dropped);
         add_each(&mut self.declined, &other.declined);
     }
+
+    /// Adds what was carried; of the times the later one counts.
+    pub fn add_traffic(&mut self, other: &Traffic) {
+        let Traffic { rx_packets, rx_bytes, tx_packets, tx_bytes, last_rx_ns, last_tx_ns } = *other;
+        self.add(&Self {
+            rx_packets,
+            rx_bytes,
+            tx_packets,
+            tx_bytes,
+            last_rx_ns,
+            last_tx_ns,
+            ..Self::default()
+        });
+    }
 }
 
 fn add_each(sums: &mut [u64], others: &[u64]) {
@@ -126,6 +187,9 @@ const _: () = assert!(size_of::<Counters>() == 32 + 8 * Decline::COUNT);
 const _: () = assert!(core::mem::offset_of!(Counters, declined) == 32);
 const _: () = assert!(size_of::<TunnelCounters>() == 48 + 8 * (Dropped::COUNT + Decline::COUNT));
 const _: () = assert!(core::mem::offset_of!(TunnelCounters, dropped) == 48);
+const _: () = assert!(size_of::<Traffic>() == 48 && size_of::<Slot>() == 56);
+const _: () = assert!(core::mem::offset_of!(TunnelCounters, last_tx_ns) == 40);
+const _: () = assert!(core::mem::offset_of!(Traffic, last_tx_ns) == 40);
 const _: () = assert!(align_of::<Counters>() == 8 && align_of::<TunnelCounters>() == 8);
 
 #[cfg(test)]
@@ -142,6 +206,9 @@ mod tests {
         sum.add(&other);
         assert_eq!((sum.rx_packets, sum.last_rx_ns), (11, 9));
         assert_eq!((sum.declined_for(Decline::TooBig), sum.dropped_for(Dropped::EcnCorrupted)), (4, 2));
+
+        sum.add_traffic(&Traffic { rx_packets: 2, last_rx_ns: 7, last_tx_ns: 3, ..Traffic::default() });
+        assert_eq!((sum.rx_packets, sum.last_rx_ns, sum.last_tx_ns), (13, 9, 3));
 
         let mut point = Counters { seen: u64::MAX, ..Counters::default() };
         point.add(&Counters { seen: 2, carried: 2, ..Counters::default() });

@@ -15,6 +15,7 @@
 //! greway_egress    hash           index of the peer end     EgressEntry
 //! greway_ingress   hash           IngressKey                IngressEntry
 //! greway_tunnels   per-CPU hash   index of the peer end     TunnelCounters
+//! greway_slots     per-CPU array  Slot::of                  Slot
 //! greway_local     hash           address, 16 bytes         u32, not read
 //! greway_state     array          0                         State
 //! greway_devices   hash           index of the device       index of its peer end, u32
@@ -31,12 +32,12 @@ mod entry;
 mod reason;
 pub mod witness;
 
-pub use counters::{Counters, TunnelCounters};
+pub use counters::{Counters, Slot, Traffic, TunnelCounters};
 pub use entry::{EgressEntry, HEADER_MAX, IngressEntry, IngressKey, State, egress, ingress, key};
 pub use reason::{Decline, Dropped};
 
 /// The version of everything in this crate; raised with any change of layout or meaning.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Name of the per-CPU counters map. The kernel keeps 15 bytes of a name.
 pub const COUNTERS_MAP: &str = "greway_counters";
@@ -46,6 +47,8 @@ pub const EGRESS_MAP: &str = "greway_egress";
 pub const INGRESS_MAP: &str = "greway_ingress";
 /// Name of the per-CPU map of each tunnel's counters.
 pub const TUNNELS_MAP: &str = "greway_tunnels";
+/// Name of the per-CPU map of what was carried of the tunnels that have a slot.
+pub const SLOTS_MAP: &str = "greway_slots";
 /// Name of the set of this host's addresses, asked for tunnels without a `local`.
 pub const LOCAL_MAP: &str = "greway_local";
 /// Name of the map with what concerns all tunnels.
@@ -58,11 +61,12 @@ pub const VERDICT_MAP: &str = "greway_verdict";
 pub const GATE_MAP: &str = "greway_gate";
 
 /// Every map, in the order of the table above.
-pub const MAPS: [&str; 9] = [
+pub const MAPS: [&str; 10] = [
     COUNTERS_MAP,
     EGRESS_MAP,
     INGRESS_MAP,
     TUNNELS_MAP,
+    SLOTS_MAP,
     LOCAL_MAP,
     STATE_MAP,
     DIRECT_MAP,

@@ -1,8 +1,8 @@
 //! Each packet is counted once at its point, and once for its tunnel where that is known.
 
-use greway_ebpf_abi::Point;
+use greway_ebpf_abi::{Point, Slot, Traffic};
 
-use crate::{COUNTERS, End, Stop, TUNNELS};
+use crate::{COUNTERS, End, SLOTS, Stop, TUNNELS};
 
 /// What a look at a packet found.
 pub(crate) struct Seen {
@@ -45,26 +45,25 @@ pub(crate) fn count(seen: &Seen, end: &End) {
     if seen.tunnel == 0 {
         return;
     }
+    // Most packets are of a tunnel with a slot: another hash map would be a twentieth of what the program costs.
+    if end.is_ok()
+        && let Some(slot) = SLOTS.get_ptr_mut(Slot::of(seen.tunnel))
+    {
+        // SAFETY: as above.
+        let slot = unsafe { &mut *slot };
+        if slot.peer == seen.tunnel {
+            carried(seen, &mut slot.traffic);
+            return;
+        }
+    }
     let Some(counters) = TUNNELS.get_ptr_mut(&seen.tunnel) else {
         return;
     };
     // SAFETY: as above.
     let counters = unsafe { &mut *counters };
     match end {
-        Ok(_) => match seen.point {
-            Point::Overlay | Point::Direct => {
-                counters.tx_packets += 1;
-                counters.tx_bytes += u64::from(seen.bytes);
-                counters.last_tx_ns = seen.now;
-            }
-            Point::Underlay => {
-                counters.rx_packets += 1;
-                counters.rx_bytes += u64::from(seen.bytes);
-                counters.last_rx_ns = seen.now;
-            }
-            // A witness is no packet of the tunnel's.
-            Point::Witness => {}
-        },
+        // SAFETY: it begins with the same fields, see `greway-ebpf-abi`.
+        Ok(_) => carried(seen, unsafe { &mut *(&raw mut *counters).cast() }),
         Err(Stop::Drop(reason)) => {
             if let Some(dropped) = counters.dropped.get_mut(*reason as usize) {
                 *dropped += 1;
@@ -75,5 +74,23 @@ pub(crate) fn count(seen: &Seen, end: &End) {
                 *declined += 1;
             }
         }
+    }
+}
+
+#[inline(always)]
+fn carried(seen: &Seen, traffic: &mut Traffic) {
+    match seen.point {
+        Point::Overlay | Point::Direct => {
+            traffic.tx_packets += 1;
+            traffic.tx_bytes += u64::from(seen.bytes);
+            traffic.last_tx_ns = seen.now;
+        }
+        Point::Underlay => {
+            traffic.rx_packets += 1;
+            traffic.rx_bytes += u64::from(seen.bytes);
+            traffic.last_rx_ns = seen.now;
+        }
+        // A witness is no packet of the tunnel's.
+        Point::Witness => {}
     }
 }

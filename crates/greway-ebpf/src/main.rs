@@ -31,7 +31,7 @@ use aya_ebpf::{
 };
 use greway_ebpf_abi::{
     Counters, Decline, Dropped, EgressEntry, IngressEntry, IngressKey, MOST_ADDRESSES, MOST_TUNNELS, Point,
-    State, TunnelCounters,
+    Slot, State, TunnelCounters,
     witness::{Gate, Verdict},
 };
 
@@ -47,6 +47,9 @@ static INGRESS: HashMap<IngressKey, IngressEntry> = HashMap::with_max_entries(MO
 #[map(name = "greway_tunnels")]
 static TUNNELS: PerCpuHashMap<u32, TunnelCounters> =
     PerCpuHashMap::with_max_entries(MOST_TUNNELS, NO_PREALLOC);
+
+#[map(name = "greway_slots")]
+static SLOTS: PerCpuArray<Slot> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
 
 #[map(name = "greway_local")]
 static LOCAL: HashMap<[u8; 16], u32> = HashMap::with_max_entries(MOST_ADDRESSES, NO_PREALLOC);

@@ -42,8 +42,8 @@ pub use entry::{Entry, NextHop, Place, WhyNot};
 pub use error::FastpathError;
 pub use fastpath::{Adopted, Attachment, Fastpath, Hook, HookChoice, Options, PinPolicy, Pinning};
 pub use greway_ebpf_abi::{
-    Counters, Decline, Dropped, EgressEntry, IngressEntry, IngressKey, LAYOUT, Point, SEALED_TCI, State,
-    TunnelCounters,
+    Counters, Decline, Dropped, EgressEntry, IngressEntry, IngressKey, LAYOUT, Point, SEALED_TCI, Slot,
+    State, TunnelCounters,
 };
 pub use probe::{Ability, Probe, counts_what_is_handed_over, probe};
 pub use remove::{remove_all, remove_deserted};

@@ -12,7 +12,7 @@ use aya::{
 };
 use greway_ebpf_abi::{
     COUNTERS_MAP, Counters, DIRECT_MAP, EGRESS_MAP, EgressEntry, INGRESS_MAP, IngressEntry, IngressKey,
-    LOCAL_MAP, Point, STATE_MAP, State, TUNNELS_MAP, TunnelCounters,
+    LOCAL_MAP, Point, SLOTS_MAP, STATE_MAP, Slot, State, TUNNELS_MAP, TunnelCounters,
     witness::{Gate, Verdict},
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -317,6 +317,9 @@ impl Fastpath {
         for Plain(counters) in per_cpu.iter() {
             sum.add(counters);
         }
+        for Plain(slot) in self.slot(peer)?.iter().filter(|Plain(slot)| slot.peer == peer) {
+            sum.add_traffic(&slot.traffic);
+        }
         Ok(Some(sum))
     }
 
@@ -326,22 +329,32 @@ impl Fastpath {
         if found(TUNNELS_MAP, map.get(&peer, 0))?.is_some() {
             return Ok(());
         }
-        let cpus = nr_cpus().map_err(|(what, error)| FastpathError::Map {
-            action: "write to",
-            map: TUNNELS_MAP,
-            kernel: format!("{what}: {error}"),
-        })?;
-        let zero = vec![Plain(TunnelCounters::default()); cpus];
-        let zero = PerCpuValues::try_from(zero).map_err(|source| FastpathError::Map {
-            action: "write to",
-            map: TUNNELS_MAP,
-            kernel: source.to_string(),
-        })?;
-        map.insert(peer, zero, ANY).map_err(refused("write to", TUNNELS_MAP))
+        let zero = on_each_cpu(TUNNELS_MAP, TunnelCounters::default())?;
+        map.insert(peer, zero, ANY).map_err(refused("write to", TUNNELS_MAP))?;
+        match self.slot(peer)?.iter().all(|Plain(slot)| slot.peer == 0) {
+            true => self.set_slot(peer, Slot { peer, ..Slot::default() }),
+            false => Ok(()),
+        }
     }
 
     fn forget_counters(&mut self, peer: u32) -> Result<(), FastpathError> {
+        if self.slot(peer)?.iter().any(|Plain(slot)| slot.peer == peer) {
+            self.set_slot(peer, Slot::default())?;
+        }
         gone(TUNNELS_MAP, self.tunnels_mut()?.remove(&peer))
+    }
+
+    /// The slot that may be this tunnel's, of each CPU.
+    fn slot(&self, peer: u32) -> Result<PerCpuValues<Plain<Slot>>, FastpathError> {
+        let map = PerCpuArray::try_from(self.map(SLOTS_MAP)?).map_err(refused("open", SLOTS_MAP))?;
+        map.get(&Slot::of(peer), 0).map_err(refused("read", SLOTS_MAP))
+    }
+
+    fn set_slot(&mut self, peer: u32, slot: Slot) -> Result<(), FastpathError> {
+        let map = self.map_mut(SLOTS_MAP)?;
+        let mut map = PerCpuArray::try_from(map).map_err(refused("open", SLOTS_MAP))?;
+        let values = on_each_cpu(SLOTS_MAP, slot)?;
+        map.set(Slot::of(peer), values, ANY).map_err(refused("write to", SLOTS_MAP))
     }
 
     /// The peer ends that have counters.
@@ -381,6 +394,16 @@ impl Fastpath {
     fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, FastpathError> {
         self.bpf.map_mut(name).ok_or_else(|| missing(name))
     }
+}
+
+/// The same value for each CPU.
+fn on_each_cpu<T: Clone>(map: &'static str, value: T) -> Result<PerCpuValues<Plain<T>>, FastpathError>
+where
+    Plain<T>: Pod,
+{
+    let refusal = |kernel| FastpathError::Map { action: "write to", map, kernel };
+    let cpus = nr_cpus().map_err(|(what, error)| refusal(format!("{what}: {error}")))?;
+    PerCpuValues::try_from(vec![Plain(value); cpus]).map_err(|source| refusal(source.to_string()))
 }
 
 /// `BPF_ANY`: add or replace.
@@ -428,4 +451,4 @@ macro_rules! plain {
     };
 }
 
-plain!(Counters, EgressEntry, Gate, IngressEntry, IngressKey, State, TunnelCounters, Verdict);
+plain!(Counters, EgressEntry, Gate, IngressEntry, IngressKey, Slot, State, TunnelCounters, Verdict);

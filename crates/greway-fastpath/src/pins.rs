@@ -1,7 +1,7 @@
 //! The names of our pins in a bpffs, and the folders they stand in.
 //!
 //! ```text
-//! <bpffs>/greway/v3/net-4097/greway_counters and the other maps
+//! <bpffs>/greway/v4/net-4097/greway_counters and the other maps
 //!                            overlay-12     the link on device 12's peer end
 //!                            underlay-2     the link on device 2
 //!                            direct-11      the link on the tunnel device 11, of what leaves it
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn a_links_name_tells_its_point_and_device() {
         let pins = Pins::of_this_namespace(Path::new("/bpf")).unwrap();
-        assert!(pins.folder().starts_with("/bpf/greway/v3"), "{}", pins.folder().display());
+        assert!(pins.folder().starts_with("/bpf/greway/v4"), "{}", pins.folder().display());
         for point in Point::ALL {
             let path = pins.link(point, 12);
             assert_eq!(LinkPin::parse(&path), Some(LinkPin { point, index: 12, path }));

@@ -2,9 +2,9 @@
 
 use std::{fmt, os::fd::AsFd as _};
 
-use aya::maps::{HashMap, Map, MapData, PerCpuHashMap};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 use greway_ebpf_abi::{
-    EGRESS_MAP, EgressEntry, GATE_MAP, TUNNELS_MAP, TunnelCounters, VERDICT_MAP,
+    EGRESS_MAP, EgressEntry, GATE_MAP, SLOTS_MAP, Slot, TUNNELS_MAP, TunnelCounters, VERDICT_MAP,
     witness::{Gate, Verdict},
 };
 
@@ -19,6 +19,7 @@ pub struct Maps {
     gates: HashMap<MapData, u32, Plain<Gate>>,
     egress: HashMap<MapData, u32, Plain<EgressEntry>>,
     tunnels: PerCpuHashMap<MapData, u32, Plain<TunnelCounters>>,
+    slots: PerCpuArray<MapData, Plain<Slot>>,
 }
 
 impl fmt::Debug for Maps {
@@ -39,17 +40,20 @@ impl Fastpath {
             egress: HashMap::try_from(self.another(EGRESS_MAP)?).map_err(refused("open", EGRESS_MAP))?,
             tunnels: PerCpuHashMap::try_from(self.another(TUNNELS_MAP)?)
                 .map_err(refused("open", TUNNELS_MAP))?,
+            slots: PerCpuArray::try_from(self.another(SLOTS_MAP)?).map_err(refused("open", SLOTS_MAP))?,
         })
     }
 
     fn another(&self, name: &'static str) -> Result<Map, FastpathError> {
-        let (Map::HashMap(map) | Map::PerCpuHashMap(map)) = self.map(name)? else {
-            return Err(missing(name));
+        let (kind, map): (fn(MapData) -> Map, _) = match self.map(name)? {
+            Map::HashMap(map) => (Map::HashMap, map),
+            Map::PerCpuHashMap(map) => (Map::PerCpuHashMap, map),
+            Map::PerCpuArray(map) => (Map::PerCpuArray, map),
+            _ => return Err(missing(name)),
         };
         let refusal = |kernel: String| FastpathError::Map { action: "open", map: name, kernel };
         let fd = map.fd().as_fd().try_clone_to_owned().map_err(|error| refusal(error.to_string()))?;
-        let data = MapData::from_fd(fd).map_err(refused("open", name))?;
-        Ok(if name == TUNNELS_MAP { Map::PerCpuHashMap(data) } else { Map::HashMap(data) })
+        Ok(kind(MapData::from_fd(fd).map_err(refused("open", name))?))
     }
 }
 
@@ -95,8 +99,12 @@ impl Maps {
     /// [`FastpathError::Map`].
     pub fn carried(&self, peer: u32) -> Result<(u64, u64), FastpathError> {
         let Some(per_cpu) = found(TUNNELS_MAP, self.tunnels.get(&peer, 0))? else { return Ok((0, 0)) };
-        Ok(per_cpu.iter().fold((0_u64, 0_u64), |(rx, tx), Plain(counters)| {
-            (rx.wrapping_add(counters.rx_packets), tx.wrapping_add(counters.tx_packets))
+        let slots = self.slots.get(&Slot::of(peer), 0).map_err(refused("read", SLOTS_MAP))?;
+        let slots = slots.iter().filter(|Plain(slot)| slot.peer == peer);
+        let slots = slots.map(|Plain(slot)| (slot.traffic.rx_packets, slot.traffic.tx_packets));
+        let counted = per_cpu.iter().map(|Plain(counters)| (counters.rx_packets, counters.tx_packets));
+        Ok(counted.chain(slots).fold((0_u64, 0_u64), |(rx, tx), (more_rx, more_tx)| {
+            (rx.wrapping_add(more_rx), tx.wrapping_add(more_tx))
         }))
     }
 

@@ -32,6 +32,7 @@ pub(crate) fn pinned_by_the_service(lab: &mut Lab) {
         "greway_egress",
         "greway_ingress",
         "greway_local",
+        "greway_slots",
         "greway_state",
         "greway_tunnels",
         "greway_underlay",
