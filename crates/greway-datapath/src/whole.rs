@@ -19,8 +19,8 @@ pub(crate) fn own(workers: usize) -> usize {
     (512 / workers).max(64)
 }
 
-/// Bytes of socket buffer: as four tunnels of their own have.
-const BUFFER: usize = 16 << 20;
+/// Bytes of socket buffer, as one tunnel of its own has: whoever fills it makes all others wait for what is in it.
+const BUFFER: usize = 4 << 20;
 
 /// The socket.
 #[derive(Debug)]
