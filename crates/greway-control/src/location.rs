@@ -84,8 +84,8 @@ impl Location {
             if self.owns_directory {
                 make_own(parent)?;
             } else {
-                // The user's choice, /tmp for example: what is there stays as it is.
-                DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(parent)?;
+                // The user's choice, /tmp for example: whose it is and who may look into it is not ours to say.
+                is_there(parent)?;
             }
         }
         make_directory(&self.state)
@@ -184,6 +184,22 @@ pub(crate) fn is_own_log(log: &Path) -> bool {
 pub(crate) fn remove_own(file: &Path) {
     for directory in file.ancestors().skip(1).take(2) {
         let _ = fs::remove_dir(directory);
+    }
+}
+
+/// That the folder of a socket that somebody named is there.
+fn is_there(folder: &Path) -> io::Result<()> {
+    let refused = |error: io::Error| {
+        let what = format!(
+            "the folder of the socket, {}: {error}; make it, so that whom you mean can reach it, or name a socket elsewhere",
+            folder.display()
+        );
+        Err(io::Error::new(error.kind(), what))
+    };
+    match fs::metadata(folder) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => refused(io::ErrorKind::NotADirectory.into()),
+        Err(error) => refused(error),
     }
 }
 
@@ -303,6 +319,21 @@ mod tests {
         fs::remove_dir(&location.state).unwrap();
         std::os::unix::fs::symlink("/", &location.state).unwrap();
         assert!(location.create().unwrap_err().to_string().contains("is no directory"));
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn no_folder_is_made_for_a_named_socket() {
+        let base = folder("named");
+        let missing = base.join("not/there");
+        let location = Location::of_socket(&missing.join("a.sock"), None);
+        let refused = location.create().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::NotFound);
+        assert!(refused.to_string().contains(&missing.display().to_string()), "{refused}");
+        assert_eq!(fs::read_dir(&base).unwrap().count(), 0, "nothing was made");
+        File::create(base.join("file")).unwrap();
+        let refused = Location::of_socket(&base.join("file/a.sock"), None).create().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::NotADirectory, "{refused}");
         fs::remove_dir_all(base).unwrap();
     }
 

@@ -195,7 +195,11 @@ impl Settings {
             let column = begun.chars().count() + 1;
             // A value by itself says little.
             let key = begun.trim_end().strip_suffix('=').map(|key| format!("{}: ", key.trim()));
-            format!("{line}:{column}: {}{}", key.unwrap_or_default(), error.message())
+            match error.span().filter(|_| error.message() == "duplicate key").and_then(|span| text.get(span))
+            {
+                Some(key) => format!("{line}:{column}: the key {key} is there twice: once is right"),
+                None => format!("{line}:{column}: {}{}", key.unwrap_or_default(), error.message()),
+            }
         })?;
         match settings.tools.iter().find(|(_, path)| !path.is_absolute()) {
             None => Ok(settings),
@@ -293,6 +297,8 @@ mod tests {
             );
         }
         assert!(wrong("[shim]\nbakend = \"auto\"").contains("bakend"));
+        let twice = "[daemon]\nfast-path = false\nfast-path = true";
+        assert_eq!(wrong(twice), "3:1: the key fast-path is there twice: once is right");
         assert_eq!(wrong("[tools]\n\nip = \"ip\""), "3:1: ip = \"ip\": an absolute path is right");
     }
 }

@@ -80,7 +80,14 @@ const KEYS: [&str; 34] = [
 pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Diagnostic> {
     let document = DeTable::parse(text).map_err(|error| {
         let (line, column) = place(text, error.span().map_or(0, |span| span.start));
-        Diagnostic::at(file_name, line, column, error.message().trim_end().replace('\n', "; "))
+        let message = error.message().trim_end().replace('\n', "; ");
+        // That it is there twice says little by itself.
+        let twice = error.span().filter(|_| message == "duplicate key").and_then(|span| text.get(span));
+        let message = match twice {
+            Some(key) => format!("the key {key} is there twice: once is right"),
+            None => message,
+        };
+        Diagnostic::at(file_name, line, column, message)
     })?;
     let mut reader = Reader { text, file: Arc::from(file_name), tunnel: None, warnings: Vec::new() };
     let table = Table { entries: document.get_ref(), path: "" };

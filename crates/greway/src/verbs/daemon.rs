@@ -45,7 +45,7 @@ pub(crate) fn run(args: &DaemonArgs, location: &Location) -> anyhow::Result<Exit
 }
 
 /// What /etc/greway/greway.toml says of the daemon. A file that is wrong is no reason to carry no tunnels; but then
-/// nobody knows whether strangers are to be answered, and they are not.
+/// nobody knows what was switched off in it, and all is off that can be.
 fn options() -> Options {
     let options = match Settings::read() {
         Ok(settings) => Options {
@@ -58,9 +58,9 @@ fn options() -> Options {
         },
         Err(_) => Options {
             port_unreachable: false,
-            fast_path: fast_path(true),
+            fast_path: fast_path(false),
             steer: Steer::Off,
-            busy_poll: BusyPoll::Adaptive,
+            busy_poll: BusyPoll::Off,
             workers: workers(Workers::Auto),
             doubt: None,
         },
@@ -72,7 +72,9 @@ fn options() -> Options {
 pub(crate) fn doubt() -> Option<String> {
     let without = |error| {
         format!(
-            "{}: the daemon goes on without its settings, does not answer packets that match no tunnel and steers nothing",
+            "{}: the daemon goes on without its settings, and with all off that they could switch off: it does not answer \
+             packets that match no tunnel, loads no eBPF programs (GREWAY_FAST_PATH=on goes before), steers nothing and \
+             does not busy-poll",
             crate::sentence(&error)
         )
     };

@@ -81,11 +81,11 @@ pub(super) fn find(facts: &Facts) -> Outcome {
                 "far-end-quiet",
                 format!("the far end {remote} has sent nothing for a minute, and was not asked for anything"),
             )
-            .seen(format!("{sent} packets sent, none received in the last minute")),
+            .seen(silence(sent)),
         )
         .into();
     }
-    let silence = format!("{sent} packets sent, none received in the last minute");
+    let silence = silence(sent);
     let trace = match trace {
         Ok(trace) => trace,
         Err(reason) => {
@@ -218,6 +218,12 @@ fn way(trace: &Trace, remote: IpAddr) -> String {
     };
     let hops = (1..).zip(&trace.hops).map(hop).collect::<Vec<_>>();
     format!("hops: {}", hops.join("; "))
+}
+
+/// That packets go and none come.
+fn silence(sent: u64) -> String {
+    let packets = if sent == 1 { "packet" } else { "packets" };
+    format!("{sent} {packets} sent, none received in the last minute")
 }
 
 #[cfg(test)]
