@@ -352,6 +352,6 @@ fn settings_that_are_wrong_are_told_to_whoever_starts_the_daemon_and_in_its_stat
     node.words("status --no-echo").ok().says(&doubts);
     // Nobody can tell whether the line that cannot be read was to switch the programs off.
     let status = node.status();
-    assert_eq!(status["tunnels"][0]["datapath"], "userspace", "{status}");
+    assert_eq!(status["tunnels"][0]["datapath"]["datapath"], "userspace", "{status}");
     node.words("daemon --stop").ok();
 }
