@@ -38,6 +38,7 @@ use crate::receive::{self, Context, Desk, Strangers};
 use crate::reverse_path::ReversePaths;
 use crate::send::Sender;
 use crate::shared::{self, Shared};
+use crate::turn::Turn;
 use crate::underlay::{Inlet, Receive, Underlay};
 use crate::whole::Whole;
 
@@ -60,6 +61,8 @@ pub(crate) struct Worker {
     shared: Option<Shared>,
     /// The same of those without a program.
     whole: Option<Whole>,
+    /// How much is taken at once from each of what they share.
+    turns: [Turn; SHARING],
     /// Where these are, by the peer ends of their pairs.
     sharing: HashMap<u32, usize>,
     /// Those of them that are for the lead alone ([`Port::is_for_one`]), as the lead knows.
@@ -141,6 +144,7 @@ const ICMP_V6: u64 = 9;
 /// The first of [`Shared::sources`]; behind them is [`Whole`].
 const SHARED: u64 = 10;
 const WHOLE: u64 = SHARED + Shared::SOURCES;
+const SHARING: usize = (WHOLE - SHARED + 1) as usize;
 const FIRST_PORT: u64 = 16;
 /// Each port has as many tokens, one for each of its sources.
 const SOURCES: u64 = 4;
@@ -169,6 +173,7 @@ impl Worker {
             free: BTreeSet::new(),
             shared: None,
             whole: None,
+            turns: [Turn::default(); SHARING],
             sharing: HashMap::new(),
             solos: BTreeSet::new(),
             holders: Holders::default(),
@@ -431,9 +436,13 @@ impl Worker {
         };
         let Some(socket) = socket else { return 0 };
         let framed = &mut self.buffers.framed;
-        let taken = match framed.recv(socket) {
+        let turn = &mut self.turns[source];
+        let taken = match framed.recv_up_to(socket, turn.packets()) {
             Ok(0) => return 0,
-            Ok(taken) => taken,
+            Ok(taken) => {
+                turn.took(taken, framed.bytes());
+                taken
+            }
             Err(error) => {
                 tracing::debug!(%error, "on tunnel devices");
                 if lost_a_packet(&error) {

@@ -199,23 +199,47 @@ impl Worker {
     ) -> Result<(), DatapathError> {
         let Some(port) = &self.ports[index] else { return Ok(()) };
         self.watch(index, &port.name, insides.iter())?;
-        // What comes between these two calls comes by both, which is as little as can be.
+        let (tap, shares) =
+            insides.first().map_or((Tap::Everything, None), |inside| (inside.tap(), inside.shares()));
+        let left = port.inside.shares();
+        // The new sockets first: what comes before the old ones are deaf comes by both, which is as little as can be, and
+        // nothing comes by none.
         // The lead's knows all sockets, and which of them has what.
         insides.first().into_iter().for_each(Inside::hear);
-        if insides.iter().all(|inside| inside.shares().is_none()) {
+        self.look_past_own(Some((index, shares.is_none())));
+        if let (Tap::Everything, Some(peer), Some(whole)) = (tap, shares, &mut self.whole) {
+            whole.let_in(peer);
+        }
+        if let Some(port) = &self.ports[index]
+            && (shares.is_none() || tap == Tap::Everything)
+        {
             port.inside.deafen(true);
         }
-        let left = port.inside.shares();
         let mut insides = insides.into_iter();
-        // What helpers have next may have been the lead's before, as of [`Whole`].
-        insides.next().into_iter().for_each(|inside| self.replace(index, inside));
+        let leads = insides.next();
+        if shares.is_some() && tap == Tap::Everything {
+            // What helpers have got is older than what is the lead's from now on.
+            let (drained, answer) = Settled::awaited();
+            self.hand_out(index, insides, &drained);
+            drop(drained);
+            let _ = answer.recv();
+            leads.into_iter().for_each(|inside| self.replace(index, inside));
+        } else {
+            // The other way round.
+            leads.into_iter().for_each(|inside| self.replace(index, inside));
+            self.hand_out(index, insides, settled);
+        }
         left.into_iter().for_each(|peer| self.let_out(peer));
         self.let_in(index);
+        Ok(())
+    }
+
+    /// Gives each helper its sockets at a tunnel's device.
+    fn hand_out(&self, index: usize, insides: impl Iterator<Item = Inside>, settled: &Arc<Settled>) {
         for (helper, inside) in self.crew().iter().zip(insides) {
             let (inside, settled) = (Box::new(inside), Arc::clone(settled));
             helper.tell(Order::Inside { index, inside, settled });
         }
-        Ok(())
     }
 
     /// Has the sockets ready that a tunnel shares which is to have none of its own; those to send by, of each worker.
@@ -302,12 +326,16 @@ impl Worker {
         }
     }
 
-    /// Keeps packets that come to a tunnel's own sockets out of those that others share.
-    fn look_past_own(&self) {
+    /// Keeps packets that come to a tunnel's own sockets out of those that others share. `next`: a tunnel that is about to
+    /// have its own, or to share.
+    fn look_past_own(&self, next: Option<(usize, bool)>) {
         let Some(shared) = &self.shared else { return };
-        let own = self.ports.iter().flatten().filter(|port| port.inside.shares().is_none());
-        let own = own.filter_map(|port| port.inside.peer()).take(shared::own(1)).collect::<Vec<_>>();
-        shared.look_past(&own);
+        let changes = |index| next.is_some_and(|(changing, _)| changing == index);
+        let next_own = next.filter(|(_, own)| *own).and_then(|(index, _)| self.ports[index].as_ref());
+        let ports = self.ports.iter().enumerate().filter(|(index, _)| !changes(*index));
+        let own = ports.filter_map(|(_, port)| port.as_ref()).filter(|port| port.inside.shares().is_none());
+        let own = next_own.into_iter().chain(own).filter_map(|port| port.inside.peer());
+        shared.look_past(&own.take(shared::own(1)).collect::<Vec<_>>());
     }
 
     /// Closes what tunnels shared when none does any more.
@@ -399,7 +427,7 @@ impl Worker {
         self.let_in(index);
         // The first of those that share makes the sockets look past all others; one of its own comes to those.
         if self.is_lead() && (self.sharing.len() == 1 || shares.is_none()) {
-            self.look_past_own();
+            self.look_past_own(None);
         }
         self.enter(index);
     }
@@ -491,9 +519,6 @@ impl Worker {
         self.sharing.retain(|_, known| *known != index);
         self.sharing.extend(inside.shares().map(|peer| (peer, index)));
         close(vec![std::mem::replace(&mut port.inside, inside)]);
-        if self.is_lead() {
-            self.look_past_own();
-        }
     }
 
     /// Has a tunnel's packets and what concerns it find it. What is done here is done for each of many tunnels: the
