@@ -9,17 +9,23 @@
 mod namespace;
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::process::Command;
 
 use greway_netlink::nftables::{Family, Nftables, TableId, Taken, early_drop};
 use greway_netlink::{Address, AddressEntry, LinkChange, Netlink};
 use namespace::{eventually, in_namespace};
 use rustix::fd::OwnedFd;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, bind, ipproto, recv, sendto, socket};
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketType, bind, ipproto, recv, sendto, socket,
+};
 
 const TABLE: &str = "greway-test";
 /// What no test drops.
 const MARKER: &[u8] = b"\x20\0\x08\0marker";
+
+/// IPv6-Opts (RFC 8200 §4.6).
+const DESTINATION_OPTIONS: Protocol = Protocol::from_raw(NonZero::new(60).unwrap());
 
 /// A host and its peer, both on one loopback device.
 struct Wire {
@@ -50,9 +56,22 @@ impl Wire {
 
     /// Whether the host hears such a packet.
     fn hears(&self, packet: &[u8]) -> bool {
-        for packet in [packet, MARKER] {
-            sendto(&self.sender, packet, SendFlags::empty(), &SocketAddr::new(self.ends[1], 0)).unwrap();
-        }
+        self.hears_by(&self.sender, &[], packet)
+    }
+
+    /// Whether it hears one behind a header of IPv6 options.
+    fn hears_behind(&self, header: &[u8], packet: &[u8]) -> bool {
+        let sender = socket(AddressFamily::INET6, SocketType::RAW, Some(DESTINATION_OPTIONS)).unwrap();
+        bind(&sender, &SocketAddr::new(self.ends[0], 0)).unwrap();
+        self.hears_by(&sender, header, packet)
+    }
+
+    fn hears_by(&self, sender: &OwnedFd, header: &[u8], packet: &[u8]) -> bool {
+        let send = |sender: &OwnedFd, packet: &[u8]| {
+            sendto(sender, packet, SendFlags::empty(), &SocketAddr::new(self.ends[1], 0)).unwrap();
+        };
+        send(sender, &[header, packet].concat());
+        send(&self.sender, MARKER);
         let mut buffer = [0; 4096];
         let mut next = || {
             let (length, _) = recv(&self.receiver, &mut buffer[..], RecvFlags::empty()).unwrap();
@@ -107,6 +126,18 @@ fn drops_what_was_taken(nftables: &Nftables, wire: &Wire) {
     ];
     for packet in &others {
         assert!(wire.hears(packet), "{:02x?}", &packet[..12]);
+    }
+    if family == Family::Ip6 {
+        let limit = [47, 0, 4, 1, 4, 1, 1, 0];
+        // With an experimental option that is skipped (RFC 4727 §3.2).
+        let longer = [47, 1, 4, 1, 4, 0x1e, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        for packet in &taken {
+            assert!(
+                !wire.hears_behind(&limit, packet) && wire.hears_behind(&longer, packet),
+                "{packet:02x?}"
+            );
+        }
+        assert!(wire.hears_behind(&limit, &others[0]) && wire.hears_behind(&limit, &others[2]));
     }
     // The other way round.
     let reverse = Taken { source: wire.ends[1], destination: wire.ends[0], ..ipv4 };

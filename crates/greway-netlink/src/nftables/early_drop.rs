@@ -12,7 +12,7 @@ const WITHOUT_KEY: &str = "without-key";
 const WITH_KEY: &str = "with-key";
 
 /// Packets that go no further: of these ends, this protocol inside and this key, and nothing else. They are no fragments, and
-/// have no options of IP and no field of GRE but those of RFC 2784 and RFC 2890.
+/// have no options of IP but a tunnel encapsulation limit, and no field of GRE but those of RFC 2784 and RFC 2890.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Taken {
     /// Their source, of the same family as the destination.
@@ -82,8 +82,8 @@ fn changes(
 
 /// Offsets from the header of IP.
 struct Layout {
-    /// Where the protocol of what is behind the header is.
-    protocol: u32,
+    /// Where the protocol of what is behind the header is, the bits of it that count, and what they are of GRE and few others.
+    protocol: (u32, u8, u8),
     /// Version, and length where there is one, of a header without options: the bits of its first byte that count, and
     /// what they are.
     plain: (u8, u8),
@@ -92,32 +92,45 @@ struct Layout {
     addresses: u32,
     /// Bytes of one.
     address: u32,
-    gre: u32,
+    places: &'static [Place],
     address_type: u32,
+}
+
+/// Where GRE is.
+struct Place {
+    /// It is there if at these offsets are these bytes.
+    if_there: &'static [(u32, &'static [u8])],
+    gre: u32,
 }
 
 /// RFC 791 §3.1.
 const IPV4: Layout = Layout {
-    protocol: 9,
+    protocol: (9, 0xff, GRE),
     plain: (0xff, 0x45),
     fragment: Some(6),
     addresses: 12,
     address: 4,
-    gre: 20,
+    places: &[Place { if_there: &[], gre: 20 }],
     address_type: 7,
 };
 
-/// RFC 8200 §3. GRE behind a header of options or of a fragment is not looked for.
+/// RFC 8200 §3. GRE is behind the header, or behind destination options of eight bytes: a tunnel encapsulation limit
+/// (RFC 2473 §4.1.1), which packets have by default.
 const IPV6: Layout = Layout {
-    protocol: 6,
+    // What 47 and 60 have in common.
+    protocol: (6, 0xec, 0x2c),
     plain: (0xf0, 0x60),
     fragment: None,
     addresses: 8,
     address: 16,
-    gre: 40,
+    places: &[
+        Place { if_there: &[(6, &[DESTINATION_OPTIONS]), (40, &[GRE, 0])], gre: 48 },
+        Place { if_there: &[(6, &[GRE])], gre: 40 },
+    ],
     address_type: 8,
 };
 
+const DESTINATION_OPTIONS: u8 = 60;
 /// Protocol number of GRE.
 const GRE: u8 = 47;
 /// `TYPE_ETHERTYPE` and the width of a type in the number of several (nft src/datatype.h): for nft to show what is in the sets.
@@ -180,7 +193,9 @@ pub fn early_drop(table: &str, family: Family, comment: Option<&str>) -> Vec<Cha
     // Of the flags that of the sequence number says nothing; those of RFC 1701 and versions other than 0 are no packet of
     // ours. The key is behind the checksum, if there is one.
     let forms = [(0x6fff_u16, 0_u16, None), (0xefff, 0x2000, Some(4)), (0xefff, 0xa000, Some(8))];
-    changes.extend(forms.map(|(mask, flags, key)| rule(of_set(&layout, mask, flags, key))));
+    for place in layout.places {
+        changes.extend(forms.map(|(mask, flags, key)| rule(of_set(&layout, place, mask, flags, key))));
+    }
     changes
 }
 
@@ -194,23 +209,28 @@ fn others(layout: &Layout) -> Vec<Vec<Expression>> {
             Expression::Verdict(Verdict::Accept),
         ]
     };
-    let (mask, plain) = layout.plain;
-    let mut rules = vec![unless(layout.protocol, &[0xff], &[GRE]), unless(0, &[mask], &[plain])];
+    let ((offset, mask, protocol), (plain_mask, plain)) = (layout.protocol, layout.plain);
+    let mut rules = vec![unless(offset, &[mask], &[protocol]), unless(0, &[plain_mask], &[plain])];
     rules.extend(layout.fragment.map(|offset| unless(offset, &[0x3f, 0xff], &[0, 0])));
     rules
 }
 
-fn of_set(layout: &Layout, mask: u16, flags: u16, key: Option<u32>) -> Vec<Expression> {
-    let addresses = 2 * layout.address;
-    let mut rule = vec![
-        Expression::Network { offset: layout.gre, length: 2 },
+fn of_set(layout: &Layout, place: &Place, mask: u16, flags: u16, key: Option<u32>) -> Vec<Expression> {
+    let (addresses, gre) = (2 * layout.address, place.gre);
+    let mut rule = Vec::new();
+    for (offset, bytes) in place.if_there {
+        rule.push(Expression::Network { offset: *offset, length: bytes.len() as u32 });
+        rule.push(Expression::Equal(bytes.to_vec()));
+    }
+    rule.extend([
+        Expression::Network { offset: gre, length: 2 },
         Expression::Mask(mask.to_be_bytes().into()),
         Expression::Equal(flags.to_be_bytes().into()),
-        Expression::Part { offset: layout.gre + 2, length: 2, at: 0 },
+        Expression::Part { offset: gre + 2, length: 2, at: 0 },
         Expression::Part { offset: layout.addresses, length: addresses, at: 4 },
-    ];
+    ]);
     if let Some(offset) = key {
-        rule.push(Expression::Part { offset: layout.gre + offset, length: 4, at: 4 + addresses });
+        rule.push(Expression::Part { offset: gre + offset, length: 4, at: 4 + addresses });
     }
     let set = if key.is_some() { WITH_KEY } else { WITHOUT_KEY };
     rule.extend([Expression::InSet(set.to_owned()), Expression::Verdict(Verdict::Drop)]);

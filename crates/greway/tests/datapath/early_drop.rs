@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use greway_netlink::nftables::{Family, Hook, Nftables, TableId, accept_only};
-use greway_testbed::{Host, PingOptions, poll_until, privilege, require};
+use greway_testbed::{Host, LinkOptions, PingOptions, poll_until, privilege, require};
 
-use crate::pair::{Pair, inner, udp};
+use crate::ip_stack::{ipv4, ipv6, with_200};
+use crate::pair::{Pair, inner};
 use crate::support::{EARLY_DROP, SOON, in_vain};
 
 /// A pair whose right end drops early.
@@ -30,30 +31,9 @@ fn entered(host: &Host) -> usize {
     ours.map(|set| set.elements.len()).sum()
 }
 
-/// Packets that a host's IP stack gave to any of its protocols.
-fn delivered(host: &Host) -> u64 {
-    let read = |path: &'static str| host.run(move || std::fs::read_to_string(path)).unwrap().unwrap();
-    let table = read("/proc/thread-self/net/snmp");
-    let mut rows = table.lines().filter_map(|line| line.strip_prefix("Ip: ")).map(str::split_whitespace);
-    let (names, values) = (rows.next().unwrap(), rows.next().unwrap());
-    let ipv4 = names.zip(values).find(|(name, _)| *name == "InDelivers").unwrap().1.parse::<u64>().unwrap();
-    let table = read("/proc/thread-self/net/snmp6");
-    let ipv6 = table.lines().find_map(|line| line.strip_prefix("Ip6InDelivers")).unwrap().trim();
-    ipv4 + ipv6.parse::<u64>().unwrap()
-}
-
-/// How much right's IP stack delivers when 200 datagrams come through the tunnel.
+/// How much right's IP stack gives to its protocols when 200 datagrams come through the tunnel.
 fn delivered_of_200(pair: &Pair) -> u64 {
-    let (receiver, sender) = (udp(&pair.right, inner(1)), udp(&pair.left, inner(0)));
-    let to = receiver.local_addr().unwrap();
-    let before = delivered(&pair.right);
-    let mut buffer = [0; 64];
-    for number in 0..200_u8 {
-        sender.send_to(&[number; 32], to).unwrap();
-        let (length, _) = receiver.recv_from(&mut buffer).unwrap();
-        assert_eq!(buffer[..length], [number; 32]);
-    }
-    delivered(&pair.right) - before
+    with_200(pair, || ipv4(&pair.right, "InDelivers"))
 }
 
 #[test]
@@ -72,6 +52,31 @@ fn what_the_packet_socket_has_taken_goes_no_further() {
         wait_for_it(&pair, true);
         pair.answers(&PingOptions::default());
     }
+}
+
+#[test]
+fn over_ipv6_too() {
+    require!(privilege::check());
+    let pair = Pair::bare(&LinkOptions::default());
+    let ends = ["fd00:47::1", "fd00:47::2"];
+    for (node, host) in [&pair.left, &pair.right].into_iter().enumerate() {
+        host.sysctl("ipv6/conf/wan0/disable_ipv6", "0").unwrap();
+        host.address("wan0", &format!("{}/64", ends[node])).unwrap();
+        let (local, remote) = (ends[node], ends[1 - node]);
+        let words =
+            format!("tunnel add tun0 mode ip6gre local {local} remote {remote} key 7 datapath userspace");
+        pair.nodes[node].words(&words).ok();
+        host.address("tun0", &format!("{}/30", inner(node))).unwrap();
+    }
+    pair.answers(&PingOptions::default());
+    wait_for_it(&pair, true);
+    // Neighbours ask for each other now and then.
+    let count = with_200(&pair, || ipv6(&pair.right, "Ip6InDelivers"));
+    assert!(count < 100, "{count}");
+    pair.change("underlay raw");
+    wait_for_it(&pair, false);
+    let count = with_200(&pair, || ipv6(&pair.right, "Ip6InDelivers"));
+    assert!(count >= 200, "{count}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod counts;
 mod early_drop;
 mod guards;
 mod in_order;
+mod ip_stack;
 mod live_change;
 mod outer;
 mod overlay;

@@ -9,6 +9,7 @@ use greway_netlink::nftables::{Family, Hook, Nftables, TableId, accept_only};
 use greway_netlink::{NeighbourState, NetlinkError};
 use greway_testbed::{Capture, Host, PingOptions, poll_until, privilege, require};
 
+use crate::ip_stack::{ipv4, with_200};
 use crate::pair::{INNER, OUTER, Pair, inner, mac, udp};
 use crate::support::{SOON, in_vain};
 
@@ -25,14 +26,6 @@ fn wait_for_exit(pair: &Pair, there: bool) {
     poll_until(SOON, "another way out", exit).unwrap();
 }
 
-/// Packets that a host's IP stack was asked to send, by any of its protocols.
-fn asked_to_send(host: &Host) -> u64 {
-    let table = host.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).unwrap().unwrap();
-    let mut rows = table.lines().filter_map(|line| line.strip_prefix("Ip: ")).map(str::split_whitespace);
-    let (names, values) = (rows.next().unwrap(), rows.next().unwrap());
-    names.zip(values).find(|(name, _)| *name == "OutRequests").unwrap().1.parse().unwrap()
-}
-
 fn ip(host: &Host, words: &str) {
     let output = host.output(Command::new("ip").args(words.split_whitespace())).unwrap();
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
@@ -40,16 +33,7 @@ fn ip(host: &Host, words: &str) {
 
 /// How often left's IP stack is asked to send when 200 datagrams go through the tunnel.
 fn asked_for_200(pair: &Pair) -> u64 {
-    let (receiver, sender) = (udp(&pair.right, inner(1)), udp(&pair.left, inner(0)));
-    let to = receiver.local_addr().unwrap();
-    let before = asked_to_send(&pair.left);
-    let mut buffer = [0; 64];
-    for number in 0..200_u8 {
-        sender.send_to(&[number; 32], to).unwrap();
-        let (length, _) = receiver.recv_from(&mut buffer).unwrap();
-        assert_eq!(buffer[..length], [number; 32]);
-    }
-    asked_to_send(&pair.left) - before
+    with_200(pair, || ipv4(&pair.left, "OutRequests"))
 }
 
 #[test]
