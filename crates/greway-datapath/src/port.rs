@@ -71,6 +71,12 @@ impl Traffic {
         sum
     }
 
+    /// Packets that userspace has sent, of all workers.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.0.iter().map(|counters| counters.tx_packets()).sum()
+    }
+
     /// Whether it is the same tunnel's, carried without a break.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {

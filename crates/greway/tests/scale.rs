@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use greway_linux::MacAddr;
 use greway_netlink::Address;
@@ -190,6 +190,28 @@ fn nothing_comes_in_again(lab: &Lab, mark: u16) {
     assert_eq!(echoes(), before.0, "taken by the host that sent it");
 }
 
+/// Of many tunnels the one that sends much leaves past the IP stack, and as long as it does.
+fn who_sends_much_has_the_short_way(lab: &Lab, [near, far]: [IpAddr; 2]) {
+    let exit = |number: usize| {
+        let status = lab.one.words(&format!("status t{number:03} --json --no-echo")).ok().stdout;
+        let status = serde_json::from_str::<serde_json::Value>(&status).unwrap();
+        status["tunnels"][0]["datapath"]["exit"].as_str().map(str::to_owned)
+    };
+    let host = &lab.guide.linux1;
+    let socket = host.run(|| UdpSocket::bind(SocketAddr::new(near, 0))).unwrap().unwrap();
+    let sends = || {
+        for _ in 0..1_000 {
+            // What comes back by ICMP may be told here.
+            let _ = socket.send_to(&[0; 32], (far, 9));
+        }
+        exit(LATE)
+    };
+    assert_eq!(exit(LATE), None);
+    poll_until(SOON, "a short way", sends).unwrap();
+    assert_eq!(exit(FIRST), None);
+    poll_until(SOON, "the long one again", || exit(LATE).is_none().then_some(())).unwrap();
+}
+
 #[test]
 fn many_userspace_tunnels_share_a_socket_and_a_seal() {
     require!(privilege::check());
@@ -240,6 +262,7 @@ fn many_userspace_tunnels_share_a_socket_and_a_seal() {
     let (own, of_many) = seals();
     assert!(own < PLAIN && of_many == 1, "{own} seals and {of_many}");
 
+    who_sends_much_has_the_short_way(&lab, [1, 2].map(|end| inside(LATE, end).parse().unwrap()));
     nothing_comes_in_again(&lab, 1);
     // Nothing to do, and nothing is done; what is gone from one device is put back alone.
     let again = lab.one.words(&format!("up {files}")).ok();

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 use greway_datapath::Exit;
 use greway_fastpath::NextHop;
@@ -17,8 +18,22 @@ use greway_spec::DeviceName;
 use super::host::{Host, Live};
 use super::place::{self, Devices, Way};
 
-/// With more tunnels than this all leave by the IP stack: each change of a route would have each of them asked about.
+/// With more tunnels than this only so many have one, those that send most: each change of a route has each of them
+/// asked about.
 const MOST: usize = 64;
+/// It is looked who sends so often.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Packets that a tunnel sends in that time if it is worth it.
+const ENOUGH: u64 = 1_000;
+
+/// Who has a short way out, where not all may have one.
+#[derive(Debug, Default)]
+pub(super) struct Exits {
+    sending: BTreeSet<DeviceName>,
+    /// What each had sent when that was last looked at.
+    sent: HashMap<DeviceName, u64>,
+    looked: Option<Instant>,
+}
 
 impl Host {
     /// Looks by which way packets of all tunnels leave, and tells the data plane what is new.
@@ -38,12 +53,39 @@ impl Host {
         });
     }
 
+    /// Looks which tunnels send most, where there are many, and gives these a short way out.
+    pub(in crate::daemon) fn look_who_sends(&mut self) {
+        if self.tunnels.len() <= MOST {
+            return self.exits = Exits::default();
+        }
+        if self.exits.looked.is_some_and(|looked| looked.elapsed() < AGAIN) {
+            return;
+        }
+        let sent = self.tunnels.iter().map(|(name, live)| (name.clone(), live.traffic.sent()));
+        let sent = sent.collect::<HashMap<_, _>>();
+        let before = &self.exits.sent;
+        // Who was not there has sent nothing that says how much it sends.
+        let since = |(name, now): (&DeviceName, &u64)| {
+            let since = now.saturating_sub(*before.get(name)?);
+            (since >= ENOUGH).then(|| (since, name.clone()))
+        };
+        let mut busy = sent.iter().filter_map(since).collect::<Vec<_>>();
+        busy.sort_unstable_by(|one, other| other.cmp(one));
+        let sending = busy.into_iter().take(MOST).map(|(_, name)| name).collect::<BTreeSet<_>>();
+        let changed = sending.symmetric_difference(&self.exits.sending).cloned().collect::<BTreeSet<_>>();
+        self.exits = Exits { sending, sent, looked: Some(Instant::now()) };
+        if !changed.is_empty() {
+            self.look_at_exits_of(&changed);
+        }
+    }
+
     fn look_at_exits_where(&mut self, concerned: impl Fn(&Live) -> bool) {
         let few = self.tunnels.len() <= MOST;
         let mut devices = Devices::new(&self.netlink);
         let mut neighbours = Neighbours { netlink: &self.netlink, known: HashMap::new() };
         for live in self.tunnels.values_mut().filter(|live| concerned(live)) {
-            let way = match few && live.decision.past_the_stack {
+            let one_of_few = few || self.exits.sending.contains(&live.stored.spec.name);
+            let way = match one_of_few && live.decision.past_the_stack {
                 true => place::way(&mut devices, live.spec(), live.bound_to),
                 false => Way::default(),
             };

@@ -17,6 +17,7 @@ use super::between::Between;
 use super::counted::Counted;
 use super::device::{self, DeviceError};
 use super::early_drop::EarlyDrop;
+use super::exits::Exits;
 use super::fastpath::{self, FastPath};
 use super::firewall::{self, Decision, Rules};
 use super::place::{Ends, Way};
@@ -54,6 +55,8 @@ pub(super) struct Host {
     pub(super) counted: Counted,
     /// Peers that are not to hear from the kernel's own GRE.
     pub(super) quiet: Quiet,
+    /// Who leaves past the IP stack, of many.
+    pub(super) exits: Exits,
     /// What goes no further up the IP stack.
     pub(super) early_drop: EarlyDrop,
     /// What carries packets beside the data plane.
@@ -141,6 +144,7 @@ impl Host {
             heart: Heart::default(),
             counted: Counted::default(),
             quiet: Quiet::default(),
+            exits: Exits::default(),
             early_drop: EarlyDrop::default(),
             fast: FastPath::new(&options.fast_path),
             together: None,

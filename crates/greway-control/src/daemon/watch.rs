@@ -244,6 +244,7 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
         }
         if rules {
             host.look_at_rules();
+            host.look_who_sends();
             looked = Instant::now();
         }
         wait = host.open_fast_path().unwrap_or(if unseen.is_empty() { LOOK } else { PUT_OFF });
