@@ -111,11 +111,14 @@ mod tests {
         let [mut one, mut other] = [Unmatched::new(), Unmatched::new()];
         let far = |host: u8| IpAddr::V4(Ipv4Addr::new(192, 0, 2, host));
         one.record(far(1), HERE, None, 0x0800, 5);
+        one.record(far(1), HERE, Some(6), 0x0800, 5);
         other.record(far(1), HERE, None, 0x0800, 9);
-        (0..Unmatched::CAPACITY as u8).for_each(|host| other.record(far(host), HERE, Some(7), 0x0800, 6));
+        (1..Unmatched::CAPACITY as u8).for_each(|host| other.record(far(host), HERE, Some(7), 0x0800, 6));
+        assert_eq!((other.entries().len(), other.evicted()), (Unmatched::CAPACITY, 0));
         one.add(other.entries());
         assert_eq!((one.entries().len(), one.evicted()), (Unmatched::CAPACITY, 1));
         assert_eq!((one.entries()[0].count, one.entries()[0].last_seen_ms), (2, 9));
+        assert!(one.entries().iter().all(|entry| entry.key != Some(6)), "silent longest");
     }
 
     #[test]

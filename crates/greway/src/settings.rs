@@ -293,7 +293,7 @@ mod tests {
         for (value, named) in [("0", "integer `0`"), ("65", "integer `65`"), ("\"all\"", "string \"all\"")] {
             assert_eq!(
                 wrong(&format!("[daemon]\nworkers = {value}")),
-                format!("2:11: invalid value: {named}, expected \"auto\" or 1 to 64")
+                format!("2:11: workers: invalid value: {named}, expected \"auto\" or 1 to 64")
             );
         }
         assert!(wrong("[shim]\nbakend = \"auto\"").contains("bakend"));
