@@ -16,6 +16,8 @@ pub const EACCES: i32 = libc::EACCES;
 pub const ENODEV: i32 = libc::ENODEV;
 /// Invalid argument; from a packet socket also: a packet that a virtio-net header cannot describe.
 pub const EINVAL: i32 = libc::EINVAL;
+/// Somebody has it.
+pub const EBUSY: i32 = libc::EBUSY;
 /// Message too long for the path.
 pub const EMSGSIZE: i32 = libc::EMSGSIZE;
 /// Network is down.

@@ -28,6 +28,7 @@ pub mod event;
 pub mod filter;
 pub mod flow;
 pub mod inherited;
+pub mod injector;
 pub mod mac;
 pub mod multicast;
 pub mod netns;

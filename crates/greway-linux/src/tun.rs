@@ -64,11 +64,7 @@ impl Tun {
     }
 
     fn open_as(config: &Config<'_>, flags: libc::c_int) -> Result<Self, OpenError> {
-        let fd: OwnedFd =
-            File::options().read(true).write(true).open("/dev/net/tun").step("open /dev/net/tun")?.into();
-        rustix::io::ioctl_fionbio(&fd, true).step("FIONBIO")?;
-        let name = attach(fd.as_fd(), config.name, flags).step("TUNSETIFF")?;
-        set_integer::<SET_VNET_HEADER_SIZE>(fd.as_fd(), vnet::LEN as i32).step("TUNSETVNETHDRSZ")?;
+        let (fd, name) = attached(config.name, libc::IFF_TUN | flags, vnet::LEN)?;
         set_value::<SET_PERSIST>(fd.as_fd(), usize::from(config.persist)).step("TUNSETPERSIST")?;
         let mut tun = Self { fd, name, offload: Offload::None };
         tun.negotiate().step("TUNSETOFFLOAD")?;
@@ -98,7 +94,7 @@ impl Tun {
             Offload::Tcp => TCP_OFFLOAD,
             Offload::None => 0,
         };
-        set_value::<SET_OFFLOAD>(self.fd.as_fd(), mask as usize)?;
+        set_offload(self.fd.as_fd(), mask)?;
         self.offload = offload;
         Ok(())
     }
@@ -165,6 +161,25 @@ impl AsFd for Tun {
     }
 }
 
+/// A descriptor of a device of this name and the name that it got, with headers of so many bytes.
+pub(crate) fn attached(
+    name: &str,
+    flags: libc::c_int,
+    header_len: usize,
+) -> Result<(OwnedFd, String), OpenError> {
+    let fd: OwnedFd =
+        File::options().read(true).write(true).open("/dev/net/tun").step("open /dev/net/tun")?.into();
+    rustix::io::ioctl_fionbio(&fd, true).step("FIONBIO")?;
+    let name = attach(fd.as_fd(), name, flags).step("TUNSETIFF")?;
+    set_integer::<SET_VNET_HEADER_SIZE>(fd.as_fd(), header_len as i32).step("TUNSETVNETHDRSZ")?;
+    Ok((fd, name))
+}
+
+/// Asks for the offloads of this mask.
+pub(crate) fn set_offload(tun: BorrowedFd<'_>, mask: libc::c_uint) -> io::Result<()> {
+    set_value::<SET_OFFLOAD>(tun, mask as usize)
+}
+
 /// `struct ifreq` with flags in its union (netdevice(7)).
 #[repr(C, align(8))]
 struct Request {
@@ -179,7 +194,7 @@ fn attach(tun: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> io::Result<Str
     if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    let flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags) as i16;
+    let flags = (libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags) as i16;
     let mut request = Request { name: [0; libc::IFNAMSIZ], flags, rest: [0; 22] };
     request.name[..name.len()].copy_from_slice(name.as_bytes());
     // SAFETY: linux Documentation/networking/tuntap.rst: TUNSETIFF reads and writes a `struct ifreq`;
@@ -214,5 +229,5 @@ const SET_INTERFACE: Opcode = opcode::write::<libc::c_int>(b'T', 202);
 const SET_PERSIST: Opcode = opcode::write::<libc::c_int>(b'T', 203);
 const SET_OFFLOAD: Opcode = opcode::write::<libc::c_uint>(b'T', 208);
 const SET_VNET_HEADER_SIZE: Opcode = opcode::write::<libc::c_int>(b'T', 216);
-const TCP_OFFLOAD: libc::c_uint =
+pub(crate) const TCP_OFFLOAD: libc::c_uint =
     libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;

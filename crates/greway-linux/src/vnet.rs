@@ -54,6 +54,20 @@ pub struct VnetHeader {
     pub csum_offset: u16,
 }
 
+/// Length in bytes of the form for packets in tunnels (`struct virtio_net_hdr_v1_hash_tunnel`, Linux 6.17).
+pub const TUNNEL_LEN: usize = 24;
+
+/// Where what a tunnel carries is in a frame, in bytes from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Inside {
+    /// The tunnel is one over IPv6.
+    pub over_ipv6: bool,
+    /// What is behind the outer IP header.
+    pub outer_transport: u16,
+    /// The IP header inside.
+    pub network: u16,
+}
+
 /// A header with a segmentation type that this program does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown segmentation type {value:#04x} in a virtio-net header")]
@@ -133,6 +147,23 @@ impl VnetHeader {
         [flags, gso_type, a, b, c, d, e, f, g, h]
     }
 
+    /// The longer form for a packet in a tunnel: the fields describe what is inside, and `inside` says where that is.
+    #[must_use]
+    pub const fn to_tunnel_bytes(&self, inside: Inside) -> [u8; TUNNEL_LEN] {
+        let short = self.to_bytes();
+        let mut bytes = [0; TUNNEL_LEN];
+        let mut at = 0;
+        while at < LEN {
+            bytes[at] = short[at];
+            at += 1;
+        }
+        bytes[1] |= if inside.over_ipv6 { GSO_UDP_TUNNEL_IPV6 } else { GSO_UDP_TUNNEL_IPV4 };
+        // Buffers and hash of the packet, from byte 10 on, are nobody's here. These two are little-endian always.
+        [bytes[20], bytes[21]] = inside.outer_transport.to_le_bytes();
+        [bytes[22], bytes[23]] = inside.network.to_le_bytes();
+        bytes
+    }
+
     /// Whether the packet stands for more than one segment.
     #[must_use]
     pub fn is_super(&self) -> bool {
@@ -148,6 +179,8 @@ const GSO_TCPV4: u8 = 1;
 const GSO_UDP: u8 = 3;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
+const GSO_UDP_TUNNEL_IPV4: u8 = 0x20;
+const GSO_UDP_TUNNEL_IPV6: u8 = 0x40;
 const GSO_ECN: u8 = 0x80;
 
 #[cfg(test)]
@@ -175,6 +208,19 @@ mod tests {
         }
         assert_eq!(VnetHeader::NONE.to_bytes(), [0; LEN]);
         assert_eq!(VnetHeader::parse(&[0; LEN]), Ok(VnetHeader::default()));
+    }
+
+    #[test]
+    fn the_form_for_tunnels_begins_as_the_short_one() {
+        let header =
+            VnetHeader { needs_csum: true, gso_type: GsoType::Tcp6, gso_size: 1_400, ..VnetHeader::NONE };
+        let inside = Inside { over_ipv6: false, outer_transport: 0x0102, network: 0x0304 };
+        let bytes = header.to_tunnel_bytes(inside);
+        let mut short = header.to_bytes();
+        short[1] |= 0x20;
+        assert_eq!(bytes[..LEN], short);
+        assert_eq!(bytes[LEN..], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 4, 3]);
+        assert_eq!(header.to_tunnel_bytes(Inside { over_ipv6: true, ..inside })[1], 0x44);
     }
 
     #[test]
