@@ -13,9 +13,9 @@ use greway_wire::ipv4::{self, Ipv4Header};
 use greway_wire::{crc32c, ecn, encap_limit, ethertype, gre, ipv6};
 
 use crate::frame::Link;
-use crate::offload::{Offload, Partial};
+use crate::offload::{Gso, Offload, Partial};
 use crate::segment::{Split, never_zero};
-use crate::train::{Outer, Train};
+use crate::train::{Outer, Train, Whole};
 use crate::tunnel::{Tunnel, TunnelState};
 use crate::verdict::DropReason;
 
@@ -43,18 +43,60 @@ pub fn encapsulate(
     endpoint: Option<IpAddr>,
     train: &mut Train,
 ) -> Result<(), DropReason> {
-    let link = tunnel.link(protocol_type, packet).ok_or(DropReason::NoPayload);
-    let filled = link.and_then(|link| {
-        let outer = outer_for(tunnel, link, packet, endpoint)?;
-        train.begin(outer);
-        let overhead = tunnel.gre_len() + outer.header_len();
-        Departure { tunnel, state, protocol_type, packet, link: link.len, overhead, train }.fill(offload)
-    });
-    if let Err(reason) = filled {
-        train.clear();
-        tunnel.counters().record_drop(reason);
+    Payload { protocol_type, packet, offload, endpoint }.encapsulate(tunnel, state, train, false)
+}
+
+/// The same, and a super-packet stays one as far as it can ([`crate::Segment::whole`]), for whoever can have it cut later.
+///
+/// What is cut as the kernel cuts it gives the same packets. A GRE checksum is then repeated like all of the header: that of
+/// every segment of full length is the same, since what changes from one to the next is made up for by the checksums
+/// inside. A last one that is shorter goes by itself. Packets with sequence numbers are all split here.
+///
+/// # Errors
+/// As [`encapsulate`].
+pub fn encapsulate_whole(
+    tunnel: &Tunnel,
+    state: &mut TunnelState,
+    protocol_type: u16,
+    packet: &[u8],
+    offload: Offload,
+    endpoint: Option<IpAddr>,
+    train: &mut Train,
+) -> Result<(), DropReason> {
+    Payload { protocol_type, packet, offload, endpoint }.encapsulate(tunnel, state, train, true)
+}
+
+/// What is to be encapsulated.
+struct Payload<'a> {
+    protocol_type: u16,
+    packet: &'a [u8],
+    offload: Offload,
+    endpoint: Option<IpAddr>,
+}
+
+impl Payload<'_> {
+    fn encapsulate(
+        self,
+        tunnel: &Tunnel,
+        state: &mut TunnelState,
+        train: &mut Train,
+        whole: bool,
+    ) -> Result<(), DropReason> {
+        let Self { protocol_type, packet, offload, endpoint } = self;
+        let link = tunnel.link(protocol_type, packet).ok_or(DropReason::NoPayload);
+        let filled = link.and_then(|link| {
+            let outer = outer_for(tunnel, link, packet, endpoint)?;
+            train.begin(outer);
+            let overhead = tunnel.gre_len() + outer.header_len();
+            Departure { tunnel, state, protocol_type, packet, link: link.len, overhead, train }
+                .fill(offload, whole)
+        });
+        if let Err(reason) = filled {
+            train.clear();
+            tunnel.counters().record_drop(reason);
+        }
+        filled
     }
-    filled
 }
 
 /// The delivery header for a packet: RX-23's sanity the other way round, TX-03, TX-05, TX-07.
@@ -227,11 +269,21 @@ struct Departure<'a> {
 }
 
 impl Departure<'_> {
-    fn fill(mut self, offload: Offload) -> Result<(), DropReason> {
+    fn fill(mut self, offload: Offload, whole: bool) -> Result<(), DropReason> {
         match offload {
             Offload { gso: Some(gso), partial } => {
                 let split = Split::of(&self.packet[self.link..], gso, partial.is_none())?;
-                self.many(&split)
+                let together = match partial {
+                    Some(_) if whole && !self.tunnel.oseq => self.together(&split),
+                    _ => 0,
+                };
+                match together {
+                    0 => self.many(&split, 0),
+                    _ => {
+                        self.whole(&split, gso, together)?;
+                        self.many(&split, together)
+                    }
+                }
             }
             Offload { partial: Some(partial), .. } => self.completed(partial),
             Offload::NONE => self.plain(),
@@ -285,11 +337,45 @@ impl Departure<'_> {
         Ok(())
     }
 
-    /// A super-packet as the packets it stands for.
-    fn many(&mut self, split: &Split) -> Result<(), DropReason> {
+    /// How many of the segments can go as one; 0: that is nothing gained.
+    fn together(&self, split: &Split) -> usize {
+        let together = if self.tunnel.ocsum { split.full() } else { split.count() };
+        let bytes = self.overhead + self.link + split.header_len() + split.payload_of(together).len();
+        if together > 1 && bytes <= MAX_DATAGRAM { together } else { 0 }
+    }
+
+    /// The first so many segments of a super-packet as one.
+    fn whole(&mut self, split: &Split, gso: Gso, together: usize) -> Result<(), DropReason> {
         let (packet, link) = (self.packet, self.link);
         let header_len = link + split.header_len();
-        for number in 0..split.count() {
+        let behind = |payload: std::ops::Range<usize>| link + payload.start..link + payload.end;
+        let first = behind(split.payload(0));
+        let all = behind(split.payload_of(together));
+        let gre_len = self.tunnel.gre_len();
+        let mut segment = self.segment(header_len, first.clone())?;
+        // The checksum is that of the first.
+        let first_sum = if segment.checksum { checksum::sum(&packet[first.clone()]) } else { 0 };
+        segment.inner().copy_from_slice(&packet[..header_len]);
+        if segment.checksum {
+            split.rewrite(&mut segment.inner()[link..], 0, first_sum);
+            segment.finish(|| first_sum);
+            segment.inner().copy_from_slice(&packet[..header_len]);
+        }
+        let partial = split.rewrite_whole(&mut segment.inner()[link..], together);
+        // A datagram has no more than 64 KiB.
+        let gso = Gso { header_len: split.header_len() as u16, ..gso };
+        let offload = Offload { partial: Some(partial), gso: Some(gso) }.behind(gre_len + link);
+        let whole =
+            Whole { offload, network: (gre_len + link) as u16, longest: gre_len + header_len + first.len() };
+        self.train.is_whole(whole, all);
+        Ok(())
+    }
+
+    /// A super-packet as the packets it stands for, from one of them on.
+    fn many(&mut self, split: &Split, from: usize) -> Result<(), DropReason> {
+        let (packet, link) = (self.packet, self.link);
+        let header_len = link + split.header_len();
+        for number in from..split.count() {
             let payload = split.payload(number);
             let payload = link + payload.start..link + payload.end;
             let payload_sum = checksum::sum(&packet[payload.clone()]);

@@ -20,7 +20,7 @@ use greway_wire::checksum::{self, Checksum};
 use greway_wire::ipv4::{self, Ipv4Header};
 use greway_wire::transport::{Addresses, Protocol, Transport};
 
-use crate::offload::Gso;
+use crate::offload::{Gso, Partial};
 use crate::unfilled;
 use crate::verdict::DropReason;
 
@@ -70,6 +70,33 @@ impl Split {
         start..(start + self.size).min(self.transport.end)
     }
 
+    /// How many have as much payload as one can have.
+    pub(crate) fn full(&self) -> usize {
+        (self.transport.end - self.header_len()) / self.size
+    }
+
+    /// The payload of the first so many segments.
+    pub(crate) fn payload_of(&self, count: usize) -> Range<usize> {
+        let start = self.header_len();
+        start..(start + count * self.size).min(self.transport.end)
+    }
+
+    /// Turns `headers`, a copy of the super-packet's, into those of a super-packet of its first so many segments, with
+    /// its checksum left undone.
+    pub(crate) fn rewrite_whole(&self, headers: &mut [u8], count: usize) -> Partial {
+        let (network, transport) = headers.split_at_mut(self.transport.offset);
+        let length = transport.len() + self.payload_of(count).len();
+        self.rewrite_lengths(network, transport, length, 0);
+        if count < self.count() && self.transport.protocol == Protocol::Tcp {
+            transport[TCP_FLAGS] &= !TCP_FIN_PSH;
+        }
+        let offset = self.transport.protocol.checksum_offset();
+        let undone = self.transport.pseudo_header(length as u32).folded();
+        transport[offset..offset + 2].copy_from_slice(&undone.to_be_bytes());
+        // Within a packet of 64 KiB.
+        Partial { start: self.transport.offset as u16, offset: offset as u16 }
+    }
+
     /// Turns `headers`, a copy of the super-packet's, into those of segment `number`, whose payload
     /// sums up to `payload_sum`.
     pub(crate) fn rewrite(&self, headers: &mut [u8], number: usize, payload_sum: u16) {
@@ -78,16 +105,9 @@ impl Split {
         let (network, transport) = headers.split_at_mut(offset);
         // Header and payload come from one packet of at most 64 KiB.
         let length = transport.len() + payload_len;
-        match self.transport.addresses {
-            Addresses::V4(..) => rewrite_ipv4(network, length, number),
-            Addresses::V6(..) => {
-                let after_fixed = network.len() - greway_wire::ipv6::LEN;
-                greway_wire::ipv6::set_payload_length(network, (after_fixed + length) as u16);
-            }
-        }
-        match self.transport.protocol {
-            Protocol::Tcp => self.rewrite_tcp(transport, number),
-            Protocol::Udp => transport[4..6].copy_from_slice(&(length as u16).to_be_bytes()),
+        self.rewrite_lengths(network, transport, length, number);
+        if self.transport.protocol == Protocol::Tcp {
+            self.rewrite_tcp(transport, number);
         }
         let at = self.transport.protocol.checksum_offset();
         transport[at..at + 2].fill(0);
@@ -96,6 +116,20 @@ impl Split {
             sum.add(transport);
             sum.add_piece(payload_sum, payload_len);
             transport[at..at + 2].copy_from_slice(&never_zero(sum).to_be_bytes());
+        }
+    }
+
+    /// Writes what says how long a packet is with `length` bytes from its transport header on, and its number.
+    fn rewrite_lengths(&self, network: &mut [u8], transport: &mut [u8], length: usize, number: usize) {
+        match self.transport.addresses {
+            Addresses::V4(..) => rewrite_ipv4(network, length, number),
+            Addresses::V6(..) => {
+                let after_fixed = network.len() - greway_wire::ipv6::LEN;
+                greway_wire::ipv6::set_payload_length(network, (after_fixed + length) as u16);
+            }
+        }
+        if self.transport.protocol == Protocol::Udp {
+            transport[4..6].copy_from_slice(&(length as u16).to_be_bytes());
         }
     }
 

@@ -17,6 +17,8 @@ use greway_wire::ipv4::{self, Ipv4Header};
 use greway_wire::ipv6::{self, Ipv6Header};
 use greway_wire::{encap_limit, extension, gre};
 
+use crate::offload::Offload;
+
 /// The delivery header of all segments of a train.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outer {
@@ -134,6 +136,18 @@ pub struct Train {
 struct Record {
     header: Range<usize>,
     payload: Range<usize>,
+    whole: Option<Whole>,
+}
+
+/// What is to be said of a super-packet that goes whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// What is left to be done, from the GRE header on.
+    pub offload: Offload,
+    /// Where the IP header inside begins, in bytes from the GRE header.
+    pub network: u16,
+    /// Bytes of the longest of the segments that it stands for, from the GRE header on.
+    pub longest: usize,
 }
 
 /// One packet of a train: the payload of one outer datagram.
@@ -143,6 +157,8 @@ pub struct Segment<'a> {
     pub header: &'a [u8],
     /// What follows it, in the payload packet that was encapsulated.
     pub payload: Range<usize>,
+    /// It stands for several, where the caller has asked for that.
+    pub whole: Option<Whole>,
 }
 
 impl Segment<'_> {
@@ -183,7 +199,13 @@ impl Train {
         self.segments.iter().map(|record| Segment {
             header: &self.headers[record.header.clone()],
             payload: record.payload.clone(),
+            whole: record.whole,
         })
+    }
+
+    /// Whether a super-packet is in it that goes whole.
+    pub fn has_whole(&self) -> bool {
+        self.segments.iter().any(|record| record.whole.is_some())
     }
 
     /// How many segments.
@@ -212,7 +234,14 @@ impl Train {
     pub(crate) fn push(&mut self, header_len: usize, payload: Range<usize>) -> &mut [u8] {
         let start = self.headers.len();
         self.headers.resize(start + header_len, 0);
-        self.segments.push(Record { header: start..start + header_len, payload });
+        self.segments.push(Record { header: start..start + header_len, payload, whole: None });
         &mut self.headers[start..]
+    }
+
+    /// Says that the last segment stands for several, with this payload.
+    pub(crate) fn is_whole(&mut self, whole: Whole, payload: Range<usize>) {
+        if let Some(last) = self.segments.last_mut() {
+            (last.whole, last.payload) = (Some(whole), payload);
+        }
     }
 }

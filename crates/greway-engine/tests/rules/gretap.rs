@@ -25,7 +25,7 @@ const ACK: u8 = 0x10;
 const STATIONS: [u8; 12] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
 const TAGS: [&[u8]; 3] = [&[], &[0x81, 0, 0x20, 5], &[0x88, 0xa8, 0, 9, 0x81, 0, 0x20, 5]];
 
-fn gretap(local: Ipv4Addr, remote: Ipv4Addr) -> TunnelSpec {
+pub(crate) fn gretap(local: Ipv4Addr, remote: Ipv4Addr) -> TunnelSpec {
     TunnelSpec { mode: Mode::Gretap, ..spec(local, remote) }
 }
 

@@ -8,8 +8,8 @@ use crate::support::{
     transport_is_intact, udp,
 };
 use greway_engine::{
-    DropReason, Gso, GsoKind, Offload, Partial, Train, Tunnel, TunnelCounters, TunnelState, Verdict,
-    encapsulate,
+    DropReason, Gso, GsoKind, Offload, Partial, Segment, Train, Tunnel, TunnelCounters, TunnelState, Verdict,
+    Whole, encapsulate, encapsulate_whole,
 };
 use greway_spec::TunnelSpec;
 use greway_wire::checksum;
@@ -132,6 +132,64 @@ proptest! {
             stream.extend(&udp[8..]);
         }
         prop_assert_eq!(stream, payload);
+    }
+
+    #[test]
+    fn what_stayed_whole_is_cut_into_the_same_segments(
+        payload in proptest::collection::vec(any::<u8>(), 1..9000),
+        size in 100_u16..1500,
+        v6: bool,
+        is_udp: bool,
+        tag in 0_usize..3,
+        csum: bool,
+        key: Option<u32>,
+    ) {
+        let kind = match (is_udp, v6) {
+            (true, _) => GsoKind::Udp,
+            (false, true) => GsoKind::Tcp6,
+            (false, false) => GsoKind::Tcp4,
+        };
+        let (packet, ethertype) = super_packet(kind, v6, &payload, ACK | PSH | FIN | CWR);
+        // A frame, a frame with a tag, or the packet itself.
+        let link = [14, 18, 0][tag];
+        let front = [&[2; 12][..], &[0x81, 0, 0, 7][..link.max(14) - 14], &ethertype.to_be_bytes()].concat();
+        let sent = [&front[..link], &packet].concat();
+        let spec = TunnelSpec { okey: key, ocsum: csum, ..if link > 0 { crate::gretap::gretap(LOCAL, REMOTE) } else { spec(LOCAL, REMOTE) } };
+        let protocol_type = if link > 0 { 0x6558 } else { ethertype };
+        let offload = offload_of(&packet, kind, size).behind(link);
+        let tunnel = Tunnel::new(&spec, Arc::new(TunnelCounters::new()));
+        let (mut split, mut whole) = (Train::new(), Train::new());
+        let mut state = TunnelState::default();
+        encapsulate(&tunnel, &mut state, protocol_type, &sent, offload, None, &mut split).unwrap();
+        encapsulate_whole(&tunnel, &mut state, protocol_type, &sent, offload, None, &mut whole).unwrap();
+        prop_assert!(!split.has_whole());
+        let bytes = |header: &[u8], payload| [header, &sent[payload]].concat();
+        let expected: Vec<_> = split.segments().map(|segment| bytes(segment.header, segment.payload)).collect();
+        let mut cut = Vec::new();
+        for segment in whole.segments() {
+            let packet = bytes(segment.header, segment.payload);
+            let Some(Whole { offload, network, longest }) = segment.whole else {
+                cut.push(packet);
+                continue;
+            };
+            let before = cut.len();
+            let (front, inner) = packet.split_at(usize::from(network));
+            let plain = Tunnel::new(&crate::support::spec(LOCAL, REMOTE), Arc::new(TunnelCounters::new()));
+            let mut train = Train::new();
+            let within = offload.without(front.len()).unwrap();
+            encapsulate(&plain, &mut state, ethertype, inner, within, None, &mut train).unwrap();
+            let of_one = |one: Segment<'_>| [front, &one.header[4..], &inner[one.payload]].concat();
+            cut.extend(train.segments().map(of_one));
+            prop_assert_eq!(cut[before..].iter().map(Vec::len).max(), Some(longest));
+            prop_assert!(cut.len() - before > 1);
+        }
+        prop_assert_eq!(cut, expected);
+        let gains = payload.len() / usize::from(size) > if csum { 1 } else { 0 }
+            && payload.len() > usize::from(size);
+        prop_assert_eq!(whole.has_whole(), gains);
+        let numbered = Tunnel::new(&TunnelSpec { oseq: true, ..spec }, Arc::new(TunnelCounters::new()));
+        encapsulate_whole(&numbered, &mut state, protocol_type, &sent, offload, None, &mut whole).unwrap();
+        prop_assert!(!whole.has_whole());
     }
 
     #[test]
