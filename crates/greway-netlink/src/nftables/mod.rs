@@ -19,6 +19,7 @@ mod message;
 mod port_unreachable;
 mod rule;
 mod ruleset;
+mod send_on;
 mod snat;
 
 use netlink_packet_core::NLM_F_ACK;
@@ -33,6 +34,7 @@ pub use ingress_drop::ingress_drop;
 pub use port_unreachable::{QuietPeer, port_unreachable};
 pub use rule::{Expression, Rule, RuleCounter, Verdict};
 pub use ruleset::{Comparison, Decision, Load, NftChain, NftElement, NftRule, NftRuleset, NftSet, Step};
+pub use send_on::send_on;
 pub use snat::{Snat, snat};
 
 use crate::error::{NetlinkError, Subject};

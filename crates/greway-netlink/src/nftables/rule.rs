@@ -11,9 +11,11 @@ const FIRST_OF_FOUR: u32 = 8;
 const VERDICT_REGISTER: u32 = 0;
 /// IFNAMSIZ: names are compared with their padding.
 const NAME_FIELD: usize = 16;
+const NFT_META_IIF: u32 = 4;
 const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_L4PROTO: u32 = 16;
 const NFT_META_IIFGROUP: u32 = 21;
+const NFT_PAYLOAD_LL_HEADER: u32 = 0;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_NAT_SNAT: u32 = 0;
 /// NFTA_LIST_ELEM, NFTA_EXPR_NAME, NFTA_EXPR_DATA, NFTA_DATA_VALUE and NFTA_DATA_VERDICT.
@@ -56,8 +58,22 @@ pub enum Expression {
         /// Where in the element, a multiple of 4.
         at: u32,
     },
+    /// Loads bytes of the link header beside what is looked for in a set.
+    LinkPart {
+        /// First byte.
+        offset: u32,
+        /// How many.
+        length: u32,
+        /// Where in the element, a multiple of 4.
+        at: u32,
+    },
+    /// Sends a copy to the IPv4 address that the first part is, by the device whose index the second one is in this machine's
+    /// order, as a packet of this host's own; for a chain of [`Family::Ip`].
+    Duplicate,
     /// Goes on if the set of this name, in the same table, has what the parts are.
     InSet(String),
+    /// Loads the index of the incoming link, four bytes in this machine's order.
+    IncomingLink,
     /// Loads the name of the outgoing link.
     OutgoingLink,
     /// Loads the group of the incoming link, four bytes in this machine's order.
@@ -95,9 +111,16 @@ impl Expression {
         match self {
             Self::Network { offset, length } => payload(list, REGISTER, *offset, *length),
             Self::Part { offset, length, at } => payload(list, FIRST_OF_FOUR + at / 4, *offset, *length),
+            Self::LinkPart { offset, length, at } => {
+                load(list, NFT_PAYLOAD_LL_HEADER, FIRST_OF_FOUR + at / 4, *offset, *length);
+            }
+            Self::Duplicate => element(list, "dup", |data| {
+                data.put_u32_be(1, FIRST_OF_FOUR).put_u32_be(2, FIRST_OF_FOUR + 1);
+            }),
             Self::InSet(set) => element(list, "lookup", |data| {
                 data.put_string(1, set).put_u32_be(2, FIRST_OF_FOUR);
             }),
+            Self::IncomingLink => meta(list, NFT_META_IIF),
             Self::OutgoingLink => meta(list, NFT_META_OIFNAME),
             Self::IncomingGroup => meta(list, NFT_META_IIFGROUP),
             Self::TransportProtocol => meta(list, NFT_META_L4PROTO),
@@ -136,8 +159,12 @@ impl Expression {
 }
 
 fn payload(list: &mut NlaWriter, register: u32, offset: u32, length: u32) {
+    load(list, NFT_PAYLOAD_NETWORK_HEADER, register, offset, length);
+}
+
+fn load(list: &mut NlaWriter, base: u32, register: u32, offset: u32, length: u32) {
     element(list, "payload", |data| {
-        data.put_u32_be(1, register).put_u32_be(2, NFT_PAYLOAD_NETWORK_HEADER);
+        data.put_u32_be(1, register).put_u32_be(2, base);
         data.put_u32_be(3, offset).put_u32_be(4, length);
     });
 }
