@@ -183,6 +183,9 @@ pub struct Carried {
     /// sends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<String>,
+    /// Super-packets that leave there leave whole, and the kernel cuts them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub super_packets: bool,
     /// What the packet socket has taken is dropped before it goes up the IP stack.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub early_drop: bool,
@@ -491,6 +494,7 @@ mod tests {
                 underlay: "raw".to_owned(),
                 why: String::new(),
                 exit: None,
+                super_packets: false,
                 early_drop: false,
             },
             counters: Counters::default(),

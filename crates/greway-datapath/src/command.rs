@@ -7,7 +7,7 @@ use std::sync::mpsc::SyncSender;
 use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::crew::Seen;
-use crate::exit::Exit;
+use crate::exit::{Exit, Injection};
 use crate::handle::DatapathError;
 use crate::icmp::IcmpReport;
 use crate::local::LocalAddresses;
@@ -57,6 +57,7 @@ pub(crate) enum Command {
         name: DeviceName,
         exit: Option<Exit>,
     },
+    Inject(Option<Arc<Injection>>),
     LocalAddresses(Arc<LocalAddresses>),
     ReversePaths(Arc<ReversePaths>),
     Forwards(bool),

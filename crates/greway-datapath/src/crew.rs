@@ -45,7 +45,7 @@ use greway_linux::event::{Poller, Waker};
 use greway_spec::TunnelSpec;
 
 use crate::command::Answer;
-use crate::exit::Exit;
+use crate::exit::{Exit, Injection};
 use crate::local::LocalAddresses;
 use crate::overlay::Inside;
 use crate::port::Port;
@@ -155,6 +155,7 @@ pub(crate) enum Order {
         index: usize,
         exit: Option<Exit>,
     },
+    Inject(Option<Arc<Injection>>),
     LocalAddresses(Arc<LocalAddresses>),
     ReversePaths(Arc<ReversePaths>),
     Forwards(bool),

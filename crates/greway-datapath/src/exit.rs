@@ -10,11 +10,13 @@
 //! A neighbour that nobody asks the IP stack for is one that the kernel does not look after: once a second a packet takes
 //! the long way, and the kernel finds out as always when its neighbour has gone.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use greway_engine::{Outer, Train};
+use greway_engine::{GsoKind, Outer, Segment, Train, Whole};
 use greway_linux::MacAddr;
 use greway_linux::batch::Target;
+use greway_linux::injector::Injector;
 use greway_wire::{ethertype, gre, ipv4::Ipv4Header};
 
 /// Where a tunnel's delivery packets leave.
@@ -30,6 +32,29 @@ pub struct Exit {
     pub destination: Ipv4Addr,
     /// The largest delivery packet in bytes.
     pub path_mtu: u32,
+    /// What its device takes whole.
+    pub whole: SuperPackets,
+}
+
+/// Which super-packets in GRE may leave in one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuperPackets {
+    /// None.
+    Split,
+    /// Those of TCP: the device hands them on as they are. Who receives one by raw socket is not told where it is to be cut,
+    /// which is no matter to a stream of bytes.
+    OfTcp,
+    /// All: the kernel cuts them for the device.
+    All,
+}
+
+/// Where super-packets in GRE are handed to the kernel, which sends them on.
+#[derive(Debug)]
+pub struct Injection {
+    /// The device that they are written to.
+    pub injector: Injector,
+    /// Its hardware address.
+    pub address: MacAddr,
 }
 
 /// How a train leaves.
@@ -42,6 +67,8 @@ pub(crate) enum Leave {
     },
     /// By packet socket, with a header of ours.
     By(Exit),
+    /// With a header of ours to the kernel, which cuts it and sends it.
+    Whole(Exit),
 }
 
 /// An exit in use.
@@ -63,11 +90,30 @@ impl ShortWay {
         Self { exit, long_way_ms: 0 }
     }
 
-    /// How a train leaves for which there is this way.
+    /// Whether a super-packet of this kind may leave whole.
+    pub(crate) fn takes_whole(&self, kind: GsoKind) -> bool {
+        match self.exit.whole {
+            SuperPackets::Split => false,
+            SuperPackets::OfTcp => kind != GsoKind::Udp,
+            SuperPackets::All => true,
+        }
+    }
+
+    /// None does any more.
+    pub(crate) fn split_all(&mut self) {
+        self.exit.whole = SuperPackets::Split;
+    }
+
+    /// How a train leaves for which there is this way. One with a super-packet in it that may not leave whole is told so by
+    /// another way.
     pub(crate) fn leave(&mut self, train: &Train, now_ms: u64) -> Leave {
         let by_stack = Leave::ByStack { dont_fragment: train.outer().dont_fragment };
         if !self.exit.takes(train) {
             return by_stack;
+        }
+        if train.has_whole() {
+            // The kernel looks up the neighbour itself, and takes one from the TTL.
+            return if train.outer().ttl < u8::MAX { Leave::Whole(self.exit) } else { by_stack };
         }
         if now_ms.saturating_sub(self.long_way_ms) >= LONG_WAY_EVERY {
             self.long_way_ms = now_ms;
@@ -82,7 +128,11 @@ impl Exit {
     fn takes(&self, train: &Train) -> bool {
         let outer = train.outer();
         let ours = |source: IpAddr| source == IpAddr::V4(self.source);
-        let longest = train.segments().map(|segment| segment.total_len()).max().unwrap_or(0);
+        let length = |segment: Segment<'_>| match segment.whole {
+            Some(whole) => whole.longest,
+            None => segment.total_len(),
+        };
+        let longest = train.segments().map(length).max().unwrap_or(0);
         outer.dont_fragment
             && outer.destination == IpAddr::V4(self.destination)
             && outer.source.filter(|source| !source.is_unspecified()).is_none_or(ours)
@@ -117,6 +167,24 @@ impl Exit {
     }
 }
 
+impl Injection {
+    /// Has a segment of a train sent, which [`Exit::takes`]; `packet`: what was encapsulated.
+    pub(crate) fn send(
+        &self,
+        exit: &Exit,
+        outer: &Outer,
+        segment: Segment<'_>,
+        packet: &[u8],
+    ) -> io::Result<()> {
+        let outer = Outer { ttl: outer.ttl.saturating_add(1), ..*outer };
+        let header = exit.header(&outer, segment.total_len());
+        let network = |whole: Whole| whole.network + HEADER as u16;
+        let whole = segment.whole.map(|whole| (crate::offload::emit(&whole.offload, HEADER), network(whole)));
+        let slices = [&header, segment.header, &packet[segment.payload]];
+        self.injector.send(self.address, exit.ifindex, whole, slices)
+    }
+}
+
 /// The bits of a TOS by which a raw socket gives a packet a priority in the device's queue (linux
 /// net/ipv4/route.c `ip_tos2prio`, v6.18); a packet socket gives all of them the same.
 const PRIORITY: u8 = 0x1c;
@@ -137,6 +205,7 @@ mod tests {
         source: Ipv4Addr::new(10, 0, 0, 1),
         destination: Ipv4Addr::new(10, 0, 0, 2),
         path_mtu: 1_500,
+        whole: SuperPackets::Split,
     };
 
     fn spec() -> TunnelSpec {

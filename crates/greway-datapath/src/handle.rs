@@ -13,7 +13,7 @@ use greway_spec::{DeviceName, TunnelSpec};
 
 use crate::command::Command;
 use crate::crew::{Helper, Workers};
-use crate::exit::Exit;
+use crate::exit::{Exit, Injection};
 use crate::icmp::IcmpReport;
 use crate::local::LocalAddresses;
 use crate::lull::BusyPoll;
@@ -169,6 +169,11 @@ impl Datapath {
     /// away, too.
     pub fn set_exit(&self, name: &DeviceName, exit: Option<Exit>) {
         let _ = self.tell(Command::Exit { name: name.clone(), exit });
+    }
+
+    /// Tells where super-packets are handed to the kernel of those tunnels whose [`Exit`] takes them; `None`: nowhere.
+    pub fn set_injection(&self, injection: Option<Arc<Injection>>) {
+        let _ = self.tell(Command::Inject(injection));
     }
 
     /// Tells which addresses are this host's: only packets to them are for its tunnels.

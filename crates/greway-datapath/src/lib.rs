@@ -52,7 +52,7 @@ mod witness;
 mod worker;
 
 pub use crew::Workers;
-pub use exit::Exit;
+pub use exit::{Exit, Injection, SuperPackets};
 pub use handle::{Datapath, DatapathError};
 pub use icmp::{Answers, IcmpReport, TunnelIcmp};
 pub use local::LocalAddresses;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use greway_engine::{
-    CounterSnapshot, DropReason, Endpoints, Heard, LinkErrors, Train, Tunnel, TunnelCounters, TunnelState,
-    clamp_mss,
+    CounterSnapshot, DropReason, Endpoints, GsoKind, Heard, LinkErrors, Train, Tunnel, TunnelCounters,
+    TunnelState, clamp_mss,
 };
 use greway_linux::packet::PacketSocket;
 use greway_linux::{MacAddr, OpenError};
@@ -268,6 +268,11 @@ impl Port {
     /// How a packet to `endpoint` leaves; to the tunnel's remote, where it has one.
     pub(crate) fn way(&self, endpoint: Option<IpAddr>) -> Way {
         Way { endpoint, bound_to: self.bound_to, mark: self.spec.fwmark }
+    }
+
+    /// Whether a super-packet of this kind may leave whole. What is marked is the raw and the packet socket's.
+    pub(crate) fn takes_whole(&self, kind: GsoKind) -> bool {
+        self.spec.fwmark == 0 && self.short_way.as_ref().is_some_and(|way| way.takes_whole(kind))
     }
 
     /// How a train leaves.

@@ -3,15 +3,16 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use greway_engine::{
-    DropReason, Fit, Fragments, Notice, Offload, Talk, Train, TunnelCounters, encapsulate, fit,
-    too_big_message,
+    DropReason, Fit, Fragments, Notice, Offload, Talk, Train, Tunnel, TunnelCounters, TunnelState,
+    encapsulate, encapsulate_whole, fit, too_big_message,
 };
 use greway_linux::batch::{Control, Packet, ReceiveBatch, SendBatch, SendStorage};
 use greway_linux::{errno, vnet};
 
-use crate::exit::Leave;
+use crate::exit::{Exit, Leave, ShortWay};
 use crate::overlay::{Fresh, Inside, Payload, unsealed};
 use crate::port::Port;
 use crate::turn::Turn;
@@ -40,6 +41,10 @@ struct Waiting {
     /// Where it goes.
     endpoint: Option<IpAddr>,
 }
+
+/// Packet into train, by the engine.
+type Encapsulate =
+    fn(&Tunnel, &mut TunnelState, u16, &[u8], Offload, Option<IpAddr>, &mut Train) -> Result<(), DropReason>;
 
 /// Messages in one batch; the largest super-packet gives some fifty.
 const MESSAGES: usize = 256;
@@ -147,10 +152,16 @@ impl Sender {
                     continue;
                 }
             }
-            if !fill(port, &payload, train) {
-                continue;
+            let Some(mut its) = whole_or_split(port, underlay, &payload, train, now_ms) else { continue };
+            if let Leave::Whole(exit) = its {
+                // What came before goes before.
+                flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
+                if inject(port, underlay, &exit, train, &payload, now_ms) {
+                    continue;
+                }
+                let Some(as_ever) = split(port, &payload, train, now_ms) else { continue };
+                its = as_ever;
             }
-            let its = port.leave(train, now_ms);
             if its != leave || out.len() + train.len() > MESSAGES {
                 flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
                 leave = its;
@@ -193,12 +204,16 @@ impl Sender {
                     continue;
                 }
             }
-            if !fill(port, &payload, train) {
-                continue;
+            let Some(mut leave) = whole_or_split(port, underlay, &payload, train, now_ms) else { continue };
+            if let Leave::Whole(exit) = leave {
+                if inject(port, underlay, &exit, train, &payload, now_ms) {
+                    continue;
+                }
+                let Some(as_ever) = split(port, &payload, train, now_ms) else { continue };
+                leave = as_ever;
             }
             let mut out = storage.start();
             packets.clear();
-            let leave = port.leave(train, now_ms);
             push(&mut out, packets, train, payload.packet, port.bound_to, leave);
             flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
             if Turn::is_over(taken) {
@@ -312,7 +327,7 @@ impl Pieces<'_> {
         let mut leave = Leave::ByStack { dont_fragment: true };
         for packet in fragments.iter() {
             let piece = Payload { packet, offload: Offload::NONE, ..*payload };
-            if !fill(port, &piece, train) {
+            if !fill(port, &piece, train, encapsulate) {
                 continue;
             }
             leave = Leave::ByStack { dont_fragment: train.outer().dont_fragment };
@@ -325,8 +340,71 @@ impl Pieces<'_> {
     }
 }
 
+/// Encapsulates a packet, a super-packet as one where it may leave so, and says how it leaves; `None` when it was dropped.
+fn whole_or_split(
+    port: &mut Port,
+    underlay: &Underlay,
+    payload: &Payload<'_>,
+    train: &mut Train,
+    now_ms: u64,
+) -> Option<Leave> {
+    let may = payload.offload.gso.is_some_and(|gso| port.takes_whole(gso.kind));
+    if !may || underlay.injection.is_none() {
+        return split(port, payload, train, now_ms);
+    }
+    if !fill(port, payload, train, encapsulate_whole) {
+        return None;
+    }
+    match port.leave(train, now_ms) {
+        Leave::By(_) | Leave::ByStack { .. } if train.has_whole() => split(port, payload, train, now_ms),
+        leave => Some(leave),
+    }
+}
+
+/// Encapsulates a packet as those that it stands for.
+fn split(port: &mut Port, payload: &Payload<'_>, train: &mut Train, now_ms: u64) -> Option<Leave> {
+    fill(port, payload, train, encapsulate).then(|| port.leave(train, now_ms))
+}
+
+/// Has the kernel send a train that may leave whole. False: it is to be split.
+fn inject(
+    port: &mut Port,
+    underlay: &mut Underlay,
+    exit: &Exit,
+    train: &Train,
+    payload: &Payload<'_>,
+    now_ms: u64,
+) -> bool {
+    let Some(injection) = underlay.injection.as_ref().map(Arc::clone) else { return false };
+    let counters = port.tunnel.counters();
+    let mut sent = false;
+    for segment in train.segments() {
+        match injection.send(exit, &train.outer(), segment, payload.packet) {
+            Ok(()) => sent = true,
+            Err(error) if sent => {
+                // The packet has left but for its end.
+                counters.record_drop(DropReason::HostQueueFull);
+                tracing::debug!(tunnel = %port.name, %error, "the end of a super-packet is lost");
+            }
+            Err(error) if error.raw_os_error() == Some(errno::EINVAL) => {
+                tracing::warn!(tunnel = %port.name, %error, "the kernel takes no super-packets of it: they are split");
+                port.short_way.iter_mut().for_each(ShortWay::split_all);
+                return false;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no super-packets can be handed to the kernel: they are split");
+                // Until there is another.
+                underlay.injection = None;
+                return false;
+            }
+        }
+    }
+    counters.record_sent(payload.packet.len(), now_ms);
+    true
+}
+
 /// Encapsulates a packet into the train; false when it was dropped.
-fn fill(port: &mut Port, payload: &Payload<'_>, train: &mut Train) -> bool {
+fn fill(port: &mut Port, payload: &Payload<'_>, train: &mut Train, encapsulate: Encapsulate) -> bool {
     if let Some(reason) = port.barred {
         port.tunnel.counters().record_drop(reason);
         return false;
@@ -356,14 +434,14 @@ fn push<'a>(
     let outer = train.outer();
     let (target, control) = match leave {
         Leave::ByStack { .. } => underlay::address(&outer, bound_to),
-        Leave::By(exit) => (exit.target(), Control::NONE),
+        Leave::By(exit) | Leave::Whole(exit) => (exit.target(), Control::NONE),
     };
     for segment in train.segments() {
         let total = segment.total_len();
         let payload = &packet[segment.payload];
         let pushed = match leave {
             Leave::ByStack { .. } => out.push_with_prefix(segment.header, &[payload], target, control),
-            Leave::By(exit) => {
+            Leave::By(exit) | Leave::Whole(exit) => {
                 let header = exit.header(&outer, total);
                 out.push_with_prefixes([&header, segment.header], &[payload], target, control)
             }
@@ -395,7 +473,7 @@ fn flush(
     let mark = port.spec.fwmark;
     let socket = match leave {
         Leave::ByStack { dont_fragment } => underlay.sender(port.tunnel.over_ipv6(), dont_fragment, mark),
-        Leave::By(_) => underlay.past_the_stack(mark),
+        Leave::By(_) | Leave::Whole(_) => underlay.past_the_stack(mark),
     };
     let socket = match socket {
         Ok(socket) => socket,

@@ -14,6 +14,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use greway_linux::batch::{Control, ReceiveBatch, Target};
 use greway_linux::flow::{self, Arriving};
@@ -25,6 +26,7 @@ use greway_engine::Outer;
 use greway_wire::ethertype;
 
 use crate::close::close_beside;
+use crate::exit::Injection;
 use crate::turn::Turn;
 
 /// How a tunnel receives from the underlay.
@@ -114,6 +116,8 @@ pub(crate) struct Underlay {
     ipv6: Option<Outlet>,
     /// What leaves past the IP stack; there from the first packet that may.
     short: Option<ShortOutlet>,
+    /// Where super-packets are handed to the kernel.
+    pub(crate) injection: Option<Arc<Injection>>,
 }
 
 /// A packet socket that sends.
@@ -188,6 +192,7 @@ impl Underlay {
             ipv4: Outlet::over_ipv4(worker)?,
             ipv6: None,
             short: None,
+            injection: None,
         })
     }
 

@@ -54,6 +54,9 @@ pub(crate) struct Daemon {
     /// How many threads carry packets in userspace.
     #[serde(deserialize_with = "workers")]
     pub(crate) workers: Workers,
+    /// Whether super-packets are handed to the kernel whole where they can be.
+    #[serde(alias = "super_packets")]
+    pub(crate) super_packets: bool,
 }
 
 impl Default for Daemon {
@@ -64,6 +67,7 @@ impl Default for Daemon {
             steer: Steer::Off,
             busy_poll: BusyPoll::Adaptive,
             workers: Workers::Auto,
+            super_packets: true,
         }
     }
 }

@@ -14,7 +14,7 @@ use greway_spec::{InnerAddress, TunnelSpec};
 
 use super::facts::{Device, HostFacts, InnerPeer, Ipsec, KernelGre, Seen};
 use super::ruleset::{self, Ruleset};
-use crate::daemon::{early_drop, sealed_group};
+use crate::daemon::{early_drop, injection, sealed_group};
 use crate::sysctl::{self, Forwarding};
 
 /// More tracked connections than this are not gone through: it would take seconds.
@@ -142,7 +142,9 @@ pub fn ruleset() -> Seen<Ruleset> {
         Ok(mut read) => {
             // It looks at the data plane's ends of pairs, which no delivery packet comes in by.
             // And what is dropped because it has been taken is not refused.
-            let is_ours = |chain: &BaseChain| sealed_group::is_ours(chain) || early_drop::is_ours(chain);
+            let is_ours = |chain: &BaseChain| {
+                sealed_group::is_ours(chain) || early_drop::is_ours(chain) || injection::is_ours(chain)
+            };
             read.chains.retain(|chain| !chain.base.as_ref().is_some_and(is_ours));
             Ruleset::of_nft(read)
         }

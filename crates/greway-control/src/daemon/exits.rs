@@ -9,13 +9,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use greway_datapath::Exit;
+use greway_datapath::{Exit, SuperPackets};
 use greway_fastpath::NextHop;
 use greway_linux::MacAddr;
 use greway_netlink::{Neighbour, NeighbourState, Netlink};
 use greway_spec::DeviceName;
 
 use super::host::{Host, Live};
+use super::injection;
 use super::place::{self, Devices, Way};
 
 /// With more tunnels than this only so many have one, those that send most: each change of a route has each of them
@@ -80,9 +81,11 @@ impl Host {
     }
 
     fn look_at_exits_where(&mut self, concerned: impl Fn(&Live) -> bool) {
+        self.keep_injection();
         let few = self.tunnels.len() <= MOST;
         let mut devices = Devices::new(&self.netlink);
         let mut neighbours = Neighbours { netlink: &self.netlink, known: HashMap::new() };
+        let mut whole = Whole { wanted: self.injecting.is_there(), known: HashMap::new() };
         for live in self.tunnels.values_mut().filter(|live| concerned(live)) {
             let one_of_few = few || self.exits.sending.contains(&live.stored.spec.name);
             let way = match one_of_few && live.decision.past_the_stack {
@@ -90,7 +93,10 @@ impl Host {
                 false => Way::default(),
             };
             live.exit_by = way.next_hop;
-            let exit = exit(&mut neighbours, live, &way);
+            let mut exit = exit(&mut neighbours, live, &way);
+            if let Some(exit) = &mut exit {
+                exit.whole = whole.by(&self.netlink, exit.ifindex);
+            }
             if exit != live.exit {
                 live.exit = exit;
                 self.datapath.set_exit(&live.stored.spec.name, exit);
@@ -111,7 +117,25 @@ fn exit(neighbours: &mut Neighbours<'_>, live: &Live, way: &Way) -> Option<Exit>
         source: ipv4(way.source)?,
         destination: ipv4(live.spec().remote)?,
         path_mtu: way.path_mtu,
+        whole: SuperPackets::Split,
     })
+}
+
+/// Which devices take super-packets in GRE, each looked at once.
+struct Whole {
+    /// Somebody hands them over.
+    wanted: bool,
+    known: HashMap<u32, SuperPackets>,
+}
+
+impl Whole {
+    fn by(&mut self, netlink: &Netlink, ifindex: u32) -> SuperPackets {
+        let look = || {
+            let link = netlink.link_by_index(ifindex).ok().flatten();
+            link.map_or(SuperPackets::Split, |link| injection::taken_whole(&link))
+        };
+        if self.wanted { *self.known.entry(ifindex).or_insert_with(look) } else { SuperPackets::Split }
+    }
 }
 
 /// The neighbours on the devices that ways lead by, each device asked for once: many tunnels go by few.

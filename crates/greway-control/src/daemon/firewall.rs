@@ -14,7 +14,7 @@ use greway_netlink::nftables::{BaseChain, Family, Hook, Nftables};
 use greway_netlink::xfrm::XfrmPolicy;
 use greway_spec::{DeviceName, FirewallPolicy, TunnelSpec, UnderlayChoice};
 
-use super::{device, early_drop, sealed_group};
+use super::{device, early_drop, injection, sealed_group};
 use crate::observe::{self, Tables};
 use crate::plan;
 
@@ -220,7 +220,7 @@ impl Rules {
 /// Whether a chain is a seal, of the data plane's ends of pairs alone, or drops what the data plane has already.
 fn is_own_seal(chain: &BaseChain) -> bool {
     let inside = |device: &String| device.starts_with(device::PEER_PREFIX);
-    if sealed_group::is_ours(chain) || early_drop::is_ours(chain) {
+    if sealed_group::is_ours(chain) || early_drop::is_ours(chain) || injection::is_ours(chain) {
         return true;
     }
     chain.hook == Hook::Ingress

@@ -20,6 +20,7 @@ use super::early_drop::EarlyDrop;
 use super::exits::Exits;
 use super::fastpath::{self, FastPath};
 use super::firewall::{self, Decision, Rules};
+use super::injection::Injecting;
 use super::place::{Ends, Way};
 use super::quiet::Quiet;
 use super::reverse_path;
@@ -57,6 +58,8 @@ pub(super) struct Host {
     pub(super) quiet: Quiet,
     /// Who leaves past the IP stack, of many.
     pub(super) exits: Exits,
+    /// What super-packets are handed to the kernel by.
+    pub(super) injecting: Injecting,
     /// What goes no further up the IP stack.
     pub(super) early_drop: EarlyDrop,
     /// What carries packets beside the data plane.
@@ -145,6 +148,7 @@ impl Host {
             counted: Counted::default(),
             quiet: Quiet::default(),
             exits: Exits::default(),
+            injecting: Injecting::new(options.super_packets),
             early_drop: EarlyDrop::default(),
             fast: FastPath::new(&options.fast_path),
             together: None,
@@ -293,6 +297,9 @@ impl Host {
             // The kernel's module for GRE comes and goes without a change of rules.
             self.keep_peers_quiet(None);
             self.keep_early_drop_beside_kernel();
+            if self.keep_injection() {
+                self.look_at_exits();
+            }
             return;
         }
         self.rules.ours = ours.collect();
@@ -323,7 +330,7 @@ impl Host {
             live.decision = decision;
         }
         self.keep_early_drop();
-        if changed {
+        if self.keep_injection() || changed {
             self.follow_fast_path();
             self.look_at_exits();
         }

@@ -19,6 +19,7 @@ mod firewall;
 mod forwarding;
 mod going;
 mod host;
+pub(crate) mod injection;
 mod kernel_tunnels;
 mod moved;
 mod mtu;
@@ -106,6 +107,8 @@ pub struct Options {
     pub busy_poll: BusyPoll,
     /// How many threads carry packets in userspace.
     pub workers: Workers,
+    /// Whether super-packets are handed to the kernel whole where they can be.
+    pub super_packets: bool,
     /// Why the options are not those that somebody wrote; a sentence, for the log and `status`.
     pub doubt: Option<String>,
 }
@@ -118,6 +121,7 @@ impl Default for Options {
             steer: Steer::Off,
             busy_poll: BusyPoll::default(),
             workers: Workers::default(),
+            super_packets: true,
             doubt: None,
         }
     }

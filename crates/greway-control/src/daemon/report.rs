@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::sync::Mutex;
 
-use greway_datapath::IcmpReport;
+use greway_datapath::{IcmpReport, SuperPackets};
 use greway_engine::{CounterSnapshot, Direction, DropReason, HeardEntry};
 use greway_fastpath::{Dropped, Pinning, TunnelCounters};
 use greway_linux::clock;
@@ -129,6 +129,8 @@ fn tunnel(
             underlay: live.decision.receive.word().to_owned(),
             why: live.decision.why.clone(),
             exit: exit(host, live),
+            super_packets: live.exit.is_some_and(|exit| exit.whole != SuperPackets::Split)
+                && live.spec().fwmark == 0,
             early_drop: host.early_drop.holds_for(live),
         },
         counters: Counters {

@@ -175,6 +175,7 @@ fn follow(monitor: &Monitor, poller: &Poller, host: &Mutex<Host>, heart: &Heart)
         routes |= news.filters.iter().any(|index| !devices.contains_key(index));
         let underlays = host.underlays();
         for (index, link) in &news.links {
+            host.mend_injection(*index);
             match link {
                 None => {
                     host.device_removed(*index, devices.get(index));

@@ -94,6 +94,10 @@ impl Worker {
                     self.tell_all(|| Order::Exit { index, exit });
                 }
             }
+            Command::Inject(injection) => {
+                self.tell_all(|| Order::Inject(injection.clone()));
+                self.underlay.injection = injection;
+            }
             Command::LocalAddresses(addresses) => {
                 self.tell_all(|| Order::LocalAddresses(Arc::clone(&addresses)));
                 self.set_local_addresses(addresses);
@@ -152,6 +156,7 @@ impl Worker {
             Order::Inside { index, inside, settled: _settled } => self.replace(index, *inside),
             Order::Mtu { index, mtu } => self.set_mtu(index, mtu),
             Order::Exit { index, exit } => self.set_exit(index, exit),
+            Order::Inject(injection) => self.underlay.injection = injection,
             Order::LocalAddresses(addresses) => self.set_local_addresses(addresses),
             Order::ReversePaths(paths) => self.set_reverse_paths(paths),
             Order::Forwards(forwards) => self.forwards = forwards,

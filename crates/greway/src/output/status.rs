@@ -70,7 +70,8 @@ fn print_tunnel(tunnel: &TunnelStatus, workers: usize) {
         &format!("{workers}, {} device, {} socket: {}", carried.overlay, carried.underlay, carried.why),
     );
     if let Some(neighbour) = &carried.exit {
-        fact("sends", &format!("past the IP stack, to {neighbour}"));
+        let whole = if carried.super_packets { ", super-packets whole" } else { "" };
+        fact("sends", &format!("past the IP stack, to {neighbour}{whole}"));
     }
     if carried.early_drop {
         fact("receives", "what the packet socket has taken goes no further up the IP stack");

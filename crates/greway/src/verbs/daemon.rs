@@ -54,6 +54,7 @@ fn options() -> Options {
             steer: settings.daemon.steer,
             busy_poll: settings.daemon.busy_poll,
             workers: workers(settings.daemon.workers),
+            super_packets: settings.daemon.super_packets,
             doubt: None,
         },
         Err(_) => Options {
@@ -62,6 +63,7 @@ fn options() -> Options {
             steer: Steer::Off,
             busy_poll: BusyPoll::Off,
             workers: workers(Workers::Auto),
+            super_packets: false,
             doubt: None,
         },
     };

@@ -44,10 +44,12 @@ fn every_combination(underlay: &str) {
         let arrives = Capture::start(&pair.right, "wan0").unwrap();
         let comes_out = Capture::start(&pair.right, "tun0").unwrap();
         pair.bulk(8 * MIB, &what);
-        // Larger than the cable takes: the kernel merged it on receive. A veth spares what came from a device with
-        // transmit offload (linux 6.18 drivers/net/veth.c).
+        // Larger than the cable takes: the kernel merged it on receive, or it left so. A veth spares what came from a device
+        // with transmit offload (linux 6.18 drivers/net/veth.c).
         let merged = seen(arrives, |packet| !packet.outgoing && packet.frame.len() > 1514);
-        assert_eq!(merged > 0, gro && !tx_offload, "{what}: {merged} merged packets arrived");
+        let whole = pair.status(0)["datapath"]["super_packets"] == true && tx_offload;
+        let expected = (gro && !tx_offload) || whole;
+        assert_eq!(merged > 0, expected, "{what}: {merged} merged packets arrived");
         // And what the kernel did not merge we do.
         let merged = seen(comes_out, |packet| !packet.outgoing && packet.frame.len() > 1476 + 14);
         assert!(merged > 0, "{what}: no super-packet came out of the tunnel");
@@ -87,7 +89,8 @@ fn tcp_over_ipv6_is_intact() {
 #[test]
 fn what_is_sent_fits_the_cable_and_has_its_checksums() {
     require!(privilege::check());
-    let pair = Pair::new("csum");
+    // By raw socket nothing leaves that the kernel still is to cut.
+    let pair = Pair::new("csum underlay raw");
     for tx_offload in [false, true] {
         pair.offloads(false, tx_offload);
         let inside_of = Capture::start(&pair.left, "tun0").unwrap();

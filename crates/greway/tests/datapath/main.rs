@@ -20,5 +20,6 @@ mod outer;
 mod overlay;
 mod several;
 mod short_way;
+mod super_packets;
 mod tcpdump;
 mod trains;

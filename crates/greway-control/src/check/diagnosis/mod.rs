@@ -116,6 +116,7 @@ pub(super) mod tests {
                 underlay: "raw".to_owned(),
                 why: String::new(),
                 exit: None,
+                super_packets: false,
                 early_drop: false,
             },
             counters: Counters { sent_packets: 3, ..Counters::default() },

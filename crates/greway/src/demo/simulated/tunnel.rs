@@ -167,6 +167,7 @@ impl Tunnel {
                 underlay: "simulated".to_owned(),
                 why: "no network namespace".to_owned(),
                 exit: None,
+                super_packets: false,
                 early_drop: false,
             },
             counters: Counters {
