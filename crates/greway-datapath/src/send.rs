@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use greway_engine::{
-    DropReason, Fit, Fragments, Notice, Offload, Talk, Train, Tunnel, TunnelCounters, TunnelState,
-    encapsulate, encapsulate_whole, fit, too_big_message,
+    DropReason, Fit, Fragments, Notice, Offload, Talk, Train, TunnelCounters, encapsulate, fit,
+    too_big_message,
 };
 use greway_linux::batch::{Control, Packet, ReceiveBatch, SendBatch, SendStorage};
 use greway_linux::{errno, vnet};
@@ -41,10 +41,6 @@ struct Waiting {
     /// Where it goes.
     endpoint: Option<IpAddr>,
 }
-
-/// Packet into train, by the engine.
-type Encapsulate =
-    fn(&Tunnel, &mut TunnelState, u16, &[u8], Offload, Option<IpAddr>, &mut Train) -> Result<(), DropReason>;
 
 /// Messages in one batch; the largest super-packet gives some fifty.
 const MESSAGES: usize = 256;
@@ -327,7 +323,7 @@ impl Pieces<'_> {
         let mut leave = Leave::ByStack { dont_fragment: true };
         for packet in fragments.iter() {
             let piece = Payload { packet, offload: Offload::NONE, ..*payload };
-            if !fill(port, &piece, train, encapsulate) {
+            if !fill(port, &piece, train) {
                 continue;
             }
             leave = Leave::ByStack { dont_fragment: train.outer().dont_fragment };
@@ -352,7 +348,10 @@ fn whole_or_split(
     if !may || underlay.injection.is_none() {
         return split(port, payload, train, now_ms);
     }
-    if !fill(port, payload, train, encapsulate_whole) {
+    train.keep_whole(true);
+    let filled = fill(port, payload, train);
+    train.keep_whole(false);
+    if !filled {
         return None;
     }
     match port.leave(train, now_ms) {
@@ -363,7 +362,7 @@ fn whole_or_split(
 
 /// Encapsulates a packet as those that it stands for.
 fn split(port: &mut Port, payload: &Payload<'_>, train: &mut Train, now_ms: u64) -> Option<Leave> {
-    fill(port, payload, train, encapsulate).then(|| port.leave(train, now_ms))
+    fill(port, payload, train).then(|| port.leave(train, now_ms))
 }
 
 /// Has the kernel send a train that may leave whole. False: it is to be split.
@@ -404,7 +403,7 @@ fn inject(
 }
 
 /// Encapsulates a packet into the train; false when it was dropped.
-fn fill(port: &mut Port, payload: &Payload<'_>, train: &mut Train, encapsulate: Encapsulate) -> bool {
+fn fill(port: &mut Port, payload: &Payload<'_>, train: &mut Train) -> bool {
     if let Some(reason) = port.barred {
         port.tunnel.counters().record_drop(reason);
         return false;

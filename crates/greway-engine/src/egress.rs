@@ -43,60 +43,18 @@ pub fn encapsulate(
     endpoint: Option<IpAddr>,
     train: &mut Train,
 ) -> Result<(), DropReason> {
-    Payload { protocol_type, packet, offload, endpoint }.encapsulate(tunnel, state, train, false)
-}
-
-/// The same, and a super-packet stays one as far as it can ([`crate::Segment::whole`]), for whoever can have it cut later.
-///
-/// What is cut as the kernel cuts it gives the same packets. A GRE checksum is then repeated like all of the header: that of
-/// every segment of full length is the same, since what changes from one to the next is made up for by the checksums
-/// inside. A last one that is shorter goes by itself. Packets with sequence numbers are all split here.
-///
-/// # Errors
-/// As [`encapsulate`].
-pub fn encapsulate_whole(
-    tunnel: &Tunnel,
-    state: &mut TunnelState,
-    protocol_type: u16,
-    packet: &[u8],
-    offload: Offload,
-    endpoint: Option<IpAddr>,
-    train: &mut Train,
-) -> Result<(), DropReason> {
-    Payload { protocol_type, packet, offload, endpoint }.encapsulate(tunnel, state, train, true)
-}
-
-/// What is to be encapsulated.
-struct Payload<'a> {
-    protocol_type: u16,
-    packet: &'a [u8],
-    offload: Offload,
-    endpoint: Option<IpAddr>,
-}
-
-impl Payload<'_> {
-    fn encapsulate(
-        self,
-        tunnel: &Tunnel,
-        state: &mut TunnelState,
-        train: &mut Train,
-        whole: bool,
-    ) -> Result<(), DropReason> {
-        let Self { protocol_type, packet, offload, endpoint } = self;
-        let link = tunnel.link(protocol_type, packet).ok_or(DropReason::NoPayload);
-        let filled = link.and_then(|link| {
-            let outer = outer_for(tunnel, link, packet, endpoint)?;
-            train.begin(outer);
-            let overhead = tunnel.gre_len() + outer.header_len();
-            Departure { tunnel, state, protocol_type, packet, link: link.len, overhead, train }
-                .fill(offload, whole)
-        });
-        if let Err(reason) = filled {
-            train.clear();
-            tunnel.counters().record_drop(reason);
-        }
-        filled
+    let link = tunnel.link(protocol_type, packet).ok_or(DropReason::NoPayload);
+    let filled = link.and_then(|link| {
+        let outer = outer_for(tunnel, link, packet, endpoint)?;
+        train.begin(outer);
+        let overhead = tunnel.gre_len() + outer.header_len();
+        Departure { tunnel, state, protocol_type, packet, link: link.len, overhead, train }.fill(offload)
+    });
+    if let Err(reason) = filled {
+        train.clear();
+        tunnel.counters().record_drop(reason);
     }
+    filled
 }
 
 /// The delivery header for a packet: RX-23's sanity the other way round, TX-03, TX-05, TX-07.
@@ -269,12 +227,12 @@ struct Departure<'a> {
 }
 
 impl Departure<'_> {
-    fn fill(mut self, offload: Offload, whole: bool) -> Result<(), DropReason> {
+    fn fill(mut self, offload: Offload) -> Result<(), DropReason> {
         match offload {
             Offload { gso: Some(gso), partial } => {
                 let split = Split::of(&self.packet[self.link..], gso, partial.is_none())?;
                 let together = match partial {
-                    Some(_) if whole && !self.tunnel.oseq => self.together(&split),
+                    Some(_) if self.train.keeps_whole() && !self.tunnel.oseq => self.together(&split),
                     _ => 0,
                 };
                 match together {

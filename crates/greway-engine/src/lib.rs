@@ -49,7 +49,7 @@ pub mod verdict;
 pub use answer::{Answer, RateLimit};
 pub use coalesce::{Candidate, Run};
 pub use counters::{CounterSnapshot, SequenceCounters, TunnelCounters, UnderlayCounters, UnderlaySnapshot};
-pub use egress::{encapsulate, encapsulate_whole};
+pub use egress::encapsulate;
 pub use errors::{Consequence, ErrorMessage, LinkErrors};
 pub use fragment::Fragments;
 pub use frame::Link;

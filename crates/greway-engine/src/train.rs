@@ -130,6 +130,7 @@ pub struct Train {
     outer: Outer,
     headers: Vec<u8>,
     segments: Vec<Record>,
+    keeps_whole: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -186,7 +187,22 @@ impl Train {
             flow_label: 0,
             encap_limit: None,
         };
-        Self { outer, headers: Vec::with_capacity(64 * 128), segments: Vec::with_capacity(64) }
+        let (headers, segments) = (Vec::with_capacity(64 * 128), Vec::with_capacity(64));
+        Self { outer, headers, segments, keeps_whole: false }
+    }
+
+    /// Has super-packets stay whole in it from now on as far as they can ([`Segment::whole`]), for whoever can have them cut
+    /// later; or all of them split.
+    ///
+    /// What is cut as the kernel cuts it gives the same packets. A GRE checksum is then repeated like all of the header:
+    /// that of every segment of full length is the same, since what changes from one to the next is made up for by the
+    /// checksums inside. A last one that is shorter goes by itself. Packets with sequence numbers are split in any case.
+    pub fn keep_whole(&mut self, whole: bool) {
+        self.keeps_whole = whole;
+    }
+
+    pub(crate) fn keeps_whole(&self) -> bool {
+        self.keeps_whole
     }
 
     /// The delivery header, the same for all segments.

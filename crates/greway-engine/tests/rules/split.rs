@@ -9,7 +9,7 @@ use crate::support::{
 };
 use greway_engine::{
     DropReason, Gso, GsoKind, Offload, Partial, Segment, Train, Tunnel, TunnelCounters, TunnelState, Verdict,
-    Whole, encapsulate, encapsulate_whole,
+    Whole, encapsulate,
 };
 use greway_spec::TunnelSpec;
 use greway_wire::checksum;
@@ -159,9 +159,10 @@ proptest! {
         let offload = offload_of(&packet, kind, size).behind(link);
         let tunnel = Tunnel::new(&spec, Arc::new(TunnelCounters::new()));
         let (mut split, mut whole) = (Train::new(), Train::new());
+        whole.keep_whole(true);
         let mut state = TunnelState::default();
         encapsulate(&tunnel, &mut state, protocol_type, &sent, offload, None, &mut split).unwrap();
-        encapsulate_whole(&tunnel, &mut state, protocol_type, &sent, offload, None, &mut whole).unwrap();
+        encapsulate(&tunnel, &mut state, protocol_type, &sent, offload, None, &mut whole).unwrap();
         prop_assert!(!split.has_whole());
         let bytes = |header: &[u8], payload| [header, &sent[payload]].concat();
         let expected: Vec<_> = split.segments().map(|segment| bytes(segment.header, segment.payload)).collect();
@@ -188,7 +189,7 @@ proptest! {
             && payload.len() > usize::from(size);
         prop_assert_eq!(whole.has_whole(), gains);
         let numbered = Tunnel::new(&TunnelSpec { oseq: true, ..spec }, Arc::new(TunnelCounters::new()));
-        encapsulate_whole(&numbered, &mut state, protocol_type, &sent, offload, None, &mut whole).unwrap();
+        encapsulate(&numbered, &mut state, protocol_type, &sent, offload, None, &mut whole).unwrap();
         prop_assert!(!whole.has_whole());
     }
 

@@ -24,6 +24,23 @@ pub struct BaseChainSpec {
     pub device: Option<String>,
 }
 
+impl BaseChainSpec {
+    /// In front of all that others have there: defragmentation is at -400, tracing and the raw tables at -300.
+    const FIRST: i32 = -450;
+
+    /// A chain that sees packets of this host's devices before everything else that looks at them by their protocol.
+    pub(super) fn first_in_prerouting() -> Self {
+        Self {
+            name: "prerouting".to_owned(),
+            kind: "filter",
+            hook: Hook::Prerouting,
+            priority: Self::FIRST,
+            policy: Policy::Accept,
+            device: None,
+        }
+    }
+}
+
 /// A set of keys to add.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetSpec {

@@ -3,11 +3,8 @@
 
 use std::net::IpAddr;
 
-use super::{BaseChainSpec, Change, Expression, Family, Hook, Policy, Rule, SetSpec, TableId, Verdict};
+use super::{BaseChainSpec, Change, Expression, Family, Rule, SetSpec, TableId, Verdict};
 
-/// In front of all that others have there: defragmentation is at -400, tracing and the raw tables at -300.
-const PRIORITY: i32 = -450;
-const CHAIN: &str = "prerouting";
 const WITHOUT_KEY: &str = "without-key";
 const WITH_KEY: &str = "with-key";
 
@@ -163,14 +160,8 @@ const KEY_TYPE: u32 = 7;
 pub fn early_drop(table: &str, family: Family, comment: Option<&str>) -> Vec<Change> {
     let layout = if family == Family::Ip6 { IPV6 } else { IPV4 };
     let table = TableId::new(family, table);
-    let chain = BaseChainSpec {
-        name: CHAIN.to_owned(),
-        kind: "filter",
-        hook: Hook::Prerouting,
-        priority: PRIORITY,
-        policy: Policy::Accept,
-        device: None,
-    };
+    let chain = BaseChainSpec::first_in_prerouting();
+    let name = chain.name.clone();
     let length = 4 + 2 * layout.address;
     let both = |id: u32| (id << TYPE_BITS) | layout.address_type;
     let key_type = both(both(ETHERTYPE_TYPE));
@@ -180,7 +171,7 @@ pub fn early_drop(table: &str, family: Family, comment: Option<&str>) -> Vec<Cha
     };
     let rule = |expressions| Change::AddRule {
         table: table.clone(),
-        chain: CHAIN.to_owned(),
+        chain: name.clone(),
         rule: Rule { expressions, comment: None },
     };
     let mut changes = vec![

@@ -1,11 +1,7 @@
 //! Sends on what arrives at a device of ours: to where its IPv4 header says, by the device whose index the last four bytes
 //! of its link-layer source are, in this machine's order.
 
-use super::{BaseChainSpec, Change, Expression, Family, Hook, Policy, Rule, TableId, Verdict};
-
-/// In front of all that others have there, and of connection tracking.
-const PRIORITY: i32 = -450;
-const CHAIN: &str = "prerouting";
+use super::{BaseChainSpec, Change, Expression, Family, Rule, TableId, Verdict};
 
 /// The table as nft writes it:
 ///
@@ -26,17 +22,11 @@ const CHAIN: &str = "prerouting";
 /// where packets arrive. The table goes with the socket that applies this (`flags owner`, Linux 5.12).
 pub fn send_on(table: &str, device: u32, comment: Option<&str>) -> Vec<Change> {
     let table = TableId::new(Family::Ip, table);
-    let chain = BaseChainSpec {
-        name: CHAIN.to_owned(),
-        kind: "filter",
-        hook: Hook::Prerouting,
-        priority: PRIORITY,
-        policy: Policy::Accept,
-        device: None,
-    };
+    let chain = BaseChainSpec::first_in_prerouting();
+    let name = chain.name.clone();
     let rule = |expressions| Change::AddRule {
         table: table.clone(),
-        chain: CHAIN.to_owned(),
+        chain: name.clone(),
         rule: Rule { expressions, comment: None },
     };
     vec![
