@@ -1,6 +1,6 @@
 //! What arrived and waits, apart for each tunnel, when more comes than is carried.
 //!
-//! One socket of the underlay receives for all tunnels. While the worker keeps up, packets go from it right to where they
+//! One socket of the underlay receives for all tunnels, and one of the overlay for many. While the worker keeps up, packets go from it right to where they
 //! belong, and nothing here is used. When they begin to stand in line, the line is one for all: whoever sends the most
 //! makes everybody else wait, and a packet that finds the socket full is lost whosever it is. So then the socket is
 //! emptied at once, which costs a fraction of what carrying costs, and the packets wait here: each tunnel has a line of
@@ -10,8 +10,7 @@
 //! It refuses to reorder: a tunnel's packets leave in the order in which they came.
 
 use std::collections::{HashMap, VecDeque};
-
-use greway_engine::{Receipt, TunnelIndex};
+use std::hash::Hash;
 
 /// Bytes in one line at most: some milliseconds of a bulk.
 const LINE_BYTES: usize = 2 << 20;
@@ -26,42 +25,54 @@ const OVERHEAD: usize = 512;
 /// Buffers that are kept to be used again.
 const SPARE: usize = 2_048;
 
-/// A datagram that waits.
+/// A datagram that waits, and what is known of it.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct Waiting<R> {
     pub(crate) datagram: Vec<u8>,
-    pub(crate) receipt: Receipt,
+    pub(crate) receipt: R,
 }
 
-/// The packets of one tunnel in order, or those of none.
-#[derive(Debug, Default)]
-struct Line {
-    packets: VecDeque<Waiting>,
+/// The packets of one tunnel in order, or those of none. `K` tells whose they are.
+#[derive(Debug)]
+struct Line<R> {
+    packets: VecDeque<Waiting<R>>,
     bytes: usize,
     /// Bytes it may still send in this turn.
     credit: usize,
 }
 
 /// All lines.
-#[derive(Debug, Default)]
-pub(crate) struct Backlog {
-    lines: HashMap<Option<TunnelIndex>, Line>,
+#[derive(Debug)]
+pub(crate) struct Backlog<K, R> {
+    lines: HashMap<K, Line<R>>,
     /// Those with packets in them, in the order of their turns.
-    turns: VecDeque<Option<TunnelIndex>>,
+    turns: VecDeque<K>,
     /// Bytes in all of them.
     bytes: usize,
     /// Memory of packets that are gone.
     spare: Vec<Vec<u8>>,
 }
 
-impl Backlog {
+impl<R> Default for Line<R> {
+    fn default() -> Self {
+        Self { packets: VecDeque::new(), bytes: 0, credit: 0 }
+    }
+}
+
+impl<K, R> Default for Backlog<K, R> {
+    fn default() -> Self {
+        Self { lines: HashMap::new(), turns: VecDeque::new(), bytes: 0, spare: Vec::new() }
+    }
+}
+
+impl<K: Copy + Eq + Hash, R> Backlog<K, R> {
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
 
     /// Puts a packet at the end of its line; false when the line is full.
-    pub(crate) fn push(&mut self, tunnel: Option<TunnelIndex>, datagram: &[u8], receipt: Receipt) -> bool {
+    pub(crate) fn push(&mut self, tunnel: K, datagram: &[u8], receipt: R) -> bool {
         let line = self.lines.entry(tunnel).or_default();
         let is_new = line.packets.is_empty();
         // A line may be as long as there is room left: the last of many finds some.
@@ -84,10 +95,10 @@ impl Backlog {
         true
     }
 
-    /// Takes what the next line may send in its turn.
-    pub(crate) fn take(&mut self, turn: &mut Vec<Waiting>) {
-        let Some(tunnel) = self.turns.pop_front() else { return };
-        let Some(line) = self.lines.get_mut(&tunnel) else { return };
+    /// Takes what the next line may send in its turn, and says whose it is.
+    pub(crate) fn take(&mut self, turn: &mut Vec<Waiting<R>>) -> Option<K> {
+        let tunnel = self.turns.pop_front()?;
+        let line = self.lines.get_mut(&tunnel)?;
         line.credit += QUANTUM;
         while let Some(next) = line.packets.front() {
             let cost = next.datagram.len() + OVERHEAD;
@@ -105,10 +116,11 @@ impl Backlog {
         } else {
             self.turns.push_back(tunnel);
         }
+        Some(tunnel)
     }
 
     /// Gives memory back.
-    pub(crate) fn done(&mut self, turn: &mut Vec<Waiting>) {
+    pub(crate) fn done(&mut self, turn: &mut Vec<Waiting<R>>) {
         /// A super-packet's memory is not worth keeping for a small one.
         const SMALL: usize = 4_096;
         for mut waiting in turn.drain(..) {
@@ -122,12 +134,16 @@ impl Backlog {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use greway_engine::{Receipt, TunnelIndex};
     use proptest::prelude::*;
+
+    use super::*;
 
     const RECEIPT: Receipt = Receipt::Raw { ifindex: 2 };
     const A: Option<TunnelIndex> = Some(TunnelIndex(1));
     const B: Option<TunnelIndex> = Some(TunnelIndex(2));
+
+    type Queue = Backlog<Option<TunnelIndex>, Receipt>;
 
     /// A datagram of a tunnel with a number.
     fn packet(tunnel: Option<TunnelIndex>, number: u32, len: usize) -> Vec<u8> {
@@ -137,12 +153,12 @@ mod tests {
         bytes
     }
 
-    fn push(backlog: &mut Backlog, tunnel: Option<TunnelIndex>, number: u32, len: usize) -> bool {
+    fn push(backlog: &mut Queue, tunnel: Option<TunnelIndex>, number: u32, len: usize) -> bool {
         backlog.push(tunnel, &packet(tunnel, number, len), RECEIPT)
     }
 
     /// Tunnel and number of all that leave in one turn.
-    fn turn(backlog: &mut Backlog) -> Vec<(u32, u32)> {
+    fn turn(backlog: &mut Queue) -> Vec<(u32, u32)> {
         let mut turn = Vec::new();
         backlog.take(&mut turn);
         let word = |bytes: &[u8]| u32::from_be_bytes(*bytes.first_chunk().unwrap());
@@ -153,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_ping_waits_for_one_turn_of_a_flood_and_no_more() {
-        let mut backlog = Backlog::default();
+        let mut backlog = Queue::default();
         let fitted = (0..10_000).filter(|number| push(&mut backlog, A, *number, 92)).count();
         assert_eq!(fitted, LINE_PACKETS, "the flood's own line is full");
         assert!(push(&mut backlog, B, 0, 112), "and the other's is not");
@@ -172,7 +188,7 @@ mod tests {
 
     #[test]
     fn two_bulks_of_different_sizes_share_alike() {
-        let mut backlog = Backlog::default();
+        let mut backlog = Queue::default();
         let (mut large, mut small) = (0, 0);
         for number in 0..400 {
             push(&mut backlog, A, number, 1_500);
@@ -190,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_packet_larger_than_a_turn_has_its_turn_later() {
-        let mut backlog = Backlog::default();
+        let mut backlog = Queue::default();
         assert!(push(&mut backlog, A, 0, 65_000) && push(&mut backlog, B, 0, 100));
         assert_eq!(turn(&mut backlog), []);
         assert_eq!(turn(&mut backlog), [(2, 0)]);
@@ -200,7 +216,7 @@ mod tests {
 
     #[test]
     fn many_lines_together_are_bounded() {
-        let mut backlog = Backlog::default();
+        let mut backlog = Queue::default();
         for number in 0..100 {
             for tunnel in 0..1_000 {
                 push(&mut backlog, Some(TunnelIndex(tunnel)), number, 1_500);
@@ -220,7 +236,7 @@ mod tests {
         fn what_is_taken_in_leaves_once_and_in_order(
             steps in prop::collection::vec((0_u32..4, 8_usize..3_000, any::<bool>()), 0..400),
         ) {
-            let mut backlog = Backlog::default();
+            let mut backlog = Queue::default();
             let mut next = [0_u32; 4];
             let mut left = [0_u32; 4];
             let check = |turn: Vec<(u32, u32)>, left: &mut [u32; 4]| {

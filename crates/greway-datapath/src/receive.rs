@@ -89,7 +89,11 @@ pub(crate) fn carry(batch: &mut ReceiveBatch, desk: &mut Desk<'_>, storage: &mut
 }
 
 /// Puts a received batch into line, each packet into its tunnel's.
-pub(crate) fn line_up(batch: &mut ReceiveBatch, desk: &mut Desk<'_>, backlog: &mut Backlog) {
+pub(crate) fn line_up(
+    batch: &mut ReceiveBatch,
+    desk: &mut Desk<'_>,
+    backlog: &mut Backlog<Option<TunnelIndex>, Receipt>,
+) {
     for packet in batch.packets() {
         let Some((datagram, receipt)) = desk.admit(packet) else { continue };
         let Owner { tunnel, .. } = Owner::of(datagram, receipt, desk.context.table, desk.ports);
@@ -105,7 +109,7 @@ pub(crate) fn line_up(batch: &mut ReceiveBatch, desk: &mut Desk<'_>, backlog: &m
 }
 
 /// Carries packets that have waited.
-pub(crate) fn carry_on(turn: &mut [Waiting], desk: &mut Desk<'_>, storage: &mut SendStorage) {
+pub(crate) fn carry_on(turn: &mut [Waiting<Receipt>], desk: &mut Desk<'_>, storage: &mut SendStorage) {
     let shelf = Shelf::default();
     let mut out = Outgoing::new(storage, desk.context.local_addresses);
     for Waiting { datagram, receipt } in turn {

@@ -389,6 +389,6 @@ fn set(result: io::Result<()>, step: &'static str) -> Result<(), OpenError> {
 }
 
 /// Bytes in a socket, with what the kernel needs around each packet: a hundred packets of full size.
-const LATE: u32 = 256 << 10;
+pub(crate) const LATE: u32 = 256 << 10;
 const RECEIVE_BUFFER: usize = 16 << 20;
 const SEND_BUFFER: usize = 8 << 20;

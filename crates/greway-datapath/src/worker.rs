@@ -5,17 +5,18 @@
 
 mod change;
 mod orders;
+mod sharing;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::num::NonZero;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use greway_engine::{DropReason, Reorder, SequenceCounters, TunnelIndex, TunnelTable, frame};
+use greway_engine::{DropReason, Receipt, Reorder, SequenceCounters, TunnelIndex, TunnelTable, frame};
 use greway_linux::batch::{ReceiveBatch, SendStorage};
 use greway_linux::event::{Events, Interest, Poller, Waker};
 use greway_linux::{clock, errno, process, sockopt};
@@ -32,15 +33,15 @@ use crate::icmp::{Answerer, Family, Icmp};
 use crate::local::LocalAddresses;
 use crate::lull::{BusyPoll, Lull, Next};
 use crate::news::Newsroom;
-use crate::overlay::Tap;
 use crate::port::Port;
 use crate::receive::{self, Context, Desk, Strangers};
 use crate::reverse_path::ReversePaths;
 use crate::send::Sender;
-use crate::shared::{self, Shared};
+use crate::shared::Shared;
 use crate::turn::Turn;
 use crate::underlay::{Inlet, Receive, Underlay};
 use crate::whole::Whole;
+use sharing::Lines;
 
 pub(crate) struct Worker {
     /// Its number; the lead's is 0.
@@ -70,9 +71,11 @@ pub(crate) struct Worker {
     /// Those tunnels that hold packets.
     holders: Holders,
     /// What arrived and waits its turn.
-    backlog: Backlog,
+    backlog: Backlog<Option<TunnelIndex>, Receipt>,
     /// Packets whose turn it is.
-    turn: Vec<Waiting>,
+    turn: Vec<Waiting<Receipt>>,
+    /// The same of what came out of tunnels that share their socket.
+    lines: Lines,
     local_addresses: Arc<LocalAddresses>,
     reverse_paths: Arc<ReversePaths>,
     forwards: bool,
@@ -119,7 +122,7 @@ struct Parts<'x> {
     batch: &'x mut ReceiveBatch,
     underlay: &'x mut Underlay,
     storage: &'x mut SendStorage,
-    backlog: &'x mut Backlog,
+    backlog: &'x mut Backlog<Option<TunnelIndex>, Receipt>,
 }
 
 /// Packets a batch. Each may be a super-packet of 64 KiB; memory that none touches is not backed.
@@ -179,6 +182,7 @@ impl Worker {
             holders: Holders::default(),
             backlog: Backlog::default(),
             turn: Vec::new(),
+            lines: Lines::default(),
             local_addresses: Arc::default(),
             reverse_paths: Arc::default(),
             forwards: false,
@@ -218,6 +222,7 @@ impl Worker {
                         self.wake.drain();
                         if !self.obey() {
                             self.clear_backlog(now_ms);
+                            self.clear_lines(now_ms);
                             self.let_go(now_ms, Reorder::give_up);
                             return self.end();
                         }
@@ -256,7 +261,7 @@ impl Worker {
 
     /// Waits until there is something to do.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        if !self.backlog.is_empty() {
+        if !self.backlog.is_empty() || !self.lines.is_empty() {
             self.lull.end();
             return self.poller.wait(events, Some(Duration::ZERO)).map(drop);
         }
@@ -291,6 +296,7 @@ impl Worker {
         while carried < BATCH && !self.backlog.is_empty() {
             carried += self.carry_turn(now_ms);
         }
+        self.go_on_with_lines(now_ms);
     }
 
     /// Carries what one tunnel may send in its turn; how many packets these were.
@@ -418,50 +424,6 @@ impl Worker {
         }
     }
 
-    /// One of the sockets that tunnels share, and what is taken of what comes out by it.
-    fn shared_source(&self, source: usize) -> Option<(BorrowedFd<'_>, Tap)> {
-        match source as u64 + SHARED {
-            WHOLE => self.whole.as_ref().map(|whole| (whole.as_fd(), Tap::Everything)),
-            _ => self.shared.as_ref()?.sources().nth(source).map(|socket| (socket, Tap::Declined)),
-        }
-    }
-
-    /// Carries one batch of what came out of tunnels that share their sockets. How many packets it had; an error is as
-    /// good as one.
-    fn send_shared(&mut self, source: usize, now_ms: u64) -> usize {
-        let shared = self.shared.as_ref().and_then(|shared| shared.sources().nth(source));
-        let (socket, tap) = match source as u64 + SHARED {
-            WHOLE => (self.whole.as_ref().map(AsFd::as_fd), Tap::Everything),
-            _ => (shared, Tap::Declined),
-        };
-        let Some(socket) = socket else { return 0 };
-        let framed = &mut self.buffers.framed;
-        let turn = &mut self.turns[source];
-        let taken = match framed.recv_up_to(socket, turn.packets()) {
-            Ok(0) => return 0,
-            Ok(taken) => {
-                turn.took(taken, framed.bytes());
-                taken
-            }
-            Err(error) => {
-                tracing::debug!(%error, "on tunnel devices");
-                if lost_a_packet(&error) {
-                    self.strangers.underlay.record_drop(DropReason::UnsplittableOffload);
-                }
-                return 1;
-            }
-        };
-        for (peer, packets) in shared::by_device(framed) {
-            // Others' packets come by too: of tunnels with sockets of their own, of devices that look at everything.
-            let port = self.sharing.get(&peer).and_then(|index| self.ports.get_mut(*index)?.as_mut());
-            // One that goes from one socket to the other is seen by both.
-            if let Some(port) = port.filter(|port| port.inside.tap() == tap) {
-                self.sender.carry_these(port, packets.into_iter(), &mut self.underlay, self.forwards, now_ms);
-            }
-        }
-        taken
-    }
-
     /// Carries all that has come out of a tunnel device so far.
     fn send_all(&mut self, index: usize, now_ms: u64) {
         let Some(port) = &self.ports[index] else { return };
@@ -469,14 +431,9 @@ impl Worker {
         for source in 0..own {
             self.empty_source(index, source, now_ms);
         }
-        for source in (0..=Shared::SOURCES as usize).filter(|_| shares) {
+        for source in Self::shared_sources().filter(|_| shares) {
             self.empty_shared_source(source, now_ms);
         }
-    }
-
-    fn empty_shared_source(&mut self, source: usize, now_ms: u64) {
-        let waiting = self.shared_source(source).map_or(0, |(socket, _)| most_waiting(socket));
-        take(waiting, || self.send_shared(source, now_ms));
     }
 
     /// Carries all that waits in one of a tunnel's sources; what comes meanwhile has its turn.

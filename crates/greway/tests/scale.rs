@@ -10,8 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use greway_linux::MacAddr;
 use greway_netlink::Address;
 use greway_netlink::nftables::{Family, Nftables, Table, TableId};
-use greway_testbed::{Capture, PingOptions, build, guide, inject, ping, poll_until, privilege, require};
-use support::{EARLY_DROP, Lab, Node, SOON, two_hosts};
+use greway_testbed::{
+    Capture, CapturedPacket, PingOptions, build, guide, inject, ping, poll_until, privilege, require,
+};
+use support::{Daemon, Lab, Node, SOON, goes_with_the_daemon, two_hosts};
 
 /// More than have sockets of their own, and more than are attached to by links.
 const TUNNELS: usize = 150;
@@ -212,6 +214,35 @@ fn who_sends_much_has_the_short_way(lab: &Lab, [near, far]: [IpAddr; 2]) {
     poll_until(SOON, "the long one again", || exit(LATE).is_none().then_some(())).unwrap();
 }
 
+/// What came out of one of two tunnels that share a socket first, and a lot of it, does not all leave before what came out of
+/// the other.
+fn a_flood_makes_nobody_wait_who_shares_its_socket(
+    lab: &Lab,
+    daemon: &Daemon,
+    near: [IpAddr; 2],
+    far: [IpAddr; 2],
+) {
+    /// More than are carried before it is seen how much waits, and not so many as one line holds.
+    const FLOOD: usize = 1_500;
+    let host = &lab.guide.linux1;
+    let bind = |near: IpAddr| host.run(|| UdpSocket::bind(SocketAddr::new(near, 0))).unwrap().unwrap();
+    let [flood, other] = near.map(bind);
+    let leaves = Capture::start(host, "wan0").unwrap();
+    let halted = daemon.halt();
+    for _ in 0..FLOOD {
+        flood.send_to(&[0xf1; 64], (far[0], 9)).unwrap();
+    }
+    other.send_to(&[0x07; 64], (far[1], 9)).unwrap();
+    drop(halted);
+    let is_ours = |packet: &CapturedPacket, byte: u8| {
+        packet.outgoing && packet.gre().is_some_and(|gre| gre.ends_with(&[byte; 64]))
+    };
+    let all = leaves
+        .wait_for_count(SOON, "both", FLOOD + 1, |packet| is_ours(packet, 0xf1) || is_ours(packet, 0x07));
+    let place = all.unwrap().iter().position(|packet| is_ours(packet, 0x07)).unwrap();
+    assert!(place < FLOOD / 2, "after {place} of {FLOOD}");
+}
+
 #[test]
 fn many_userspace_tunnels_share_a_socket_and_a_seal() {
     require!(privilege::check());
@@ -254,7 +285,8 @@ fn many_userspace_tunnels_share_a_socket_and_a_seal() {
     assert!(packets() < PLAIN, "{} packet sockets", packets());
     let seals = || {
         let tables = lab.one.run(|| Nftables::open().unwrap().tables().unwrap());
-        let is_seal = |table: &Table| table.id.name.starts_with("greway-") && table.id.name != EARLY_DROP;
+        let is_seal =
+            |table: &Table| table.id.name.starts_with("greway-") && !goes_with_the_daemon(&table.id.name);
         let ours = tables.into_iter().filter(is_seal).collect::<Vec<_>>();
         let of_many = ours.iter().filter(|table| table.id.family == Family::Inet).count();
         (ours.len() - of_many, of_many)
@@ -262,6 +294,13 @@ fn many_userspace_tunnels_share_a_socket_and_a_seal() {
     let (own, of_many) = seals();
     assert!(own < PLAIN && of_many == 1, "{own} seals and {of_many}");
 
+    let two = [LATE, LATE - 1].map(|number| [1, 2].map(|end| inside(number, end).parse().unwrap()));
+    a_flood_makes_nobody_wait_who_shares_its_socket(
+        &lab,
+        &daemon,
+        two.map(|ends| ends[0]),
+        two.map(|ends| ends[1]),
+    );
     who_sends_much_has_the_short_way(&lab, [1, 2].map(|end| inside(LATE, end).parse().unwrap()));
     nothing_comes_in_again(&lab, 1);
     // Nothing to do, and nothing is done; what is gone from one device is put back alone.
@@ -280,7 +319,7 @@ fn many_userspace_tunnels_share_a_socket_and_a_seal() {
     lab.one.run(|| {
         let nftables = Nftables::open().unwrap();
         // But for what nobody else can take away.
-        for table in nftables.tables().unwrap().iter().filter(|table| table.id.name != EARLY_DROP) {
+        for table in nftables.tables().unwrap().iter().filter(|table| !goes_with_the_daemon(&table.id.name)) {
             nftables.delete_table(&table.id).unwrap();
         }
     });

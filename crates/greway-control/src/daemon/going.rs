@@ -25,6 +25,7 @@ impl Host {
         });
         if self.tunnels.is_empty() && !self.ending && !more {
             self.look_at_steering();
+            self.keep_injection();
         }
         outcomes
     }

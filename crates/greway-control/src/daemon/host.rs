@@ -228,6 +228,7 @@ impl Host {
         // The devices of the others are looked at when the kernel tells that this one's is gone.
         if self.tunnels.is_empty() && !self.ending {
             self.look_at_steering();
+            self.keep_injection();
         }
         Ok(done(&plan, Vec::new()))
     }

@@ -20,9 +20,8 @@ use greway_wire::transport::{Protocol, Transport};
 
 use crate::bursts::{all_arrive, send_train};
 use crate::pair::{INNER, Pair, inner, inside, intact, udp};
-use crate::support::SOON;
+use crate::support::{INJECTOR, SEND_ON, SOON};
 
-const DEVICE: &str = "greway-inject";
 const MIB: u64 = 1 << 20;
 const V6: [&str; 2] = ["fd00::1", "fd00::2"];
 
@@ -52,7 +51,7 @@ fn pair(words: &str) -> Option<Pair> {
 }
 
 fn has_device(pair: &Pair) -> bool {
-    pair.left.netlink().unwrap().link_by_name(DEVICE).unwrap().is_some()
+    pair.left.netlink().unwrap().link_by_name(INJECTOR).unwrap().is_some()
 }
 
 macro_rules! pair_or_skip {
@@ -119,7 +118,7 @@ fn in_ethernet_too() {
     }
     let there = IpAddr::from([192, 168, 9, 2]);
     intact(&pair.left, &pair.right, there, 100_000, "the neighbours get to know each other");
-    let has = pair.left.netlink().unwrap().link_by_name(DEVICE).unwrap();
+    let has = pair.left.netlink().unwrap().link_by_name(INJECTOR).unwrap();
     require!(has.ok_or("this kernel takes no super-packets in GRE (before Linux 6.17)"));
     let cable = poll_until(SOON, "whole super-packets", || {
         let cable = Capture::start(&pair.left, "wan0").unwrap();
@@ -162,7 +161,7 @@ fn what_the_kernel_cuts_is_as_we_would_send_it() {
 
 /// Packets that left was handed by its device.
 fn asked_to_cut(pair: &Pair) -> u64 {
-    pair.left.netlink().unwrap().link_by_name(DEVICE).unwrap().unwrap().statistics.rx_packets
+    pair.left.netlink().unwrap().link_by_name(INJECTOR).unwrap().unwrap().statistics.rx_packets
 }
 
 fn trains(pair: &Pair, sender: &UdpSocket, receiver: &UdpSocket, what: &str) {
@@ -255,13 +254,13 @@ fn a_far_end_that_programs_carry_gets_the_same_bytes() {
 #[test]
 fn who_takes_the_device_away_or_sets_it_down_finds_it_in_order_again() {
     let pair = pair_or_skip!("");
-    for words in [["link", "set", DEVICE, "down"], ["link", "delete", "dev", DEVICE]] {
+    for words in [["link", "set", INJECTOR, "down"], ["link", "delete", "dev", INJECTOR]] {
         let output = pair.left.output(Command::new("ip").args(words)).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         // None is lost meanwhile: they are split.
         intact(&pair.left, &pair.right, inner(1), MIB, words[2]);
         poll_until(SOON, "the device", || {
-            let link = pair.left.netlink().unwrap().link_by_name(DEVICE).unwrap();
+            let link = pair.left.netlink().unwrap().link_by_name(INJECTOR).unwrap();
             link.filter(|link| link.up).map(drop)
         })
         .unwrap();
@@ -278,7 +277,7 @@ fn who_takes_the_device_away_or_sets_it_down_finds_it_in_order_again() {
 #[test]
 fn the_device_and_its_table_go_with_the_last_tunnel_and_with_the_daemon() {
     let mut pair = pair_or_skip!("");
-    let table = TableId::new(Family::Ip, "greway-injected-super-packets");
+    let table = TableId::new(Family::Ip, SEND_ON);
     let tables = |pair: &Pair| {
         let nftables = pair.left.run(Nftables::open).unwrap().unwrap();
         nftables.tables().unwrap().iter().any(|there| there.id == table)

@@ -62,6 +62,14 @@ pub(crate) fn environment_of(way: &str) -> &'static [(&'static str, &'static str
 
 /// The table of what packet sockets have taken, which is its daemon's.
 pub(crate) const EARLY_DROP: &str = "greway-taken-by-packet-socket";
+/// The table that goes with the daemon and sends on what userspace hands to the kernel whole, and the device.
+pub(crate) const SEND_ON: &str = "greway-injected-super-packets";
+pub(crate) const INJECTOR: &str = "greway-inject";
+
+/// Whether a table is one of those that go with the daemon, and that nobody else can take away.
+pub(crate) fn goes_with_the_daemon(table: &str) -> bool {
+    [EARLY_DROP, SEND_ON].contains(&table)
+}
 
 /// A host that runs greway: where its socket and files are, and how to run the binary there.
 pub(crate) struct Node {
@@ -249,7 +257,7 @@ impl Node {
     /// The names of all links but `lo`, by index.
     pub(crate) fn links(&self) -> Vec<String> {
         let links = self.run(|| greway_netlink::Netlink::open().unwrap().links().unwrap());
-        links.into_iter().map(|link| link.name).filter(|name| name != "lo").collect()
+        links.into_iter().map(|link| link.name).filter(|name| name != "lo" && name != INJECTOR).collect()
     }
 
     /// The data plane of a tunnel that nothing speaks against: `ebpf`, unless the suite runs without.
@@ -280,7 +288,7 @@ impl Node {
     pub(crate) fn nft_tables(&self) -> Vec<String> {
         let chains = self.run(|| Nftables::open().unwrap().base_chains().unwrap());
         let mut tables: Vec<TableId> = chains.into_iter().map(|chain| chain.table).collect();
-        tables.retain(|table| table.name != EARLY_DROP);
+        tables.retain(|table| !goes_with_the_daemon(&table.name));
         tables.dedup();
         tables.iter().map(ToString::to_string).collect()
     }
