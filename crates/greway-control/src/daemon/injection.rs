@@ -1,6 +1,6 @@
 //! The device that super-packets in GRE are handed to the kernel by, and the rule that sends them on.
 //!
-//! Both are there while userspace sends past the IP stack (`exits.rs`), and go with the daemon, however it ends. Without
+//! Both are there from when userspace has sent something past the IP stack (`exits.rs`) for as long as it may, and go with the daemon, however it ends. Without
 //! them, before Linux 6.17 or where nf_tables has no `dup`, userspace splits what it sends, which costs ten times as much.
 
 use std::sync::Arc;
@@ -11,12 +11,14 @@ use greway_linux::{MacAddr, OpenError, errno, ethtool};
 use greway_netlink::nftables::{BaseChain, Family, Hook, TableId, send_on};
 use greway_netlink::{Link, LinkChange, NetlinkError};
 
-use super::host::{Host, with_causes};
+use super::host::{Host, Live, with_causes};
 
 /// The device. No tunnel of this name can be had while it is there.
 const DEVICE: &str = "greway-inject";
 /// Longer than any device's name behind [`super::device::TABLE_PREFIX`]: no tunnel has such a table.
 const TABLE: &str = "greway-injected-super-packets";
+/// Packets that a tunnel has sent if it is worth a device: many are carried by programs a moment after they came.
+const ENOUGH: u64 = 64;
 const COMMENT: &str = "greway: its daemon has the kernel send these; gone with it";
 
 /// What there is of it.
@@ -79,10 +81,14 @@ impl Refusal {
 }
 
 impl Host {
-    /// Makes it when there is who may use it, and takes it away when there is nobody. Says whether it did.
+    /// Makes it when there is who uses it, and takes it away when there is nobody who may. Says whether it did.
     pub(super) fn keep_injection(&mut self) -> bool {
-        let wanted = self.injecting.on && self.tunnels.values().any(|live| live.decision.past_the_stack);
-        match (wanted, self.injecting.is_there()) {
+        let there = self.injecting.is_there();
+        let may = |live: &Live| live.decision.past_the_stack;
+        let does = |live: &Live| live.exit.is_some() && live.traffic.sent() >= ENOUGH;
+        let wanted =
+            self.injecting.on && self.tunnels.values().any(|live| if there { may(live) } else { does(live) });
+        match (wanted, there) {
             (true, false) => self.begin_injection(),
             (false, true) => self.end_injection(),
             _ => return false,

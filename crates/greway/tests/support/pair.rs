@@ -166,6 +166,18 @@ impl Pair {
         [forth, intact(&self.right, &self.left, inner(0), bytes, what)]
     }
 
+    /// Has left send enough for its super-packets to leave whole, and says whether they do: not before Linux 6.17. For a
+    /// tunnel that userspace carries past the IP stack.
+    #[track_caller]
+    pub fn leaves_whole(&self) -> bool {
+        let settled = || {
+            intact(&self.left, &self.right, inner(1), 200_000, "enough");
+            let refused = self.daemons[0].as_ref().unwrap().log().contains("the kernel cannot be handed any");
+            (refused || self.status(0)["datapath"]["super_packets"] == true).then_some(!refused)
+        };
+        poll_until(SOON, "whole super-packets, or why there are none", settled).unwrap()
+    }
+
     /// What the status of a node (0 left, 1 right) says of tun0.
     pub fn status(&self, node: usize) -> Value {
         tunnel(&self.nodes[node].words("status --json --no-echo").ok().stdout, "tun0")
