@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use greway_datapath::{Exit, SuperPackets};
 use greway_fastpath::NextHop;
 use greway_linux::MacAddr;
-use greway_netlink::{Neighbour, NeighbourState, Netlink};
+use greway_netlink::{Neighbour, NeighbourState, Netlink, ResolvedRoute, RouteKind, RouteOptions};
 use greway_spec::DeviceName;
 
 use super::host::{Host, Live};
@@ -94,8 +94,8 @@ impl Host {
             };
             live.exit_by = way.next_hop;
             let mut exit = exit(&mut neighbours, live, &way);
-            if let Some(exit) = &mut exit {
-                exit.whole = whole.by(&self.netlink, exit.ifindex);
+            if let (Some(exit), Some(hop)) = (&mut exit, way.next_hop) {
+                exit.whole = whole.by(&self.netlink, hop, exit.destination.into());
             }
             if exit != live.exit {
                 live.exit = exit;
@@ -129,12 +129,25 @@ struct Whole {
 }
 
 impl Whole {
-    fn by(&mut self, netlink: &Netlink, ifindex: u32) -> SuperPackets {
+    /// What may leave whole by this next hop.
+    fn by(&mut self, netlink: &Netlink, hop: NextHop, remote: IpAddr) -> SuperPackets {
         let look = || {
-            let link = netlink.link_by_index(ifindex).ok().flatten();
+            let link = netlink.link_by_index(hop.ifindex).ok().flatten();
             link.map_or(SuperPackets::Split, |link| injection::taken_whole(&link))
         };
-        if self.wanted { *self.known.entry(ifindex).or_insert_with(look) } else { SuperPackets::Split }
+        if !self.wanted || *self.known.entry(hop.ifindex).or_insert_with(look) == SuperPackets::Split {
+            return SuperPackets::Split;
+        }
+        // The kernel asks for their way by remote and device alone, and a rule may go by more.
+        let options = RouteOptions { oif: Some(hop.ifindex), ..RouteOptions::default() };
+        let same = |route: ResolvedRoute| {
+            let address = route.via.unwrap_or(remote);
+            route.kind == RouteKind::Unicast && NextHop { ifindex: route.ifindex, address } == hop
+        };
+        match netlink.route_to(remote, &options) {
+            Ok(route) if same(route) => self.known[&hop.ifindex],
+            _ => SuperPackets::Split,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use greway_wire::ipv4::Ipv4Header;
 use greway_wire::transport::{Protocol, Transport};
 
 use crate::bursts::{all_arrive, send_train};
-use crate::pair::{INNER, Pair, inner, inside, intact, udp};
+use crate::pair::{INNER, Pair, inner, inside, intact, mac, udp};
 use crate::support::{INJECTOR, SEND_ON, SOON};
 
 const MIB: u64 = 1 << 20;
@@ -256,6 +256,27 @@ fn a_far_end_that_programs_carry_gets_the_same_bytes() {
         assert!(longer(&sent(cable)) > 40, "{words}");
         pair.none_dropped(words);
     }
+}
+
+/// The kernel would send them by the main table, and everything else goes by another.
+#[test]
+fn a_rule_by_source_has_them_split() {
+    let pair = pair_or_skip!("");
+    let ip = |words: &str| {
+        let output = pair.left.output(Command::new("ip").args(words.split(' '))).unwrap();
+        assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    ip(&format!("neighbour replace 10.0.0.77 lladdr {} dev wan0", mac(&pair.right, "wan0")));
+    ip("route add 10.0.0.2 via 10.0.0.77 dev wan0 table 100");
+    ip("rule add from 10.0.0.1 lookup 100");
+    wait_until_whole(&pair, false);
+    wait_for_exit(&pair);
+    let cable = Capture::start(&pair.left, "wan0").unwrap();
+    intact(&pair.left, &pair.right, inner(1), MIB, "by another table");
+    assert_eq!(longer(&sent(cable)), 0);
+    ip("rule delete from 10.0.0.1 lookup 100");
+    wait_until_whole(&pair, true);
+    pair.none_dropped("rules");
 }
 
 #[test]

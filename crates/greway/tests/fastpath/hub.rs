@@ -71,7 +71,11 @@ impl Hub {
 }
 
 const ON: &[(&str, &str)] = &[("GREWAY_FAST_PATH", "on"), ("GREWAY_BPFFS", "/proc")];
-const OFF: &[(&str, &str)] = &[("GREWAY_FAST_PATH", "off")];
+/// Userspace whose super-packets are split here: one on this machine would leave them a mark like the programs'.
+const OFF: &[(&str, &str)] = &[
+    ("GREWAY_FAST_PATH", "off"),
+    ("GREWAY_CONFIG", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/split.toml")),
+];
 
 /// Both ends are on this machine, and what their programs have encapsulated comes to the hub with the mark still on, as
 /// what GRO has merged would. The hub's userspace carries it, and without that it is lost.
@@ -104,7 +108,7 @@ fn t12_what_programs_encapsulated_is_userspaces_at_a_hub() {
     assert!(report.complete(), "{report}");
 }
 
-/// What comes off a wire, or from another userspace, has no mark: packet by packet it goes through, also without a
+/// What comes off a wire, or segment by segment from another userspace, has no mark: packet by packet it goes through, also without a
 /// daemon.
 #[test]
 fn t12_what_comes_without_the_mark_outlives_the_hubs_daemon() {
