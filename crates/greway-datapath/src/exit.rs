@@ -9,6 +9,9 @@
 //!
 //! A neighbour that nobody asks the IP stack for is one that the kernel does not look after: once a second a packet takes
 //! the long way, and the kernel finds out as always when its neighbour has gone.
+//!
+//! A super-packet may leave in one piece, handed to the kernel ([`Injection`]): it looks up the neighbour itself, and cuts the
+//! packet where it must. It has been sent when the call returns, and order is kept.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -67,8 +70,6 @@ pub(crate) enum Leave {
     },
     /// By packet socket, with a header of ours.
     By(Exit),
-    /// With a header of ours to the kernel, which cuts it and sends it.
-    Whole(Exit),
 }
 
 /// An exit in use.
@@ -104,16 +105,18 @@ impl ShortWay {
         self.exit.whole = SuperPackets::Split;
     }
 
-    /// How a train leaves for which there is this way. One with a super-packet in it that may not leave whole is told so by
-    /// another way.
+    /// Where a train leaves that has a super-packet in it, if it may.
+    pub(crate) fn whole(&self, train: &Train) -> Option<Exit> {
+        // The kernel takes one from the TTL.
+        let may = train.has_whole() && train.outer().ttl < u8::MAX && self.exit.takes(train);
+        may.then_some(self.exit)
+    }
+
+    /// How a train leaves for which there is this way.
     pub(crate) fn leave(&mut self, train: &Train, now_ms: u64) -> Leave {
         let by_stack = Leave::ByStack { dont_fragment: train.outer().dont_fragment };
         if !self.exit.takes(train) {
             return by_stack;
-        }
-        if train.has_whole() {
-            // The kernel looks up the neighbour itself, and takes one from the TTL.
-            return if train.outer().ttl < u8::MAX { Leave::Whole(self.exit) } else { by_stack };
         }
         if now_ms.saturating_sub(self.long_way_ms) >= LONG_WAY_EVERY {
             self.long_way_ms = now_ms;

@@ -148,16 +148,18 @@ impl Sender {
                     continue;
                 }
             }
-            let Some(mut its) = whole_or_split(port, underlay, &payload, train, now_ms) else { continue };
-            if let Leave::Whole(exit) = its {
+            let whole = fill_whole(port, underlay, &payload, train);
+            if let Filled::Whole(exit) = whole {
                 // What came before goes before.
                 flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
                 if inject(port, underlay, &exit, train, &payload, now_ms) {
                     continue;
                 }
-                let Some(as_ever) = split(port, &payload, train, now_ms) else { continue };
-                its = as_ever;
             }
+            if whole == Filled::Dropped || !fill(port, &payload, train) {
+                continue;
+            }
+            let its = port.leave(train, now_ms);
             if its != leave || out.len() + train.len() > MESSAGES {
                 flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
                 leave = its;
@@ -200,18 +202,18 @@ impl Sender {
                     continue;
                 }
             }
-            let Some(mut leave) = whole_or_split(port, underlay, &payload, train, now_ms) else { continue };
-            if let Leave::Whole(exit) = leave {
-                if inject(port, underlay, &exit, train, &payload, now_ms) {
-                    continue;
+            match fill_whole(port, underlay, &payload, train) {
+                Filled::Whole(exit) if inject(port, underlay, &exit, train, &payload, now_ms) => {}
+                Filled::Dropped => continue,
+                _ if !fill(port, &payload, train) => continue,
+                _ => {
+                    let mut out = storage.start();
+                    packets.clear();
+                    let leave = port.leave(train, now_ms);
+                    push(&mut out, packets, train, payload.packet, port.bound_to, leave);
+                    flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
                 }
-                let Some(as_ever) = split(port, &payload, train, now_ms) else { continue };
-                leave = as_ever;
             }
-            let mut out = storage.start();
-            packets.clear();
-            push(&mut out, packets, train, payload.packet, port.bound_to, leave);
-            flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
             if Turn::is_over(taken) {
                 break;
             }
@@ -336,33 +338,30 @@ impl Pieces<'_> {
     }
 }
 
-/// Encapsulates a packet, a super-packet as one where it may leave so, and says how it leaves; `None` when it was dropped.
-fn whole_or_split(
-    port: &mut Port,
-    underlay: &Underlay,
-    payload: &Payload<'_>,
-    train: &mut Train,
-    now_ms: u64,
-) -> Option<Leave> {
+/// What became of a packet that was to stay whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Filled {
+    /// The train has it, and this is where it leaves.
+    Whole(Exit),
+    /// It is no super-packet that may leave whole.
+    ToSplit,
+    Dropped,
+}
+
+/// Encapsulates a super-packet as one, where it may leave so.
+fn fill_whole(port: &mut Port, underlay: &Underlay, payload: &Payload<'_>, train: &mut Train) -> Filled {
     let may = payload.offload.gso.is_some_and(|gso| port.takes_whole(gso.kind));
     if !may || underlay.injection.is_none() {
-        return split(port, payload, train, now_ms);
+        return Filled::ToSplit;
     }
     train.keep_whole(true);
     let filled = fill(port, payload, train);
     train.keep_whole(false);
-    if !filled {
-        return None;
+    match port.short_way.as_ref().and_then(|way| way.whole(train)) {
+        _ if !filled => Filled::Dropped,
+        Some(exit) => Filled::Whole(exit),
+        None => Filled::ToSplit,
     }
-    match port.leave(train, now_ms) {
-        Leave::By(_) | Leave::ByStack { .. } if train.has_whole() => split(port, payload, train, now_ms),
-        leave => Some(leave),
-    }
-}
-
-/// Encapsulates a packet as those that it stands for.
-fn split(port: &mut Port, payload: &Payload<'_>, train: &mut Train, now_ms: u64) -> Option<Leave> {
-    fill(port, payload, train).then(|| port.leave(train, now_ms))
 }
 
 /// Has the kernel send a train that may leave whole. False: it is to be split.
@@ -433,14 +432,14 @@ fn push<'a>(
     let outer = train.outer();
     let (target, control) = match leave {
         Leave::ByStack { .. } => underlay::address(&outer, bound_to),
-        Leave::By(exit) | Leave::Whole(exit) => (exit.target(), Control::NONE),
+        Leave::By(exit) => (exit.target(), Control::NONE),
     };
     for segment in train.segments() {
         let total = segment.total_len();
         let payload = &packet[segment.payload];
         let pushed = match leave {
             Leave::ByStack { .. } => out.push_with_prefix(segment.header, &[payload], target, control),
-            Leave::By(exit) | Leave::Whole(exit) => {
+            Leave::By(exit) => {
                 let header = exit.header(&outer, total);
                 out.push_with_prefixes([&header, segment.header], &[payload], target, control)
             }
@@ -472,7 +471,7 @@ fn flush(
     let mark = port.spec.fwmark;
     let socket = match leave {
         Leave::ByStack { dont_fragment } => underlay.sender(port.tunnel.over_ipv6(), dont_fragment, mark),
-        Leave::By(_) | Leave::Whole(_) => underlay.past_the_stack(mark),
+        Leave::By(_) => underlay.past_the_stack(mark),
     };
     let socket = match socket {
         Ok(socket) => socket,
