@@ -19,20 +19,22 @@ const DEVICE: &str = "greway-inject";
 const TABLE: &str = "greway-injected-super-packets";
 /// Packets that a tunnel has sent if it is worth a device: many are carried by programs a moment after they came.
 const ENOUGH: u64 = 64;
+/// It is looked at twice a second.
+const TRIES: u8 = 10;
 const COMMENT: &str = "greway: its daemon has the kernel send these; gone with it";
 
 /// What there is of it.
 #[derive(Debug)]
 pub(super) struct Injecting {
-    /// Switched on; off, too, when this kernel cannot do it.
-    on: bool,
+    /// How often it may still be tried: never when it is switched off, or this kernel cannot do it.
+    tries: u8,
     /// The device by its index, while it is there.
     there: Option<(u32, Arc<Injection>)>,
 }
 
 impl Injecting {
     pub(super) fn new(on: bool) -> Self {
-        Self { on, there: None }
+        Self { tries: if on { TRIES } else { 0 }, there: None }
     }
 
     pub(super) fn is_there(&self) -> bool {
@@ -74,9 +76,14 @@ enum Refusal {
 }
 
 impl Refusal {
-    /// A daemon that is just ending has it still.
-    fn is_of_a_moment(&self) -> bool {
-        matches!(self, Self::Device(error) if error.source.raw_os_error() == Some(errno::EBUSY))
+    /// A daemon that is just ending may have device and table still.
+    fn is_for_good(&self) -> bool {
+        match self {
+            Self::NoNftables => true,
+            Self::Device(error) => error.source.raw_os_error() != Some(errno::EBUSY),
+            Self::Gone => false,
+            Self::Netlink(error) => error.is_unsupported(),
+        }
     }
 }
 
@@ -86,8 +93,8 @@ impl Host {
         let there = self.injecting.is_there();
         let may = |live: &Live| live.decision.past_the_stack;
         let does = |live: &Live| live.exit.is_some() && live.traffic.sent() >= ENOUGH;
-        let wanted =
-            self.injecting.on && self.tunnels.values().any(|live| if there { may(live) } else { does(live) });
+        let wanted = self.injecting.tries > 0
+            && self.tunnels.values().any(|live| if there { may(live) } else { does(live) });
         match (wanted, there) {
             (true, false) => self.begin_injection(),
             (false, true) => self.end_injection(),
@@ -127,14 +134,19 @@ impl Host {
             Ok((device, injection)) => {
                 let injection = Arc::new(injection);
                 self.datapath.set_injection(Some(Arc::clone(&injection)));
-                self.injecting.there = Some((device, injection));
+                self.injecting = Injecting { tries: TRIES, there: Some((device, injection)) };
             }
             Err(error) => {
-                tracing::info!(
-                    error = %with_causes(&error),
-                    "super-packets are split before they are sent: the kernel cannot be handed any"
-                );
-                self.injecting.on = error.is_of_a_moment();
+                let left = if error.is_for_good() { 0 } else { self.injecting.tries - 1 };
+                self.injecting.tries = left;
+                let error = with_causes(&error);
+                match left {
+                    0 => tracing::info!(
+                        error,
+                        "super-packets are split before they are sent: the kernel cannot be handed any"
+                    ),
+                    _ => tracing::debug!(error, "super-packets cannot be handed to the kernel yet"),
+                }
             }
         }
     }

@@ -106,6 +106,16 @@ fn over_a_veth_those_of_tcp_go_whole_and_arrive_intact() {
 }
 
 #[test]
+fn out_of_a_tun_device_too() {
+    let pair = pair_or_skip!("overlay tun");
+    assert_eq!(pair.status(0)["datapath"]["overlay"], "tun");
+    let cable = Capture::start(&pair.left, "wan0").unwrap();
+    pair.bulk(4 * MIB, "tun");
+    assert!(longer(&sent(cable)) > 20);
+    pair.none_dropped("tun");
+}
+
+#[test]
 fn in_ethernet_too() {
     require!(privilege::check());
     let pair = Pair::bare(&LinkOptions::default());
