@@ -27,6 +27,7 @@ mod close;
 mod command;
 mod crew;
 mod exit;
+mod gather;
 mod groups;
 mod handle;
 mod handover;

@@ -100,6 +100,7 @@ impl<'a> Fresh<'a> {
 }
 
 /// A packet that came out of a tunnel device.
+#[derive(Clone, Copy)]
 pub(crate) struct Payload<'a> {
     pub(crate) protocol_type: u16,
     pub(crate) packet: &'a [u8],

@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use greway_engine::{
-    DropReason, Fit, Fragments, Notice, Offload, Talk, Train, TunnelCounters, encapsulate, fit,
+    DropReason, Fit, Fragments, GsoKind, Notice, Offload, Talk, Train, TunnelCounters, encapsulate, fit,
     too_big_message,
 };
 use greway_linux::batch::{Control, Packet, ReceiveBatch, SendBatch, SendStorage};
 use greway_linux::{errno, vnet};
 
 use crate::exit::{Exit, Leave, ShortWay};
+use crate::gather::Gathering;
 use crate::overlay::{Fresh, Inside, Payload, unsealed};
 use crate::port::Port;
 use crate::turn::Turn;
@@ -32,6 +33,8 @@ pub(crate) struct Sender {
     odd_error: Option<i32>,
     /// A packet of a TUN device; empty until there is one.
     buffer: Vec<u8>,
+    /// A super-packet made of packets; empty until there is one.
+    gathered: Vec<u8>,
 }
 
 #[derive(Clone, Copy)]
@@ -61,6 +64,7 @@ impl Sender {
             beside: SendStorage::new(MESSAGES),
             odd_error: None,
             buffer: Vec::new(),
+            gathered: Vec::new(),
         }
     }
 
@@ -97,12 +101,11 @@ impl Sender {
     ) {
         let Inside::Link { addresses, .. } = &port.inside else { return };
         let ethernet = addresses.is_none();
-        let Self { train, storage, packets, fragments, beside, odd_error, .. } = self;
-        let mut out = storage.start();
-        packets.clear();
-        // Segments with and without DF take different sockets, and so do those that pass by the stack; a change sends
-        // what is waiting.
-        let mut leave = Leave::ByStack { dont_fragment: true };
+        let Self { train, storage, packets, fragments, beside, odd_error, gathered: buffer, .. } = self;
+        let mut leaving = Leaving::new(storage, train, packets, odd_error, now_ms);
+        let gathers =
+            underlay.injection.is_some() && port.takes_whole(GsoKind::Udp) && port.endpoints.is_none();
+        let mut gathered = Gathering::default();
         for received in received {
             if received.meta.truncated {
                 // Larger than any super-packet that can be described, and its end is not here.
@@ -138,9 +141,9 @@ impl Sender {
                 Fit::Fits => {}
                 Fit::Fragment { mtu } => {
                     // What came before goes before.
-                    flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
-                    let mut pieces = Pieces { train, fragments, storage: beside, packets, odd_error };
-                    pieces.send(port, underlay, &payload, mtu, now_ms);
+                    leaving.send_gathered(port, underlay, &mut gathered, buffer);
+                    leaving.flush(port, underlay);
+                    leaving.pieces(fragments, beside).send(port, underlay, &payload, mtu, now_ms);
                     continue;
                 }
                 too_big => {
@@ -148,25 +151,16 @@ impl Sender {
                     continue;
                 }
             }
-            let whole = fill_whole(port, underlay, &payload, train);
-            if let Filled::Whole(exit) = whole {
-                // What came before goes before.
-                flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
-                if inject(port, underlay, &exit, train, &payload, now_ms) {
-                    continue;
-                }
-            }
-            if whole == Filled::Dropped || !fill(port, &payload, train) {
+            if gathers && gathered.append(&port.tunnel, &payload) {
                 continue;
             }
-            let its = port.leave(train, now_ms);
-            if its != leave || out.len() + train.len() > MESSAGES {
-                flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
-                leave = its;
+            leaving.send_gathered(port, underlay, &mut gathered, buffer);
+            if !gathers || !gathered.begin(&port.tunnel, &payload) {
+                leaving.send(port, underlay, &payload);
             }
-            push(&mut out, packets, train, payload.packet, port.bound_to, leave);
         }
-        flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
+        leaving.send_gathered(port, underlay, &mut gathered, buffer);
+        leaving.flush(port, underlay);
     }
 
     /// The same for a TUN device, which gives one packet a read.
@@ -177,7 +171,7 @@ impl Sender {
         forwards: bool,
         now_ms: u64,
     ) -> io::Result<()> {
-        let Self { train, storage, packets, fragments, beside, odd_error, buffer } = self;
+        let Self { train, storage, packets, fragments, beside, odd_error, buffer, .. } = self;
         buffer.resize(LARGEST, 0);
         let mut taken = 0;
         for _ in 0..TUN_TURN {
@@ -190,11 +184,11 @@ impl Sender {
                 continue;
             };
             let payload = clamped(port, fresh, None, forwards);
+            let mut leaving = Leaving::new(storage, train, packets, odd_error, now_ms);
             match fit_path(port, &payload, beside, now_ms) {
                 Fit::Fits => {}
                 Fit::Fragment { mtu } => {
-                    let mut pieces = Pieces { train, fragments, storage: beside, packets, odd_error };
-                    pieces.send(port, underlay, &payload, mtu, now_ms);
+                    leaving.pieces(fragments, beside).send(port, underlay, &payload, mtu, now_ms);
                     continue;
                 }
                 too_big => {
@@ -202,18 +196,8 @@ impl Sender {
                     continue;
                 }
             }
-            match fill_whole(port, underlay, &payload, train) {
-                Filled::Whole(exit) if inject(port, underlay, &exit, train, &payload, now_ms) => {}
-                Filled::Dropped => continue,
-                _ if !fill(port, &payload, train) => continue,
-                _ => {
-                    let mut out = storage.start();
-                    packets.clear();
-                    let leave = port.leave(train, now_ms);
-                    push(&mut out, packets, train, payload.packet, port.bound_to, leave);
-                    flush(&mut out, packets, port, underlay, leave, now_ms, odd_error);
-                }
-            }
+            leaving.send(port, underlay, &payload);
+            leaving.flush(port, underlay);
             if Turn::is_over(taken) {
                 break;
             }
@@ -338,29 +322,109 @@ impl Pieces<'_> {
     }
 }
 
-/// What became of a packet that was to stay whole.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Filled {
-    /// The train has it, and this is where it leaves.
-    Whole(Exit),
-    /// It is no super-packet that may leave whole.
-    ToSplit,
-    Dropped,
+/// What is on its way out of one tunnel: segments that leave with one call.
+struct Leaving<'s, 'b> {
+    out: SendBatch<'s, 'b>,
+    packets: &'s mut Vec<Waiting>,
+    train: &'s mut Train,
+    odd_error: &'s mut Option<i32>,
+    /// Segments with and without DF take different sockets, and so do those that pass by the stack; a change sends what is
+    /// waiting.
+    leave: Leave,
+    now_ms: u64,
 }
 
-/// Encapsulates a super-packet as one, where it may leave so.
-fn fill_whole(port: &mut Port, underlay: &Underlay, payload: &Payload<'_>, train: &mut Train) -> Filled {
-    let may = payload.offload.gso.is_some_and(|gso| port.takes_whole(gso.kind));
-    if !may || underlay.injection.is_none() {
-        return Filled::ToSplit;
+/// What became of a packet that was to leave whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    Sent,
+    Dropped,
+    /// It is no super-packet, or may not leave so.
+    ToSplit,
+}
+
+impl<'s, 'b> Leaving<'s, 'b> {
+    fn new(
+        storage: &'s mut SendStorage,
+        train: &'s mut Train,
+        packets: &'s mut Vec<Waiting>,
+        odd_error: &'s mut Option<i32>,
+        now_ms: u64,
+    ) -> Self {
+        packets.clear();
+        let leave = Leave::ByStack { dont_fragment: true };
+        Self { out: storage.start(), packets, train, odd_error, leave, now_ms }
     }
-    train.keep_whole(true);
-    let filled = fill(port, payload, train);
-    train.keep_whole(false);
-    match port.short_way.as_ref().and_then(|way| way.whole(train)) {
-        _ if !filled => Filled::Dropped,
-        Some(exit) => Filled::Whole(exit),
-        None => Filled::ToSplit,
+
+    /// Sends a packet, or has it wait for others that leave with it.
+    fn send(&mut self, port: &mut Port, underlay: &mut Underlay, payload: &Payload<'b>) {
+        match self.whole(port, underlay, payload) {
+            Whole::Sent => return port.tunnel.counters().record_sent(payload.packet.len(), self.now_ms),
+            Whole::Dropped => return,
+            Whole::ToSplit => {}
+        }
+        if !fill(port, payload, self.train) {
+            return;
+        }
+        let leave = port.leave(self.train, self.now_ms);
+        if leave != self.leave || self.out.len() + self.train.len() > MESSAGES {
+            self.flush(port, underlay);
+            self.leave = leave;
+        }
+        push(&mut self.out, self.packets, self.train, payload.packet, port.bound_to, leave);
+    }
+
+    /// Sends what was gathered: as one where it may leave so.
+    fn send_gathered(
+        &mut self,
+        port: &mut Port,
+        underlay: &mut Underlay,
+        gathered: &mut Gathering<'b>,
+        buffer: &mut Vec<u8>,
+    ) {
+        let whole = gathered.as_one(buffer).map(|one| self.whole(port, underlay, &one));
+        let counters = port.tunnel.counters();
+        let left = match whole {
+            Some(Whole::Sent) => {
+                let members = gathered.members().iter();
+                members.for_each(|member| counters.record_sent(member.packet.len(), self.now_ms));
+                &[][..]
+            }
+            // One is counted; what is wrong with it is so with all.
+            Some(Whole::Dropped) => &gathered.members()[1..],
+            Some(Whole::ToSplit) | None => gathered.members(),
+        };
+        left.iter().for_each(|member| self.send(port, underlay, member));
+        gathered.clear();
+    }
+
+    /// Sends a super-packet as one, where it may leave so, behind what came before.
+    fn whole(&mut self, port: &mut Port, underlay: &mut Underlay, payload: &Payload<'_>) -> Whole {
+        let may = payload.offload.gso.is_some_and(|gso| port.takes_whole(gso.kind));
+        if !may || underlay.injection.is_none() {
+            return Whole::ToSplit;
+        }
+        self.train.keep_whole(true);
+        let filled = fill(port, payload, self.train);
+        self.train.keep_whole(false);
+        if !filled {
+            return Whole::Dropped;
+        }
+        let Some(exit) = port.short_way.as_ref().and_then(|way| way.whole(self.train)) else {
+            return Whole::ToSplit;
+        };
+        // What came before goes before.
+        self.flush(port, underlay);
+        if inject(port, underlay, &exit, self.train, payload) { Whole::Sent } else { Whole::ToSplit }
+    }
+
+    fn flush(&mut self, port: &mut Port, underlay: &mut Underlay) {
+        flush(&mut self.out, self.packets, port, underlay, self.leave, self.now_ms, self.odd_error);
+    }
+
+    /// What it takes to send a packet in pieces, when nothing waits.
+    fn pieces<'x>(&'x mut self, fragments: &'x mut Fragments, storage: &'x mut SendStorage) -> Pieces<'x> {
+        Pieces { train: self.train, fragments, storage, packets: self.packets, odd_error: self.odd_error }
     }
 }
 
@@ -371,17 +435,15 @@ fn inject(
     exit: &Exit,
     train: &Train,
     payload: &Payload<'_>,
-    now_ms: u64,
 ) -> bool {
     let Some(injection) = underlay.injection.as_ref().map(Arc::clone) else { return false };
-    let counters = port.tunnel.counters();
     let mut sent = false;
     for segment in train.segments() {
         match injection.send(exit, &train.outer(), segment, payload.packet) {
             Ok(()) => sent = true,
             Err(error) if sent => {
                 // The packet has left but for its end.
-                counters.record_drop(DropReason::HostQueueFull);
+                port.tunnel.counters().record_drop(DropReason::HostQueueFull);
                 tracing::debug!(tunnel = %port.name, %error, "the end of a super-packet is lost");
             }
             Err(error) if error.raw_os_error() == Some(errno::EINVAL) => {
@@ -397,7 +459,6 @@ fn inject(
             }
         }
     }
-    counters.record_sent(payload.packet.len(), now_ms);
     true
 }
 

@@ -97,6 +97,23 @@ fn m3_a_raw_socket_takes_no_whole_packet_for_a_merged_one() {
 }
 
 #[test]
+fn m3_a_merged_packet_whose_sum_happens_to_be_right_is_merged_all_the_same() {
+    let mut packet = merged(false);
+    for word in 0..=u16::MAX {
+        packet[100..102].copy_from_slice(&word.to_be_bytes());
+        if crate::support::transport_is_intact(&packet) {
+            let mut host = Host::new(&[spec(LOCAL, REMOTE)]);
+            let mut bytes = datagram(0, REMOTE, LOCAL, 47, &gre(header(0x0800, false), &packet));
+            let Offload { partial, gso } = delivered(&mut host, &mut bytes, RAW).offload;
+            assert_eq!(partial, Some(Partial { start: 20, offset: 16 }));
+            assert_eq!(gso.map(|gso| (gso.kind, gso.size)), Some((GsoKind::Tcp4, 1476 - 52)));
+            return;
+        }
+    }
+    panic!("some word makes the sum right");
+}
+
+#[test]
 fn m3_a_checksum_that_happens_to_look_unfilled_is_verified() {
     // Choose the payload so that the complete checksum equals the pseudo header sum.
     let mut packet = ipv4(17, &udp(&[0; 4]));
