@@ -37,6 +37,15 @@ pub(super) struct Exits {
 }
 
 impl Host {
+    /// The tunnels that have a short way out; of many they are few.
+    pub(in crate::daemon) fn with_exits(&self) -> impl Iterator<Item = &Live> {
+        let few = self.tunnels.len() <= MOST;
+        let all = few.then(|| self.tunnels.values()).into_iter().flatten();
+        let sending =
+            self.exits.sending.iter().filter(move |_| !few).filter_map(|name| self.tunnels.get(name));
+        all.chain(sending).filter(|live| live.exit.is_some())
+    }
+
     /// Looks by which way packets of all tunnels leave, and tells the data plane what is new.
     pub(in crate::daemon) fn look_at_exits(&mut self) {
         self.look_at_exits_where(|_| true);

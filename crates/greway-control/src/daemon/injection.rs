@@ -11,7 +11,7 @@ use greway_linux::{MacAddr, OpenError, errno, ethtool};
 use greway_netlink::nftables::{BaseChain, Family, Hook, TableId, send_on};
 use greway_netlink::{Link, LinkChange, NetlinkError};
 
-use super::host::{Host, Live, with_causes};
+use super::host::{Host, with_causes};
 
 /// The device. No tunnel of this name can be had while it is there.
 const DEVICE: &str = "greway-inject";
@@ -91,10 +91,11 @@ impl Host {
     /// Makes it when there is who uses it, and takes it away when there is nobody who may. Says whether it did.
     pub(super) fn keep_injection(&mut self) -> bool {
         let there = self.injecting.is_there();
-        let may = |live: &Live| live.decision.past_the_stack;
-        let does = |live: &Live| live.exit.is_some() && live.traffic.sent() >= ENOUGH;
         let wanted = self.injecting.tries > 0
-            && self.tunnels.values().any(|live| if there { may(live) } else { does(live) });
+            && match there {
+                true => self.tunnels.values().any(|live| live.decision.past_the_stack),
+                false => self.with_exits().any(|live| live.traffic.sent() >= ENOUGH),
+            };
         match (wanted, there) {
             (true, false) => self.begin_injection(),
             (false, true) => self.end_injection(),
