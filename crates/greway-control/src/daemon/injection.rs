@@ -1,7 +1,8 @@
 //! The device that super-packets in GRE are handed to the kernel by, and the rule that sends them on.
 //!
-//! Both are there from when userspace has sent something past the IP stack (`exits.rs`) for as long as it may, and go with the daemon, however it ends. Without
-//! them, before Linux 6.17 or where nf_tables has no `dup`, userspace splits what it sends, which costs ten times as much.
+//! Both are there from when userspace has sent something past the IP stack (`exits.rs`) for as long as it may, and go with
+//! the daemon, however it ends. Without them, before Linux 6.17 or where nf_tables has no `dup`, userspace splits what it
+//! sends, which costs ten times as much.
 
 use std::sync::Arc;
 
