@@ -105,7 +105,7 @@ impl Sender {
         let mut leaving = Leaving::new(storage, train, packets, odd_error, now_ms);
         let gathers =
             underlay.injection.is_some() && port.takes_whole(GsoKind::Udp) && port.endpoints.is_none();
-        let mut gathered = Gathering::default();
+        let mut gathered = gathers.then(Gathering::default);
         for received in received {
             if received.meta.truncated {
                 // Larger than any super-packet that can be described, and its end is not here.
@@ -151,11 +151,11 @@ impl Sender {
                     continue;
                 }
             }
-            if gathers && gathered.append(&port.tunnel, &payload) {
+            if gathered.as_mut().is_some_and(|gathered| gathered.append(&port.tunnel, &payload)) {
                 continue;
             }
             leaving.send_gathered(port, underlay, &mut gathered, buffer);
-            if !gathers || !gathered.begin(&port.tunnel, &payload) {
+            if !gathered.as_mut().is_some_and(|gathered| gathered.begin(&port.tunnel, &payload)) {
                 leaving.send(port, underlay, &payload);
             }
         }
@@ -379,9 +379,10 @@ impl<'s, 'b> Leaving<'s, 'b> {
         &mut self,
         port: &mut Port,
         underlay: &mut Underlay,
-        gathered: &mut Gathering<'b>,
+        gathered: &mut Option<Gathering<'b>>,
         buffer: &mut Vec<u8>,
     ) {
+        let Some(gathered) = gathered else { return };
         let whole = gathered.as_one(buffer).map(|one| self.whole(port, underlay, &one));
         let counters = port.tunnel.counters();
         let left = match whole {
