@@ -365,7 +365,7 @@ fn who_takes_the_device_away_or_sets_it_down_finds_it_in_order_again() {
         poll_until(SOON, "whole super-packets", || {
             let cable = Capture::start(&pair.left, "wan0").unwrap();
             intact(&pair.left, &pair.right, inner(1), MIB, words[2]);
-            (longer(&sent(cable)) > 20).then_some(())
+            (longer(&sent(cable)) > 5).then_some(())
         })
         .unwrap();
     }
