@@ -10,11 +10,13 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use greway_datapath::Receive;
+use greway_netlink::NetlinkError;
 use greway_netlink::nftables::{BaseChain, Family, Hook, Nftables};
 use greway_netlink::xfrm::XfrmPolicy;
 use greway_spec::{DeviceName, FirewallPolicy, TunnelSpec, UnderlayChoice};
 
-use super::{device, early_drop, injection, sealed_group};
+use super::host::{Host, Live, with_causes};
+use super::{device, early_drop, fastpath, injection, sealed_group};
 use crate::observe::{self, Tables};
 use crate::plan;
 
@@ -214,6 +216,72 @@ impl Rules {
             Some(chain) => Some(format!("nftables chain {} {}", chain.table, chain.name)),
             None => legacy.first().map(|table| format!("iptables-legacy table {table}")),
         }
+    }
+}
+
+impl Host {
+    /// Reads the host's rules again and lets each tunnel receive as they demand.
+    pub(super) fn look_at_rules(&mut self) {
+        let read = self.rules.read(self.nftables.as_ref());
+        let ours = self.tunnels.values().filter_map(|live| own_table(live.spec()));
+        let names = self.tunnels.keys().map(DeviceName::as_str);
+        let same = ours.clone().eq(self.rules.ours.iter().cloned())
+            && names.clone().eq(self.rules.tunnels.iter().map(String::as_str));
+        // Nothing that a tunnel's decision comes from is another: ten thousand are not asked.
+        if !read && same && !self.rules.unheeded {
+            // The kernel's module for GRE comes and goes without a change of rules.
+            self.keep_peers_quiet(None);
+            self.keep_early_drop_beside_kernel();
+            if self.keep_injection() {
+                self.look_at_exits();
+            }
+            return;
+        }
+        self.rules.ours = ours.collect();
+        self.rules.tunnels = names.map(str::to_owned).collect();
+        self.rules.unheeded = false;
+        let decide = |(name, live): (&DeviceName, &Live)| {
+            (
+                name.clone(),
+                self.rules.decide(live.spec(), fastpath::is_for_programs(live.spec(), live.attached)),
+            )
+        };
+        let decisions = self.tunnels.iter().map(decide).collect::<Vec<_>>();
+        self.let_through_of(
+            decisions.iter().filter(|(_, decision)| !decision.early_drop).map(|(name, _)| name),
+        );
+        let mut changed = false;
+        for (name, decision) in decisions {
+            let Some(live) = self.tunnels.get_mut(&name) else { continue };
+            changed |= decision != live.decision;
+            if decision.receive != live.decision.receive {
+                if let Err(error) = self.datapath.receive_by(&name, decision.receive) {
+                    tracing::error!(tunnel = %name, error = %with_causes(&error), "cannot change its socket");
+                    self.rules.unheeded = true;
+                    continue;
+                }
+                tracing::info!(tunnel = %name, socket = decision.receive.word(), why = %decision.why, "receives by");
+            }
+            live.decision = decision;
+        }
+        self.keep_early_drop();
+        if changed {
+            self.follow_fast_path();
+        }
+        if self.keep_injection() || changed {
+            self.look_at_exits();
+        }
+        if self.rules.chains.is_some() {
+            self.put_back_tables();
+        }
+    }
+
+    /// Connects to nf_tables. Without it there is no `snat`, and nobody's rules to hold.
+    pub(super) fn open_nftables(&mut self) {
+        let opened = Nftables::open();
+        self.rules.no_nftables = opened.as_ref().is_err_and(NetlinkError::is_unsupported);
+        self.nftables =
+            opened.inspect_err(|error| tracing::warn!(%error, "no nf_tables: `snat` cannot be had")).ok();
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Instant;
 use greway_datapath::{Datapath, Exit, LocalAddresses, PortSpec, ReversePaths, Traffic};
 use greway_fastpath::NextHop;
 use greway_linux::MacAddr;
+use greway_netlink::Netlink;
 use greway_netlink::nftables::Nftables;
-use greway_netlink::{Netlink, NetlinkError};
 use greway_spec::{Change, DatapathChoice, DeviceName, TunnelSpec};
 
 use super::Options;
@@ -19,7 +19,7 @@ use super::device::{self, DeviceError};
 use super::early_drop::EarlyDrop;
 use super::exits::Exits;
 use super::fastpath::{self, FastPath};
-use super::firewall::{self, Decision, Rules};
+use super::firewall::{Decision, Rules};
 use super::injection::Injecting;
 use super::place::{Ends, Way};
 use super::quiet::Quiet;
@@ -284,68 +284,6 @@ impl Host {
             }
             Err(error) => tracing::warn!(%error, "the addresses of this host cannot be read"),
         }
-    }
-
-    /// Reads the host's rules again and lets each tunnel receive as they demand.
-    pub(super) fn look_at_rules(&mut self) {
-        let read = self.rules.read(self.nftables.as_ref());
-        let ours = self.tunnels.values().filter_map(|live| firewall::own_table(live.spec()));
-        let names = self.tunnels.keys().map(DeviceName::as_str);
-        let same = ours.clone().eq(self.rules.ours.iter().cloned())
-            && names.clone().eq(self.rules.tunnels.iter().map(String::as_str));
-        // Nothing that a tunnel's decision comes from is another: ten thousand are not asked.
-        if !read && same && !self.rules.unheeded {
-            // The kernel's module for GRE comes and goes without a change of rules.
-            self.keep_peers_quiet(None);
-            self.keep_early_drop_beside_kernel();
-            if self.keep_injection() {
-                self.look_at_exits();
-            }
-            return;
-        }
-        self.rules.ours = ours.collect();
-        self.rules.tunnels = names.map(str::to_owned).collect();
-        self.rules.unheeded = false;
-        let decide = |(name, live): (&DeviceName, &Live)| {
-            (
-                name.clone(),
-                self.rules.decide(live.spec(), fastpath::is_for_programs(live.spec(), live.attached)),
-            )
-        };
-        let decisions = self.tunnels.iter().map(decide).collect::<Vec<_>>();
-        self.let_through_of(
-            decisions.iter().filter(|(_, decision)| !decision.early_drop).map(|(name, _)| name),
-        );
-        let mut changed = false;
-        for (name, decision) in decisions {
-            let Some(live) = self.tunnels.get_mut(&name) else { continue };
-            changed |= decision != live.decision;
-            if decision.receive != live.decision.receive {
-                if let Err(error) = self.datapath.receive_by(&name, decision.receive) {
-                    tracing::error!(tunnel = %name, error = %with_causes(&error), "cannot change its socket");
-                    self.rules.unheeded = true;
-                    continue;
-                }
-                tracing::info!(tunnel = %name, socket = decision.receive.word(), why = %decision.why, "receives by");
-            }
-            live.decision = decision;
-        }
-        self.keep_early_drop();
-        if self.keep_injection() || changed {
-            self.follow_fast_path();
-            self.look_at_exits();
-        }
-        if self.rules.chains.is_some() {
-            self.put_back_tables();
-        }
-    }
-
-    /// Connects to nf_tables. Without it there is no `snat`, and nobody's rules to hold.
-    pub(super) fn open_nftables(&mut self) {
-        let opened = Nftables::open();
-        self.rules.no_nftables = opened.as_ref().is_err_and(NetlinkError::is_unsupported);
-        self.nftables =
-            opened.inspect_err(|error| tracing::warn!(%error, "no nf_tables: `snat` cannot be had")).ok();
     }
 
     /// Reads the reverse path filters again, and where the ways to the peers lead.
