@@ -23,6 +23,8 @@ use crate::bursts::{all_arrive, datagram, send_train};
 use crate::pair::{INNER, Pair, inner, inside, intact, mac, udp};
 use crate::support::{INJECTOR, SEND_ON, SOON};
 
+/// Why there are none.
+const BEFORE_6_17: &str = "this kernel takes no super-packets in GRE (before Linux 6.17)";
 const MIB: u64 = 1 << 20;
 const V6: [&str; 2] = ["fd00::1", "fd00::2"];
 
@@ -59,7 +61,7 @@ fn has_device(pair: &Pair) -> bool {
 macro_rules! pair_or_skip {
     ($words:expr) => {{
         require!(privilege::check());
-        let pair = pair($words).ok_or("this kernel takes no super-packets in GRE (before Linux 6.17)");
+        let pair = pair($words).ok_or(BEFORE_6_17);
         require!(pair.as_ref());
         pair.unwrap()
     }};
@@ -136,15 +138,13 @@ fn in_ethernet_too() {
         host.address("tap0", address).unwrap();
     }
     let there = IpAddr::from([192, 168, 9, 2]);
-    let refused = || pair.daemons[0].as_ref().unwrap().log().contains("cannot be handed any");
+    let log = || pair.daemons[0].as_ref().unwrap().log();
     let settled = || {
         intact(&pair.left, &pair.right, there, 200_000, "enough");
-        (refused() || has_device(&pair)).then_some(())
+        let refused = log().contains("cannot be handed any").then_some(Err(BEFORE_6_17));
+        refused.or_else(|| has_device(&pair).then_some(Ok(())))
     };
-    poll_until(SOON, "the device, or why there is none", settled).unwrap();
-    if refused() {
-        return;
-    }
+    require!(poll_until(SOON, "the device, or why there is none", settled).unwrap());
     let cable = poll_until(SOON, "whole super-packets", || {
         let cable = Capture::start(&pair.left, "wan0").unwrap();
         intact(&pair.left, &pair.right, there, 2 * MIB, "gretap");
