@@ -346,6 +346,7 @@ fn settings_that_are_wrong_are_told_to_whoever_starts_the_daemon_and_in_its_stat
         "greway.toml:2:13: busy-poll: invalid value: integer `0`, expected \"auto\", \"off\" or 1 to 1000",
         "the daemon goes on without its settings",
         "loads no eBPF programs",
+        "splits all super-packets",
         "GREWAY_FAST_PATH \"no\" is neither on nor off and has no effect",
     ];
     told.remarks(&doubts);

@@ -75,8 +75,8 @@ pub(crate) fn doubt() -> Option<String> {
     let without = |error| {
         format!(
             "{}: the daemon goes on without its settings, and with all off that they could switch off: it does not answer \
-             packets that match no tunnel, loads no eBPF programs (GREWAY_FAST_PATH=on goes before), steers nothing and \
-             does not busy-poll",
+             packets that match no tunnel, loads no eBPF programs (GREWAY_FAST_PATH=on goes before), steers nothing, \
+             does not busy-poll and splits all super-packets",
             crate::sentence(&error)
         )
     };
